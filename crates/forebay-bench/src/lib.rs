@@ -1,0 +1,1 @@
+//! Workloads, limits and claim cards

@@ -1,0 +1,1 @@
+//! What applications link: placement, deadlines, verification

@@ -1,0 +1,1 @@
+//! Placement: which shard owns a key

@@ -1,0 +1,1 @@
+//! The coordinator: the catalogue of namespaces, embedded in one file

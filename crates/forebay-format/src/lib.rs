@@ -1,0 +1,1 @@
+//! Disk bytes to values and back

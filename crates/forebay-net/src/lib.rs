@@ -1,0 +1,1 @@
+//! Links: Unix sockets that carry descriptors, and TCP

@@ -1,0 +1,1 @@
+//! A node: shards, connections, control, metrics, shutdown

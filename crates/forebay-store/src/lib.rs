@@ -1,0 +1,1 @@
+//! One shard: index, segments, eviction, recovery

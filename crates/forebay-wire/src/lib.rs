@@ -1,0 +1,1 @@
+//! Network bytes to messages and back
