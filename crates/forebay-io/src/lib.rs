@@ -1,1 +1,18 @@
-//! Arena, regions, direct I/O by io_uring or threads, and the disk that forgets
+//! Memory that the kernel may write, and the disks that write it.
+//!
+//! The room where `unsafe` lives: the arena (one sealed memfd), regions shared with clients, direct I/O by io_uring or by
+//! threads behind one seam ([`Disk`]), readiness of sockets on the same ring, and the simulated disk that forgets.
+//! It knows no key, no record and no policy: only offsets, buffers and tokens.
+//!
+//! The rule that every type here upholds: *memory the kernel can still write belongs to the operation in flight, not to
+//! whoever waits for it*. An operation owns its buffer from submission to completion, and only its completion gives it back.
+
+mod arena;
+mod disk;
+mod extents;
+mod region;
+
+pub use arena::{Arena, ArenaError, Buf, Shared};
+pub use disk::{Disk, DiskDone, DiskError, DiskInfo, DiskOp, ReadInto};
+pub use extents::Extents;
+pub use region::{Landing, PeerRegion, RegionError};

@@ -1,0 +1,230 @@
+//! The arena: one sealed memfd, mapped once, cut into buffers.
+//!
+//! It serves at once as registered buffers of a ring, as a target of direct I/O and as what sockets send from. It belongs
+//! to one thread: a shard never waits for another, so there is nothing to lock.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut, Range};
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::Extents;
+
+/// Buffers start at multiples of this, in bytes: what any drive asks of direct I/O.
+pub(crate) const ARENA_ALIGN: usize = 4096;
+
+/// Why there is no arena.
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaError {
+    /// The kernel gave no memory.
+    #[error("{bytes} bytes for the arena cannot be had ({source}); give --memory a smaller size")]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+        /// What the kernel said.
+        source: rustix::io::Errno,
+    },
+}
+
+/// A span of page-aligned memory from which one thread takes buffers. Cloning shares it.
+#[derive(Clone)]
+pub struct Arena(Rc<Inner>);
+
+struct Inner {
+    base: NonNull<u8>,
+    len: usize,
+    _fd: OwnedFd,
+    extents: RefCell<Extents>,
+}
+
+impl Arena {
+    /// Maps `bytes` (rounded up to 2 MiB, so that huge pages can back it). Pages are taken as they are touched, or when a ring registers them.
+    #[expect(unsafe_code, reason = "mapping memory")]
+    pub fn new(bytes: usize) -> Result<Self, ArenaError> {
+        let len = bytes.max(1).next_multiple_of(2 << 20);
+        let fail = |source| ArenaError::Memory { bytes: len, source };
+        let fd = rustix::fs::memfd_create("forebay-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(fail)?;
+        rustix::fs::ftruncate(&fd, len as u64).map_err(fail)?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(fail)?;
+        // SAFETY: a fresh mapping at an address the kernel chooses, of a file that cannot shrink.
+        let base = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)
+        }
+        .map_err(fail)?;
+        // Huge pages make direct I/O and copies visibly faster where the machine grants them; where not, nothing is lost.
+        // SAFETY: the range is the mapping just made.
+        let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxHugepage) };
+        let base = NonNull::new(base.cast()).ok_or(fail(rustix::io::Errno::NOMEM))?;
+        let extents = RefCell::new(Extents::new(len, ARENA_ALIGN));
+        Ok(Arena(Rc::new(Inner { base, len, _fd: fd, extents })))
+    }
+
+    /// Takes a buffer of `len` bytes, whose start is aligned to 4 KiB and whose capacity is rounded up to 4 KiB. `None` when no hole is
+    /// large enough: the caller evicts and asks again. Contents are whatever was there.
+    pub fn alloc(&self, len: usize) -> Option<Buf> {
+        let start = self.0.extents.borrow_mut().alloc(len)?;
+        Some(Buf { arena: self.0.clone(), start, len, capacity: len.max(1).next_multiple_of(ARENA_ALIGN) })
+    }
+
+    /// Free bytes, in however many holes.
+    pub fn free_bytes(&self) -> usize {
+        self.0.extents.borrow().free_bytes()
+    }
+
+    /// Bytes of the largest hole.
+    pub fn largest_hole(&self) -> usize {
+        self.0.extents.borrow().largest_hole()
+    }
+
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+
+    /// Never true.
+    pub fn is_empty(&self) -> bool {
+        self.0.len == 0
+    }
+
+    /// Start of the mapping, for registering it with a ring.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.0.base
+    }
+}
+
+impl Drop for Inner {
+    #[expect(unsafe_code, reason = "unmapping memory")]
+    fn drop(&mut self) {
+        // SAFETY: every buffer holds the arena, so none is left; the range is the mapping made in `new`.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A buffer in an arena, held by one owner. Dropping it gives the memory back.
+pub struct Buf {
+    arena: Rc<Inner>,
+    start: usize,
+    len: usize,
+    capacity: usize,
+}
+
+impl Buf {
+    /// Bytes it could hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Changes its length inside its capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity, "a buffer of {} bytes cannot hold {len}", self.capacity);
+        self.len = len;
+    }
+
+    /// Offset in the arena, in bytes.
+    pub fn arena_offset(&self) -> usize {
+        self.start
+    }
+
+    /// Makes it shared and read-only.
+    pub fn freeze(self) -> Shared {
+        Shared(Rc::new(self))
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        // `wrapping_add` stays inside the mapping because `start + capacity <= len` by the allocator.
+        self.arena.base.as_ptr().wrapping_add(self.start)
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+    #[expect(unsafe_code, reason = "the arena's memory as a slice")]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the extent is mapped while `arena` lives, is initialised (a memfd reads as zeros), and is this buffer's alone: an operation
+        // in flight owns the `Buf` itself, so nobody can hold `&Buf` while the kernel writes.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buf {
+    #[expect(unsafe_code, reason = "the arena's memory as a slice")]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` excludes other references.
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        self.arena.extents.borrow_mut().release(self.start, self.capacity);
+    }
+}
+
+impl std::fmt::Debug for Buf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buf({}+{})", self.start, self.len)
+    }
+}
+
+/// A read-only buffer that several hold: the DRAM tier, a write in flight, an answer being sent.
+#[derive(Clone, Debug)]
+pub struct Shared(Rc<Buf>);
+
+impl Shared {
+    /// How many hold it.
+    pub fn holders(&self) -> usize {
+        Rc::strong_count(&self.0)
+    }
+
+    /// The buffer again, when nobody else holds it.
+    pub fn thaw(self) -> Result<Buf, Shared> {
+        Rc::try_unwrap(self.0).map_err(Shared)
+    }
+
+    /// Bytes of its extent in the arena.
+    pub fn capacity(&self) -> usize {
+        self.0.capacity
+    }
+
+    /// The bytes in `range`.
+    pub fn range(&self, range: Range<usize>) -> &[u8] {
+        &self[range]
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "used by the engines"))]
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.0.as_ptr()
+    }
+}
+
+impl Deref for Shared {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_given_back_when_its_last_holder_goes() {
+        let arena = Arena::new(1 << 20).unwrap();
+        let all = arena.free_bytes();
+        let mut buf = arena.alloc(10_000).unwrap();
+        buf.fill(7);
+        let shared = buf.freeze();
+        let other = shared.clone();
+        drop(shared);
+        assert_eq!(other[9_999], 7);
+        assert!(arena.free_bytes() < all);
+        drop(other);
+        assert_eq!(arena.free_bytes(), all);
+        assert!(arena.alloc(all + 1).is_none());
+    }
+}

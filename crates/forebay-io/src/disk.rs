@@ -1,0 +1,91 @@
+//! The seam between the store and whatever keeps its bytes.
+
+use crate::{Buf, Landing, Shared};
+
+/// What a disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskInfo {
+    /// Bytes in all. Offsets of operations are inside `0..len`.
+    pub len: u64,
+    /// What offsets, lengths and memory addresses of operations are multiples of, in bytes: 512 to 4096.
+    pub align: usize,
+    /// Operations that may be in flight at once.
+    pub depth: usize,
+}
+
+/// Why an operation failed. `raw_os_error` of what the kernel said, or a short transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DiskError {
+    /// The kernel's errno.
+    #[error("the drive answered {}", std::io::Error::from_raw_os_error(*.0))]
+    Os(i32),
+    /// Fewer bytes than asked, and no more to be had.
+    #[error("the drive gave fewer bytes than asked")]
+    Short,
+}
+
+/// Where a read's bytes go. The operation owns it until its completion.
+#[derive(Debug)]
+pub enum ReadInto {
+    /// All of the buffer's length, in the arena.
+    Buf(Buf),
+    /// A slice of a client's region: direct landing.
+    Landing(Landing),
+}
+
+/// An operation. `token` comes back with its completion and is the caller's to choose.
+#[derive(Debug)]
+pub enum DiskOp {
+    /// Reads `into`'s whole length at `offset`.
+    Read {
+        /// Caller's.
+        token: u64,
+        /// Bytes from the disk's start.
+        offset: u64,
+        /// Target.
+        into: ReadInto,
+    },
+    /// Writes all of `from` at `offset`. Not durable until a later [`DiskOp::Flush`] completes.
+    Write {
+        /// Caller's.
+        token: u64,
+        /// Bytes from the disk's start.
+        offset: u64,
+        /// Source; its length is a multiple of the alignment.
+        from: Shared,
+    },
+    /// Makes every write *completed before this was submitted* durable.
+    Flush {
+        /// Caller's.
+        token: u64,
+    },
+}
+
+/// A finished operation, in any order.
+#[derive(Debug)]
+pub struct DiskDone {
+    /// As submitted.
+    pub token: u64,
+    /// How it ended.
+    pub result: Result<(), DiskError>,
+    /// A read's target, given back. Its contents mean nothing when `result` is an error.
+    pub read: Option<ReadInto>,
+}
+
+/// Something that keeps bytes: a slice of a file by io_uring or threads, or the disk that forgets.
+pub trait Disk {
+    /// What it is.
+    fn info(&self) -> DiskInfo;
+
+    /// Starts an operation, or gives it back when `depth` are in flight.
+    fn submit(&mut self, op: DiskOp) -> Result<(), DiskOp>;
+
+    /// Operations submitted and not yet returned by [`Self::poll`].
+    fn in_flight(&self) -> usize;
+
+    /// Collects what has finished, without waiting.
+    fn poll(&mut self, done: &mut Vec<DiskDone>);
+
+    /// Waits until at least one operation has finished, then collects. Returns at once when none is in flight. For start and stop only.
+    fn wait(&mut self, done: &mut Vec<DiskDone>);
+}
