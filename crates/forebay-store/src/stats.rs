@@ -1,0 +1,91 @@
+//! Plain numbers about a shard: gauges as they are now, counters since it was opened.
+
+/// See the fields. All bytes on the drive are with padding.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Blocks in the index.
+    pub blocks: u64,
+    /// Their bytes on the drive.
+    pub live_bytes: u64,
+    /// Of these, of durable namespaces.
+    pub durable_bytes: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Bytes of one.
+    pub segment_bytes: u64,
+    /// Segments free for writing.
+    pub segments_free: u64,
+    /// Blocks in DRAM.
+    pub dram_blocks: u64,
+    /// Their bytes of arena.
+    pub dram_bytes: u64,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+    /// Of these, free.
+    pub arena_free_bytes: u64,
+    /// Bytes of everything that grows with blocks.
+    pub index_bytes: u64,
+    /// Bytes under lease.
+    pub leased_bytes: u64,
+    /// The drive does not write any more.
+    pub write_failed: bool,
+
+    /// Gets served from DRAM.
+    pub hits_dram: u64,
+    /// Gets served from the drive.
+    pub hits_nvme: u64,
+    /// Of these, landed directly.
+    pub landed_direct: u64,
+    /// Of these, through the arena.
+    pub bounced: u64,
+    /// Gets that found nothing.
+    pub misses: u64,
+    /// Blocks brought to DRAM by a get.
+    pub promotions: u64,
+    /// Records found bad, wherever.
+    pub corrupt: u64,
+    /// Puts kept.
+    pub puts: u64,
+    /// Puts told `exists`.
+    pub puts_exists: u64,
+    /// Puts refused.
+    pub puts_refused: u64,
+    /// Blocks forgotten.
+    pub forgotten: u64,
+    /// Blocks evicted from the drive: by segment, quota or the index's ceiling.
+    pub evicted: u64,
+    /// Of these, for quota.
+    pub evicted_quota: u64,
+    /// Of these, for the index's ceiling.
+    pub evicted_index: u64,
+    /// Blocks dropped from DRAM for room.
+    pub dram_evicted: u64,
+    /// Bytes of records written for puts.
+    pub put_bytes: u64,
+    /// Bytes of records written again by cleaning.
+    pub reappend_bytes: u64,
+    /// Bytes of headers, footers, tombstones and tables written.
+    pub meta_bytes: u64,
+    /// Bytes read for gets.
+    pub read_bytes: u64,
+    /// Segments freed by eviction or cleaning.
+    pub segments_freed: u64,
+    /// Leases granted.
+    pub leases_granted: u64,
+    /// Leases refused because a tenth of the shard was held.
+    pub leases_refused: u64,
+    /// Flushes completed.
+    pub flushes: u64,
+    /// Requests turned away because a queue was full or no memory could be freed.
+    pub busy: u64,
+}
+
+impl StoreStats {
+    /// Bytes written to the drive for each byte put; 1 before the first put.
+    pub fn write_amplification(&self) -> f64 {
+        if self.put_bytes == 0 {
+            return 1.0;
+        }
+        (self.put_bytes + self.reappend_bytes + self.meta_bytes) as f64 / self.put_bytes as f64
+    }
+}
