@@ -1,1 +1,8 @@
-//! What a token costs: policies, traces, cost curves
+//! What a token costs: policies, trace records, cost curves and the arithmetic of a replay.
+//!
+//! Everything here is a pure function of its arguments: traces come as readers or bytes, chance as a seed, time not at all. It knows no disk,
+//! no network and no clock, so that the store and a forecast can share one policy.
+
+pub mod policy;
+
+pub use policy::{Lru, POLICY_NAMES, Policy, Rank, Reuse, Turn, policy_by_name};
