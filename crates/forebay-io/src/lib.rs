@@ -11,8 +11,10 @@ mod arena;
 mod disk;
 mod extents;
 mod region;
+mod slice;
 
 pub use arena::{Arena, ArenaError, Buf, Shared};
 pub use disk::{Disk, DiskDone, DiskError, DiskInfo, DiskOp, ReadInto};
 pub use extents::Extents;
 pub use region::{Landing, PeerRegion, RegionError};
+pub use slice::{Loan, Region, Slice};

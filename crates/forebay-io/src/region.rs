@@ -2,16 +2,24 @@
 //!
 //! A client passes a descriptor over its Unix socket. With `F_SEAL_SHRINK` the node may map it: the mapping cannot fault. Without the seal the
 //! node never dereferences it and goes through `pread` and `pwrite`: a truncated file hurts only its owner.
+//!
+//! This file is the node's side; the client's is in `slice.rs`. Neither knows what the bytes mean.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
+
+use rustix::fs::{FileType, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// What `fstatfs` calls tmpfs, and memfds with it.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Why a descriptor is not a region, or why bytes could not be moved.
 #[derive(Debug, thiserror::Error)]
 pub enum RegionError {
-    /// Not tmpfs, memfd or hugetlbfs: reading it could block for ever.
-    #[error("a region is a memfd or a file on tmpfs or hugetlbfs; this descriptor is something else")]
+    /// Not a regular file in memory: reading it could block for ever.
+    #[error("a region is a memfd or a file on tmpfs; this descriptor is something else")]
     NotMemory,
     /// Shorter than the client said.
     #[error("the region has {found} bytes and the client said {said}")]
@@ -29,6 +37,9 @@ pub enum RegionError {
         /// Bytes.
         len: u64,
     },
+    /// Not mapped, so nothing can land in it.
+    #[error("the region is not sealed against shrinking, so bytes are copied into it and nothing lands in it directly")]
+    NotMapped,
     /// The kernel said no.
     #[error("the region cannot be used: {0}")]
     Os(#[from] rustix::io::Errno),
@@ -42,14 +53,283 @@ pub struct PeerRegion(Rc<Inner>);
 struct Inner {
     fd: OwnedFd,
     len: u64,
-    /// Present when the file is sealed against shrinking.
+    /// Present when the file is sealed against shrinking. Spans `len` bytes.
     map: Option<NonNull<u8>>,
 }
 
+impl PeerRegion {
+    /// Takes a descriptor a client sent, of which the first `len` bytes are the region. A memfd sealed against shrinking is mapped.
+    ///
+    /// Huge page files (hugetlbfs) are refused: their pages can be taken back by a hole punched from outside, whatever the seals, and
+    /// touching the hole would then stop the node.
+    pub fn import(fd: OwnedFd, len: u64) -> Result<Self, RegionError> {
+        let magic = rustix::fs::fstatfs(&fd)?.f_type as u64 & 0xffff_ffff;
+        let stat = rustix::fs::fstat(&fd)?;
+        // A FIFO or device may lie on tmpfs too, and would block.
+        if magic != TMPFS_MAGIC || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(RegionError::NotMemory);
+        }
+        let found = u64::try_from(stat.st_size).unwrap_or(0);
+        if found < len || len == 0 || usize::try_from(len).is_err() || len > isize::MAX as u64 {
+            return Err(RegionError::TooShort { found, said: len });
+        }
+        let sealed = rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        // Under strict overcommit a hole in a memfd may have no page to fill it, which is SIGBUS for whoever touches it.
+        let map = if sealed && !strict_overcommit() { Some(map_shared(&fd, len as usize)?) } else { None };
+        Ok(PeerRegion(Rc::new(Inner { fd, len, map })))
+    }
+
+    /// Whether it is mapped, so that reads from a drive may land in it.
+    pub fn is_mapped(&self) -> bool {
+        self.0.map.is_some()
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.0.len
+    }
+
+    /// Never true.
+    pub fn is_empty(&self) -> bool {
+        self.0.len == 0
+    }
+
+    /// Copies bytes out of the region. The client may change them meanwhile: check what was copied, never what lies there.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), RegionError> {
+        let at = self.checked(offset, out.len() as u64)?;
+        if let Some(map) = self.0.map {
+            copy(map.as_ptr().wrapping_add(at), out.as_mut_ptr(), out.len());
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < out.len() {
+            match rustix::io::pread(&self.0.fd, &mut out[done..], offset + done as u64) {
+                Ok(0) => return Err(RegionError::TooShort { found: offset + done as u64, said: self.0.len }),
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into the region.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), RegionError> {
+        let at = self.checked(offset, bytes.len() as u64)?;
+        if let Some(map) = self.0.map {
+            copy(bytes.as_ptr(), map.as_ptr().wrapping_add(at), bytes.len());
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            match rustix::io::pwrite(&self.0.fd, &bytes[done..], offset + done as u64) {
+                Ok(0) => return Err(RegionError::Os(rustix::io::Errno::NOSPC)),
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A slice of it for one read to land in. The region must be mapped.
+    pub fn landing(&self, offset: u64, len: u64) -> Result<Landing, RegionError> {
+        self.checked(offset, len)?;
+        if self.0.map.is_none() {
+            return Err(RegionError::NotMapped);
+        }
+        Ok(Landing { region: self.clone(), offset, len: len as usize })
+    }
+
+    /// `offset` as an index, when `offset + len` is inside.
+    fn checked(&self, offset: u64, len: u64) -> Result<usize, RegionError> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.0.len => Ok(offset as usize),
+            _ => Err(RegionError::Outside { offset, len }),
+        }
+    }
+
+    /// The mapping, for registering it with a ring.
+    pub(crate) fn mapped(&self) -> Option<(NonNull<u8>, usize)> {
+        self.0.map.map(|map| (map, self.0.len as usize))
+    }
+
+    /// What tells this region from others while it lives.
+    pub(crate) fn identity(&self) -> usize {
+        Rc::as_ptr(&self.0).addr()
+    }
+}
+
+impl AsFd for PeerRegion {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.fd.as_fd()
+    }
+}
+
+impl Drop for Inner {
+    #[expect(unsafe_code, reason = "unmapping memory")]
+    fn drop(&mut self) {
+        if let Some(map) = self.map {
+            // SAFETY: the range is the mapping made in `import`. Landings hold the region, so no operation writes here any more.
+            let _ = unsafe { rustix::mm::munmap(map.as_ptr().cast(), self.len as usize) };
+        }
+    }
+}
+
 /// A slice of a client's mapped region that one operation may write. It keeps the mapping alive.
+///
+/// It never lends out a Rust slice: the client can change the bytes at any moment, so they are only ever copied.
 #[derive(Debug)]
 pub struct Landing {
     region: PeerRegion,
     offset: u64,
     len: usize,
+}
+
+impl Landing {
+    /// Bytes from the region's start.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The region it lies in.
+    pub fn region(&self) -> &PeerRegion {
+        &self.region
+    }
+
+    /// Whether address and length suit direct I/O at `align`, a power of two of at most 4 KiB.
+    pub fn is_aligned(&self, align: usize) -> bool {
+        // Mappings start on a page, so the offset decides.
+        (self.offset as usize).is_multiple_of(align) && self.len.is_multiple_of(align)
+    }
+
+    /// Gives up all but the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Copies `bytes` into it, `at` bytes from its start.
+    pub fn write_at(&mut self, at: usize, bytes: &[u8]) -> Result<(), RegionError> {
+        self.inside(at, bytes.len())?;
+        self.region.write_at(self.offset + at as u64, bytes)
+    }
+
+    /// Copies bytes out of it, `at` bytes from its start.
+    pub fn read_at(&self, at: usize, out: &mut [u8]) -> Result<(), RegionError> {
+        self.inside(at, out.len())?;
+        self.region.read_at(self.offset + at as u64, out)
+    }
+
+    fn inside(&self, at: usize, len: usize) -> Result<(), RegionError> {
+        match at.checked_add(len) {
+            Some(end) if end <= self.len => Ok(()),
+            _ => Err(RegionError::Outside { offset: self.offset.saturating_add(at as u64), len: len as u64 }),
+        }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        // A landing exists only in a mapped region, inside its bounds.
+        self.region.0.map.map_or(std::ptr::null_mut(), |map| map.as_ptr().wrapping_add(self.offset as usize))
+    }
+}
+
+/// Maps the first `len` bytes of `fd`, shared.
+#[expect(unsafe_code, reason = "mapping memory")]
+pub(crate) fn map_shared(fd: &OwnedFd, len: usize) -> Result<NonNull<u8>, rustix::io::Errno> {
+    // SAFETY: a fresh mapping at an address the kernel chooses.
+    let base = unsafe {
+        rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)
+    }?;
+    NonNull::new(base.cast()).ok_or(rustix::io::Errno::NOMEM)
+}
+
+/// Copies between a mapping and memory of our own. Both callers above have checked the bounds of the mapping's side, and a slice gives the other.
+#[expect(unsafe_code, reason = "memory another process may change is never behind a reference")]
+fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: both spans are `len` mapped bytes: one is a live slice, the other lies inside a mapping of a file that cannot shrink. They
+    // cannot overlap: no slice of ours ever points into a peer's mapping. Should the peer write meanwhile, the bytes copied are any mix, and
+    // whoever asked for them checks the copy.
+    unsafe { std::ptr::copy_nonoverlapping(from, to, len) }
+}
+
+fn strict_overcommit() -> bool {
+    std::fs::read("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.first() == Some(&b'2'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::MemfdFlags;
+
+    fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
+        let fd = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&fd, bytes).unwrap();
+        rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+        fd
+    }
+
+    #[test]
+    fn a_sealed_region_is_mapped_and_an_unsealed_one_is_copied_through_the_descriptor() {
+        for (seals, mapped) in [(SealFlags::SHRINK, true), (SealFlags::GROW, false)] {
+            let fd = memfd(100_000, seals);
+            let theirs = fd.try_clone().unwrap();
+            let region = PeerRegion::import(fd, 100_000).unwrap();
+            assert_eq!(region.is_mapped(), mapped && !strict_overcommit());
+            region.write_at(99_990, b"0123456789").unwrap();
+            let mut out = [0; 10];
+            rustix::io::pread(&theirs, &mut out, 99_990).unwrap();
+            assert_eq!(&out, b"0123456789");
+            region.read_at(99_995, &mut out[..5]).unwrap();
+            assert_eq!(&out[..5], b"56789");
+            assert_eq!(region.landing(4096, 8192).is_ok(), region.is_mapped());
+        }
+    }
+
+    #[test]
+    fn nothing_reaches_outside_a_region() {
+        let region = PeerRegion::import(memfd(100_000, SealFlags::SHRINK), 65_536).unwrap();
+        let mut out = [0; 10];
+        for offset in [65_527, 65_536, 99_000, u64::MAX - 5, u64::MAX] {
+            assert!(matches!(region.read_at(offset, &mut out), Err(RegionError::Outside { .. })), "{offset}");
+            assert!(matches!(region.write_at(offset, &out), Err(RegionError::Outside { .. })), "{offset}");
+            assert!(matches!(region.landing(offset, 10), Err(RegionError::Outside { .. })), "{offset}");
+        }
+        let mut landing = region.landing(4096, 4096).unwrap();
+        assert!(landing.write_at(4090, &out).is_err());
+        assert!(landing.read_at(usize::MAX, &mut out).is_err());
+    }
+
+    #[test]
+    fn only_memory_of_the_said_length_is_a_region() {
+        assert!(matches!(
+            PeerRegion::import(memfd(4096, SealFlags::SHRINK), 4097),
+            Err(RegionError::TooShort { found: 4096, said: 4097 })
+        ));
+        assert!(PeerRegion::import(memfd(4096, SealFlags::SHRINK), 0).is_err());
+        let file = std::fs::File::open("/proc/self/maps").unwrap();
+        assert!(matches!(PeerRegion::import(file.into(), 10), Err(RegionError::NotMemory)));
+        let (pipe, _other) = rustix::pipe::pipe().unwrap();
+        assert!(matches!(PeerRegion::import(pipe, 10), Err(RegionError::NotMemory)));
+    }
+
+    #[test]
+    fn a_file_truncated_by_its_owner_is_an_error_and_not_a_fault() {
+        let fd = memfd(100_000, SealFlags::GROW);
+        let theirs = fd.try_clone().unwrap();
+        let region = PeerRegion::import(fd, 100_000).unwrap();
+        rustix::fs::ftruncate(&theirs, 0).unwrap();
+        let mut out = [0; 10];
+        assert!(matches!(region.read_at(50_000, &mut out), Err(RegionError::TooShort { .. })));
+        assert!(region.write_at(50_000, &out).is_err());
+    }
 }
