@@ -13,7 +13,7 @@ pub struct DiskInfo {
     pub depth: usize,
 }
 
-/// Why an operation failed. `raw_os_error` of what the kernel said, or a short transfer.
+/// Why an operation failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DiskError {
     /// The kernel's errno.
@@ -31,6 +31,21 @@ pub enum ReadInto {
     Buf(Buf),
     /// A slice of a client's region: direct landing.
     Landing(Landing),
+}
+
+impl ReadInto {
+    /// Bytes the read fills.
+    pub fn len(&self) -> usize {
+        match self {
+            ReadInto::Buf(buf) => buf.len(),
+            ReadInto::Landing(landing) => landing.len(),
+        }
+    }
+
+    /// Whether that is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// An operation. `token` comes back with its completion and is the caller's to choose.

@@ -11,6 +11,7 @@ mod arena;
 mod disk;
 mod extents;
 mod region;
+pub mod sim;
 mod slice;
 
 pub use arena::{Arena, ArenaError, Buf, Shared};
