@@ -1,0 +1,177 @@
+//! The table of namespaces that each slice carries, so that a drive can be read alone. Secrets are not in it: they stay in the catalogue.
+
+use std::collections::BTreeSet;
+
+use forebay_types::limits::NAMESPACES_MAX;
+use forebay_types::{
+    Class, FINGERPRINT_FIELDS, Fingerprint, Namespace, NamespaceId, Tenant, check_namespace_name, crc64,
+};
+
+use crate::FormatError;
+use crate::bytes::{put, put_u32, put_u64, u16_at, u32_at, u64_at};
+
+/// Room for one table, in bytes.
+pub const NAMESPACE_TABLE_BYTES_MAX: usize = 1 << 20;
+
+const MAGIC: &[u8; 8] = b"fbyNAMES";
+const WHAT: &str = "table of namespaces";
+const HEADER_BYTES: usize = 64;
+const CRC_AT: usize = 56;
+const ROW_FIXED_BYTES: usize = 20;
+const PAD_BYTES: usize = 4096;
+
+/// One namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceRow {
+    /// Number.
+    pub id: NamespaceId,
+    /// Owner.
+    pub tenant: Tenant,
+    /// Promise.
+    pub class: Class,
+    /// Bytes it may hold; `None` is no bound.
+    pub quota_bytes: Option<u64>,
+    /// Name.
+    pub name: String,
+    /// What makes its bytes interchangeable.
+    pub fingerprint: Fingerprint,
+}
+
+impl From<&Namespace> for NamespaceRow {
+    fn from(ns: &Namespace) -> Self {
+        NamespaceRow {
+            id: ns.id,
+            tenant: ns.tenant,
+            class: ns.class,
+            quota_bytes: ns.quota_bytes,
+            name: ns.name.clone(),
+            fingerprint: ns.fingerprint.clone(),
+        }
+    }
+}
+
+/// The namespaces that may have records in a slice. A record of any other is dead: numbers are never reused.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NamespaceTable {
+    /// Counts the versions of the table; the higher counts.
+    pub sequence: u64,
+    /// Rows, in any order, each number once.
+    pub rows: Vec<NamespaceRow>,
+}
+
+impl NamespaceTable {
+    /// The table's bytes, padded with zeros to 4 KiB; at most [`NAMESPACE_TABLE_BYTES_MAX`].
+    pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
+        let mut out = vec![0; HEADER_BYTES];
+        for row in &self.rows {
+            encode_row(row, &mut out);
+        }
+        if out.len() > NAMESPACE_TABLE_BYTES_MAX {
+            return Err(FormatError::TooLarge { what: WHAT, found: out.len(), most: NAMESPACE_TABLE_BYTES_MAX });
+        }
+        let len = out.len();
+        put(&mut out, 0, MAGIC);
+        put_u64(&mut out, 8, self.sequence);
+        put_u32(&mut out, 16, self.rows.len() as u32);
+        put_u32(&mut out, 20, len as u32);
+        let crc = crc64(&out);
+        put_u64(&mut out, CRC_AT, crc);
+        out.resize(len.next_multiple_of(PAD_BYTES), 0);
+        Ok(out)
+    }
+
+    /// From its bytes; what follows them is not looked at.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let malformed = |why| FormatError::Malformed { what: WHAT, why };
+        let Some(header) = bytes.get(..HEADER_BYTES) else {
+            return Err(FormatError::Short(WHAT));
+        };
+        if header[..8] != *MAGIC {
+            let blank = header.iter().all(|b| *b == 0);
+            return Err(if blank { FormatError::Blank(WHAT) } else { FormatError::NotForebay(WHAT) });
+        }
+        let len = u32_at(header, 20) as usize;
+        if !(HEADER_BYTES..=NAMESPACE_TABLE_BYTES_MAX).contains(&len) {
+            return Err(malformed("its length is out of bounds"));
+        }
+        let mut whole = bytes.get(..len).ok_or(FormatError::Short(WHAT))?.to_vec();
+        put_u64(&mut whole, CRC_AT, 0);
+        if crc64(&whole) != u64_at(header, CRC_AT) {
+            return Err(FormatError::Checksum(WHAT));
+        }
+        let count = u32_at(header, 16) as usize;
+        if count > NAMESPACES_MAX {
+            return Err(malformed("it has more rows than a catalogue may have"));
+        }
+        let mut table = NamespaceTable { sequence: u64_at(header, 8), rows: Vec::new() };
+        let mut seen = BTreeSet::new();
+        let mut rest = &whole[HEADER_BYTES..];
+        for _ in 0..count {
+            let row = decode_row(&mut rest).ok_or(malformed("a row"))?;
+            if !seen.insert(row.id) {
+                return Err(malformed("a number stands in two rows"));
+            }
+            table.rows.push(row);
+        }
+        if !rest.is_empty() {
+            return Err(malformed("bytes follow its last row"));
+        }
+        Ok(table)
+    }
+
+    /// The newer of a slice's two tables; either will do when the other cannot be read. Errors only when neither can.
+    pub fn newest(first: &[u8], second: &[u8]) -> Result<Self, FormatError> {
+        match (Self::decode(first), Self::decode(second)) {
+            (Ok(a), Ok(b)) => Ok(if a.sequence >= b.sequence { a } else { b }),
+            (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+            (Err(a), Err(b)) => Err(if a.is_foreign() { b } else { a }),
+        }
+    }
+}
+
+fn encode_row(row: &NamespaceRow, out: &mut Vec<u8>) {
+    out.extend_from_slice(&row.id.0.to_le_bytes());
+    out.extend_from_slice(&row.tenant.0.to_le_bytes());
+    out.push(row.class as u8);
+    out.push(u8::from(row.quota_bytes.is_some()));
+    out.push(row.name.len() as u8);
+    out.push(row.fingerprint.iter().count() as u8);
+    out.extend_from_slice(&row.quota_bytes.unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(row.name.as_bytes());
+    // In the order of their codes, which is that of FINGERPRINT_FIELDS: one table has one encoding.
+    for (code, field) in FINGERPRINT_FIELDS.iter().enumerate() {
+        let value = row.fingerprint.get(field);
+        if !value.is_empty() {
+            out.push(code as u8 + 1);
+            out.extend_from_slice(&(value.len() as u16).to_le_bytes());
+            out.extend_from_slice(value.as_bytes());
+        }
+    }
+}
+
+fn decode_row(rest: &mut &[u8]) -> Option<NamespaceRow> {
+    let fixed = rest.split_off(..ROW_FIXED_BYTES)?;
+    let quota = u64_at(fixed, 12);
+    let quota_bytes = match (fixed[9], quota) {
+        (0, 0) => None,
+        (1, bytes) => Some(bytes),
+        _ => return None,
+    };
+    let name = std::str::from_utf8(rest.split_off(..usize::from(fixed[10]))?).ok()?.to_owned();
+    check_namespace_name(&name).ok()?;
+    let mut fingerprint = Fingerprint::default();
+    let mut last_code = 0;
+    for _ in 0..fixed[11] {
+        let head = rest.split_off(..3)?;
+        let value = std::str::from_utf8(rest.split_off(..usize::from(u16_at(head, 1)))?).ok()?;
+        let field = FINGERPRINT_FIELDS.get(usize::from(head[0].checked_sub(1)?))?;
+        if head[0] <= last_code || value.is_empty() {
+            return None;
+        }
+        last_code = head[0];
+        fingerprint.set(field, value).ok()?;
+    }
+    let id = NamespaceId(u32_at(fixed, 0));
+    let class = Class::from_code(fixed[8])?;
+    (id.0 != 0).then_some(NamespaceRow { id, tenant: Tenant(u32_at(fixed, 4)), class, quota_bytes, name, fingerprint })
+}
