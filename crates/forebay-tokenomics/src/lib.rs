@@ -3,6 +3,11 @@
 //! Everything here is a pure function of its arguments: traces come as readers or bytes, chance as a seed, time not at all. It knows no disk,
 //! no network and no clock, so that the store and a forecast can share one policy.
 
+pub mod cost;
 pub mod policy;
+mod replay;
+mod seeded;
+pub mod trace;
 
 pub use policy::{Lru, POLICY_NAMES, Policy, Rank, Reuse, Turn, policy_by_name};
+pub use replay::{ReplayCount, replay_lru};

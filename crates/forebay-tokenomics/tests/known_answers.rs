@@ -1,0 +1,75 @@
+//! Both recorded traces give the answers that others found for them. Skips aloud where the traces are not there.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+
+use flate2::bufread::MultiGzDecoder;
+use forebay_tokenomics::trace::{Pace, Plan, PlanParams, Sharing, Trace, parse_trace, starts_s};
+use forebay_tokenomics::{ReplayCount, replay_lru};
+
+#[expect(clippy::print_stderr, reason = "a skipped test says so aloud")]
+fn trace(name: &str) -> Option<Trace> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/traces").join(name);
+    let Ok(file) = File::open(&path) else {
+        eprintln!("SKIP: {} is not there, so its known answers are not checked", path.display());
+        return None;
+    };
+    let unpacked = MultiGzDecoder::new(BufReader::new(file));
+    Some(parse_trace(BufReader::with_capacity(1 << 20, unpacked)).expect("a known trace parses"))
+}
+
+/// In hundredths of a per cent, as published.
+fn basis_points(rate: f64) -> u32 {
+    (rate * 10_000.0).round() as u32
+}
+
+#[test]
+fn the_chat_trace_gives_its_known_hit_rates_at_every_capacity() {
+    let Some(trace) = trace("mooncake-conversation.jsonl.gz") else { return };
+    assert_eq!((trace.pace, trace.requests()), (Pace::Open, 12_031));
+    let plan = Plan::new(&trace, PlanParams::default()).unwrap();
+    assert_eq!((plan.references(), plan.distinct()), (288_500, 182_790));
+    let unlimited = replay_lru(&plan, None);
+    assert_eq!(basis_points(unlimited.hit_rate()), 3664);
+    assert_eq!(basis_points(unlimited.token_hit_rate()), 3734);
+    for (share, rate) in [(0.01, 525), (0.05, 1958), (0.20, 3453), (0.50, 3631)] {
+        let capacity = (share * f64::from(plan.distinct())).floor() as u32;
+        assert_eq!(basis_points(replay_lru(&plan, Some(capacity)).hit_rate()), rate, "LRU of {share}");
+    }
+}
+
+#[test]
+fn the_agent_trace_gives_its_known_hit_rates_whatever_the_start_offsets() {
+    let Some(trace) = trace("agent-sessions.jsonl.gz") else { return };
+    assert_eq!((trace.pace, trace.sessions.len(), trace.requests()), (Pace::Sessions, 116, 8_616));
+    let runs: usize = trace.sessions.iter().flat_map(|s| &s.requests).map(|r| r.blocks.runs().len()).sum();
+    assert!(runs < 1_000_000, "{runs} runs are no run-length encoding");
+    let counts: Vec<ReplayCount> = [1, 2]
+        .map(|seed| {
+            let plan = Plan::new(&trace, PlanParams { seed, sharing: Sharing::Private }).unwrap();
+            assert_eq!(plan.distinct(), 639_462);
+            replay_lru(&plan, None)
+        })
+        .into();
+    assert_eq!(counts[0], counts[1]);
+    assert_eq!(basis_points(counts[0].hit_rate()), 9621);
+    assert_eq!(basis_points(counts[0].token_hit_rate()), 9618);
+    let shared = Plan::new(&trace, PlanParams { seed: 1, sharing: Sharing::Modelled }).unwrap();
+    assert!(shared.distinct() < 639_462);
+}
+
+#[test]
+fn closed_loops_with_the_recorded_service_times_stay_near_the_recorded_times() {
+    let Some(trace) = trace("agent-sessions.jsonl.gz") else { return };
+    let mut apart: Vec<f64> = Vec::new();
+    for session in &trace.sessions {
+        let starts = starts_s(session, |k| session.requests[k].api_s.unwrap_or(0.0));
+        let steps =
+            starts.windows(2).zip(session.requests.windows(2)).filter(|(_, r)| r[0].flow == 0 && r[1].flow == 0);
+        apart.extend(steps.map(|(s, r)| ((s[1] - s[0]) - (r[1].at_s - r[0].at_s)).abs()));
+    }
+    apart.sort_by(f64::total_cmp);
+    // Recorded times are whole seconds.
+    assert!(apart[apart.len() * 9 / 10] < 2.0, "{}", apart[apart.len() * 9 / 10]);
+}
