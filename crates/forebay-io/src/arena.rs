@@ -47,7 +47,8 @@ impl Arena {
     pub fn new(bytes: usize) -> Result<Self, ArenaError> {
         let len = bytes.max(1).next_multiple_of(2 << 20);
         let fail = |source| ArenaError::Memory { bytes: len, source };
-        let fd = rustix::fs::memfd_create("forebay-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(fail)?;
+        let fd =
+            rustix::fs::memfd_create("forebay-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(fail)?;
         rustix::fs::ftruncate(&fd, len as u64).map_err(fail)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(fail)?;
         // SAFETY: a fresh mapping at an address the kernel chooses, of a file that cannot shrink.

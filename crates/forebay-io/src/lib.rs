@@ -9,6 +9,8 @@
 
 mod arena;
 mod disk;
+mod drive;
+mod engine;
 mod extents;
 mod region;
 pub mod sim;
@@ -16,6 +18,8 @@ mod slice;
 
 pub use arena::{Arena, ArenaError, Buf, Shared};
 pub use disk::{Disk, DiskDone, DiskError, DiskInfo, DiskOp, ReadInto};
+pub use drive::{DriveError, DriveFile};
+pub use engine::{Deny, Engine, EngineError, EngineFeatures, EngineKind, EngineOptions, Feature, Ready, Waker};
 pub use extents::Extents;
 pub use region::{Landing, PeerRegion, RegionError};
 pub use slice::{Loan, Region, Slice};
