@@ -84,6 +84,20 @@ fn bytes_behind_the_last_field_are_refused() {
 }
 
 #[test]
+fn a_newer_hello_or_welcome_may_say_more_and_is_still_understood() {
+    for (name, message) in samples::all().into_iter().take(2) {
+        let mut frame = samples::encoded(&message);
+        let kind = frame[2];
+        assert!([Kind::Hello as u8, Kind::Welcome as u8].contains(&kind), "{name}");
+        assert_eq!(frame.split_off(frame.len() - 2), [0, 0], "an extension of no bytes");
+        frame.extend_from_slice(&[3, 0, 7, 7, 7]);
+        let body = &frame[HEADER_BYTES..];
+        let newer = forged(kind, 0, 0, body.len() as u32, body);
+        assert_eq!(next_frame(&newer), Ok(Some((Frame::Message(message), newer.len()))), "{name}");
+    }
+}
+
+#[test]
 fn a_number_on_a_message_that_is_no_request_is_refused() {
     assert!(matches!(refused(Kind::Credit, 1, &[0; 8]), WireError::Malformed(_)));
 }
