@@ -1,1 +1,70 @@
-fn main() {}
+//! Chores of the house: `cargo xtask test | tidy | bench | fuzz`.
+//!
+//! Each is what a person would type by hand, in the right order, with a sentence for what could not be done here. It knows how the house is kept
+//! and nothing of what the house does.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the person who started it")]
+
+mod bench;
+mod fuzz;
+mod run;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask test [--engines] [--runner cargo|nextest]
+    Everything that must hold before a change is handed in: format, lints, tidy, licences, all tests, doc tests.
+    --engines      once more, the tests that start nodes, with each I/O engine forced in turn
+    --runner       which runner; by default nextest where it is installed
+cargo xtask tidy [--accept [--bytes-unchanged]]
+    Arrows between rooms, heads of modules, formats and their papers, growth of files and functions.
+    --accept       records today's sizes and papers as the new baseline
+    --bytes-unchanged  with --accept: a format's source changed, its bytes did not (its golden files prove it)
+cargo xtask bench VERB [FLAG...]
+    Builds a release and runs a bench: limits, mixed; `cargo xtask bench --help` lists its flags.
+cargo xtask fuzz [SECONDS]
+    Runs the cargo-fuzz targets where cargo-fuzz is installed; `cargo xtask test` runs the same functions on seeded input.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let root = root();
+    let done = match args.first().map(String::as_str) {
+        Some("test") => test::run(&root, &args[1..]),
+        Some("tidy") => tidy::run(&root, &args[1..]),
+        Some("bench") => bench::run(&root, &args[1..]),
+        Some("fuzz") => fuzz::run(&root, &args[1..]),
+        Some("help" | "-h" | "--help") => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => Err(Stop::Misused(format!("there is no chore {other:?}"))),
+        None => Err(Stop::Misused("which chore?".into())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Failed(why)) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+        Err(Stop::Misused(why)) => {
+            eprintln!("xtask: {why}\n\n{HELP}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Why a chore stopped.
+enum Stop {
+    /// What it was asked to hold does not hold.
+    Failed(String),
+    /// It was asked for something it does not know.
+    Misused(String),
+}
+
+/// The workspace: the folder above this crate.
+fn root() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.parent().map(PathBuf::from).unwrap_or(own)
+}

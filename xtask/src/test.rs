@@ -1,0 +1,169 @@
+//! `cargo xtask test`: everything that must hold, cheapest first, with what was left out said at the end.
+
+use std::path::Path;
+
+use crate::Stop;
+use crate::run::{cargo, has_plugin, pass, pass_keeping};
+use crate::tidy;
+
+/// Packages whose tests start nodes, and so depend on the I/O engine.
+const ENGINE_TESTS: [&str; 5] = ["forebay-io", "forebay-store", "forebay-node", "forebay-client", "forebay"];
+
+pub(crate) fn run(root: &Path, args: &[String]) -> Result<(), Stop> {
+    let asked = Asked::parse(args)?;
+    let mut report = Report::default();
+    lints(root, &mut report)?;
+    step("tidy");
+    tidy::check(root)?;
+    licences(root, &mut report)?;
+    tests(root, &asked, &mut report)?;
+    if asked.engines {
+        engines(root, &mut report)?;
+    }
+    report.print();
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Runner {
+    Cargo,
+    Nextest,
+}
+
+struct Asked {
+    engines: bool,
+    runner: Option<Runner>,
+}
+
+impl Asked {
+    fn parse(args: &[String]) -> Result<Self, Stop> {
+        let mut asked = Asked { engines: false, runner: None };
+        let mut args = args.iter().map(String::as_str);
+        while let Some(arg) = args.next() {
+            match arg {
+                "--engines" => asked.engines = true,
+                "--runner" => {
+                    asked.runner = match args.next() {
+                        Some("cargo") => Some(Runner::Cargo),
+                        Some("nextest") => Some(Runner::Nextest),
+                        _ => return Err(Stop::Misused("--runner takes cargo or nextest".into())),
+                    };
+                }
+                other => return Err(Stop::Misused(format!("`test` has no flag {other:?}"))),
+            }
+        }
+        Ok(asked)
+    }
+}
+
+/// What the runners said last, and what could not be done here.
+#[derive(Default)]
+struct Report {
+    closing: Vec<String>,
+    skipped: Vec<String>,
+}
+
+impl Report {
+    fn skip(&mut self, what: &str) {
+        println!("skipped: {what}");
+        self.skipped.push(what.to_owned());
+    }
+
+    fn print(&self) {
+        step("the runners' closing lines");
+        self.closing.iter().for_each(|line| println!("{line}"));
+        match self.skipped.as_slice() {
+            [] => println!("\nnothing was skipped"),
+            skipped => {
+                println!();
+                skipped.iter().for_each(|what| println!("skipped: {what}"));
+            }
+        }
+        println!("all that ran passed");
+    }
+}
+
+fn step(name: &str) {
+    println!("\n== {name}");
+}
+
+fn lints(root: &Path, report: &mut Report) -> Result<(), Stop> {
+    step("format");
+    if has_plugin(root, "fmt") {
+        pass("the format check (mend it with `cargo fmt --all`)", cargo(root, &["fmt", "--all", "--check"]))?;
+    } else {
+        report.skip("format check: rustfmt is not installed (`rustup component add rustfmt`)");
+    }
+    step("lints");
+    if has_plugin(root, "clippy") {
+        let args = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+        pass("clippy", cargo(root, &args))
+    } else {
+        report.skip("lints: clippy is not installed (`rustup component add clippy`)");
+        Ok(())
+    }
+}
+
+fn licences(root: &Path, report: &mut Report) -> Result<(), Stop> {
+    step("licences and sources");
+    if !has_plugin(root, "deny") {
+        report.skip("licences, bans, advisories: cargo-deny is not installed (`cargo install cargo-deny`)");
+        return Ok(());
+    }
+    pass("cargo-deny", cargo(root, &["deny", "--log-level", "error", "check", "licenses", "bans", "sources"]))?;
+    let mut fetch = cargo(root, &["deny", "fetch", "db"]);
+    fetch.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    if fetch.status().is_ok_and(|status| status.success()) {
+        pass("cargo-deny", cargo(root, &["deny", "--log-level", "error", "check", "advisories"]))
+    } else {
+        report.skip("advisories: their database cannot be fetched from here");
+        Ok(())
+    }
+}
+
+fn tests(root: &Path, asked: &Asked, report: &mut Report) -> Result<(), Stop> {
+    let installed = has_plugin(root, "nextest");
+    let runner = asked.runner.unwrap_or(if installed { Runner::Nextest } else { Runner::Cargo });
+    say_what_is_not_here(root, report);
+    if runner == Runner::Nextest {
+        step("tests (nextest)");
+        // The binary's tests start the binary itself; nextest builds it with them.
+        let args = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--color", "never"];
+        keep(report, "the tests", cargo(root, &args))?;
+        step("doc tests");
+        return keep(report, "the doc tests", cargo(root, &["test", "--doc", "--workspace", "--locked"]));
+    }
+    step("tests and doc tests (cargo test)");
+    keep(report, "the tests", cargo(root, &["test", "--workspace", "--locked", "--no-fail-fast"]))
+}
+
+/// Tests that need more than a clean clone skip themselves; here is where a person reads of it.
+fn say_what_is_not_here(root: &Path, report: &mut Report) {
+    if !root.join("../shared/traces").is_dir() {
+        report.skip("replay of recorded load: ../shared/traces is not here");
+    }
+}
+
+fn engines(root: &Path, report: &mut Report) -> Result<(), Stop> {
+    for engine in ["threads", "uring"] {
+        step(&format!("tests with the engine {engine:?}"));
+        let mut command = cargo(root, &["test", "--locked", "--no-fail-fast"]);
+        for package in ENGINE_TESTS {
+            command.args(["--package", package]);
+        }
+        command.env("FOREBAY_IO", engine);
+        keep(report, &format!("the tests with --io {engine}"), command)?;
+    }
+    Ok(())
+}
+
+fn keep(report: &mut Report, what: &str, command: std::process::Command) -> Result<(), Stop> {
+    let (kept, done) = pass_keeping(what, command, is_closing_line);
+    // Most packages have no doc tests: their empty results would bury the others.
+    report.closing.extend(kept.into_iter().filter(|line| !line.contains("ok. 0 passed; 0 failed; 0 ignored")));
+    done
+}
+
+fn is_closing_line(line: &str) -> bool {
+    line.starts_with("test result:") || line.trim_start().starts_with("Summary [")
+}
