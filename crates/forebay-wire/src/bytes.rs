@@ -29,18 +29,22 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
+    #[inline]
     pub(crate) fn u8(&mut self) -> Result<u8, WireError> {
         self.array::<1>().map(|b| b[0])
     }
 
+    #[inline]
     pub(crate) fn u16(&mut self) -> Result<u16, WireError> {
         self.array().map(|b| u16::from_le_bytes(*b))
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self) -> Result<u32, WireError> {
         self.array().map(|b| u32::from_le_bytes(*b))
     }
 
+    #[inline]
     pub(crate) fn u64(&mut self) -> Result<u64, WireError> {
         self.array().map(|b| u64::from_le_bytes(*b))
     }

@@ -212,7 +212,7 @@ pub(crate) fn write(out: &mut Vec<u8>, item: u32, outcome: &GetOutcomeRef<'_>) -
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn read<'a>(body: &mut Reader<'a>) -> Result<(u32, GetOutcomeRef<'a>), WireError> {
     let head = body.array::<HEAD_BYTES>()?;
     let item = u32_at(head, 0);
