@@ -1,0 +1,135 @@
+//! What can go wrong, in sentences for whoever typed the command.
+
+use std::path::PathBuf;
+
+use forebay_types::{Class, Fingerprint, Namespace, NamespaceError, format_size};
+
+/// Why a catalogue cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the catalogue {} is in use by another forebay; stop that one, or give another --data", .0.display())]
+    InUse(PathBuf),
+    /// Another kind of file.
+    #[error("{} is not a catalogue of Forebay ({why}); move it away, or give another --data", path.display())]
+    NotCatalogue {
+        /// Which file.
+        path: PathBuf,
+        /// How that was seen.
+        why: String,
+    },
+    /// Written by a newer build.
+    #[error("the catalogue {} has format version {found} and this build reads up to {known}; start the newer build that wrote it", path.display())]
+    NewerVersion {
+        /// Which file.
+        path: PathBuf,
+        /// Version found.
+        found: u64,
+        /// Newest version known.
+        known: u64,
+    },
+    /// Ours, but broken.
+    #[error("the catalogue {} is damaged ({why}); put back a copy of it. Without one, move it away: a new one is made, and the blocks on the drives are forgotten", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What was seen.
+        why: String,
+    },
+    /// The file system said no.
+    #[error("the catalogue {} cannot be opened: {source}; check that its directory exists and can be written", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+/// Why a coordinator did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordError {
+    /// The namespace is there with another fingerprint.
+    #[error(
+        "namespace {name} exists with another fingerprint: field {field} is {has:?}, asked for {asked:?}; its blocks are not interchangeable with yours, so choose another name or the same fingerprint"
+    )]
+    Fingerprint {
+        /// Which namespace.
+        name: String,
+        /// First field that differs.
+        field: &'static str,
+        /// What it is.
+        has: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// The namespace is there with another class.
+    #[error("namespace {name} exists with class {}, asked for {}; choose another name, or delete it first", has.word(), asked.word())]
+    Class {
+        /// Which namespace.
+        name: String,
+        /// What it is.
+        has: Class,
+        /// What was asked for.
+        asked: Class,
+    },
+    /// The namespace is there with another quota.
+    #[error("namespace {name} exists with {}, asked for {}; choose another name, or delete it first", quota(*has), quota(*asked))]
+    Quota {
+        /// Which namespace.
+        name: String,
+        /// What it is.
+        has: Option<u64>,
+        /// What was asked for.
+        asked: Option<u64>,
+    },
+    /// No such namespace.
+    #[error("there is no namespace {name:?}; `forebay namespace create` makes one")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// A quota that holds nothing.
+    #[error("a quota of 0 bytes holds nothing; leave it out for no bound")]
+    QuotaZero,
+    /// A name or field that is not valid.
+    #[error(transparent)]
+    Invalid(#[from] NamespaceError),
+    /// No room for another.
+    #[error("the catalogue is full: {0}; delete a namespace that is not needed any more")]
+    Full(&'static str),
+    /// A table of members that cannot be.
+    #[error("these members cannot be a mesh: {0}")]
+    Members(&'static str),
+    /// The catalogue itself failed.
+    #[error("the catalogue could not be {doing}: {why}; nothing was changed. Check the drive it is on")]
+    Storage {
+        /// "read" or "written".
+        doing: &'static str,
+        /// What was said.
+        why: String,
+    },
+}
+
+impl CoordError {
+    pub(crate) fn unknown(name: &str) -> Self {
+        CoordError::Unknown { name: name.chars().take(80).collect() }
+    }
+}
+
+/// An error when the namespace has not this fingerprint. It names the first field that differs.
+pub(crate) fn check_fingerprint(found: &Namespace, asked: &Fingerprint) -> Result<(), CoordError> {
+    match found.fingerprint.first_difference(asked) {
+        None => Ok(()),
+        Some(field) => Err(CoordError::Fingerprint {
+            name: found.name.clone(),
+            field,
+            has: found.fingerprint.get(field).to_owned(),
+            asked: asked.get(field).to_owned(),
+        }),
+    }
+}
+
+fn quota(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "no quota".into(), |bytes| format!("a quota of {} ({bytes} bytes)", format_size(bytes)))
+}

@@ -1,0 +1,53 @@
+//! A namespace as the bytes of a row: layout 1, fields in a fixed order, little endian.
+
+use forebay_types::{
+    Class, FINGERPRINT_FIELDS, Fingerprint, Namespace, NamespaceId, Secret, Tenant, check_namespace_name,
+};
+
+const LAYOUT: u8 = 1;
+
+/// Bytes of a namespace in the table that each drive carries: 20 and its name, and 3 for each set field and its value.
+pub(crate) fn drive_row_bytes(name: &str, fingerprint: &Fingerprint) -> usize {
+    20 + name.len() + fingerprint.iter().map(|(_, value)| 3 + value.len()).sum::<usize>()
+}
+
+pub(crate) fn encode(ns: &Namespace) -> Vec<u8> {
+    let mut out = vec![LAYOUT, ns.class as u8, u8::from(ns.quota_bytes.is_some()), ns.name.len() as u8];
+    out.extend_from_slice(&ns.tenant.0.to_le_bytes());
+    out.extend_from_slice(&ns.quota_bytes.unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(&ns.secret.0);
+    out.extend_from_slice(ns.name.as_bytes());
+    for field in FINGERPRINT_FIELDS {
+        let value = ns.fingerprint.get(field);
+        out.extend_from_slice(&(value.len() as u16).to_le_bytes());
+        out.extend_from_slice(value.as_bytes());
+    }
+    out
+}
+
+/// `None` when the bytes are not a row of this layout.
+pub(crate) fn decode(id: u32, mut bytes: &[u8]) -> Option<Namespace> {
+    let head: &[u8; 4] = bytes.split_off(..4)?.try_into().ok()?;
+    if head[0] != LAYOUT {
+        return None;
+    }
+    let tenant = u32::from_le_bytes(bytes.split_off(..4)?.try_into().ok()?);
+    let quota = u64::from_le_bytes(bytes.split_off(..8)?.try_into().ok()?);
+    let secret = Secret(bytes.split_off(..32)?.try_into().ok()?);
+    let name = std::str::from_utf8(bytes.split_off(..usize::from(head[3]))?).ok()?.to_owned();
+    check_namespace_name(&name).ok()?;
+    let mut fingerprint = Fingerprint::default();
+    for field in FINGERPRINT_FIELDS {
+        let len = u16::from_le_bytes(bytes.split_off(..2)?.try_into().ok()?);
+        fingerprint.set(field, std::str::from_utf8(bytes.split_off(..usize::from(len))?).ok()?).ok()?;
+    }
+    bytes.is_empty().then_some(Namespace {
+        id: NamespaceId(id),
+        name,
+        tenant: Tenant(tenant),
+        class: Class::from_code(head[1])?,
+        quota_bytes: (head[2] != 0).then_some(quota),
+        fingerprint,
+        secret,
+    })
+}
