@@ -51,6 +51,15 @@ impl Descriptor {
         FIXED_BYTES + parts * PART_BYTES + pieces_of(length) * SUM_BYTES + CRC_BYTES
     }
 
+    /// Bytes of the encoding that begins with `bytes`, as its fixed part says. `None` when that part is cut short or names a block that cannot be.
+    /// For encodings that lie in front of other bytes; whether this one is whole, [`Self::decode`] says.
+    pub fn encoded_len_of(bytes: &[u8]) -> Option<usize> {
+        let fixed = bytes.get(..FIXED_BYTES)?;
+        let parts = usize::from(u16::from_le_bytes([fixed[6], fixed[7]]));
+        let length = u64::from_le_bytes(std::array::from_fn(|i| fixed[40 + i]));
+        (parts <= PARTS_MAX && length <= crate::limits::BLOCK_BYTES_MAX).then(|| Self::encoded_len(length, parts))
+    }
+
     /// Largest encoding of any block, in bytes.
     pub const ENCODED_LEN_MAX: usize = FIXED_BYTES + PARTS_MAX * PART_BYTES + 1024 * SUM_BYTES + CRC_BYTES;
 
@@ -170,6 +179,7 @@ mod tests {
         let mut bytes = Vec::new();
         descriptor.encode(&mut bytes);
         assert_eq!(bytes.len(), Descriptor::encoded_len(block.len() as u64, 2));
+        assert_eq!(Descriptor::encoded_len_of(&[&bytes[..], &[7; 99]].concat()), Some(bytes.len()));
         let back = Descriptor::decode(&bytes).unwrap();
         assert_eq!(back, descriptor);
         assert!(back.verify(&block));

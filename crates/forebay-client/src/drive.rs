@@ -1,0 +1,291 @@
+//! How one call drives several connections at once, on the caller's own thread.
+//!
+//! Each owner of some of the call's keys has a lane: a connection and the part of the call that goes over it. The call goes round its lanes
+//! until each is done, has failed, or the deadline has passed. When nothing moves it spins for a little while, if spinning has been
+//! worth it lately, and then waits for the sockets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use forebay_types::{Clock, Epoch};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::link::{Link, LinkError};
+use crate::mesh::{Core, Table};
+use crate::shard::{BACKOFF_US_MAX, Checkout, Lent, Shard};
+
+/// Times a lane's connection may break before the call gives that shard up.
+const BREAKS_MAX: u32 = 2;
+
+/// Why the rest of a part is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    Deadline,
+    Unavailable,
+    /// Another shard may own these keys by now.
+    Moved,
+}
+
+/// When it is now and when it is over, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) now_us: u64,
+    pub(crate) deadline_us: u64,
+}
+
+impl Moment {
+    /// Time left as the node is told: a little less than there is, so that its last word still arrives.
+    pub(crate) fn wire_us(&self) -> u32 {
+        let left = self.deadline_us.saturating_sub(self.now_us);
+        u32::try_from(left - (left / 10).min(1000)).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// What of a call goes to one shard. All parts of a call share an `S`.
+pub(crate) trait Part<S> {
+    /// Sends and receives what it can without waiting. True when anything moved.
+    fn pump(&mut self, link: &mut Link, shared: &mut S, at: Moment) -> Result<bool, LinkError>;
+    /// Every key has its outcome.
+    fn is_done(&self) -> bool;
+    /// The connection is gone: what has no outcome is to be asked again, where that is safe.
+    fn broken(&mut self, shared: &mut S);
+    /// Stops waiting: requests are cancelled, and what the node may still touch goes to the link.
+    fn give_up(&mut self, link: &mut Link) -> Result<(), LinkError>;
+    /// Gives every key without an outcome this one.
+    fn fail(&mut self, why: Why, shared: &mut S);
+}
+
+/// A part and its way there.
+pub(crate) struct Lane<P> {
+    shard: Arc<Shard>,
+    lent: Option<Lent>,
+    pub(crate) part: P,
+    breaks: u32,
+    /// Since when the shard cannot be reached.
+    down_since_us: Option<u64>,
+    again_us: u64,
+    over: bool,
+}
+
+impl<P> Lane<P> {
+    pub(crate) fn new(shard: Arc<Shard>, part: P) -> Self {
+        Lane { shard, lent: None, part, breaks: 0, down_since_us: None, again_us: 0, over: false }
+    }
+
+    fn end<S>(&mut self, why: Why, shared: &mut S)
+    where
+        P: Part<S>,
+    {
+        self.part.fail(why, shared);
+        self.over = true;
+    }
+
+    /// One round. True when anything moved.
+    fn turn<S>(&mut self, core: &Core, epoch: Epoch, shared: &mut S, at: Moment) -> bool
+    where
+        P: Part<S>,
+    {
+        if self.part.is_done() {
+            self.finish();
+            return true;
+        }
+        if at.now_us >= at.deadline_us {
+            self.run_out(core, shared);
+            return true;
+        }
+        if self.lent.is_none() && !self.reach(core, epoch, shared, at) {
+            return self.over;
+        }
+        let Some(link) = self.lent.as_mut().and_then(Lent::link) else { return false };
+        match self.part.pump(link, shared, at) {
+            Ok(moved) => {
+                if self.part.is_done() {
+                    self.finish();
+                }
+                moved
+            }
+            Err(error) => {
+                self.broke(error, core, shared);
+                true
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.over = true;
+        if let Some(lent) = self.lent.take() {
+            lent.give_back();
+        }
+    }
+
+    fn broke<S>(&mut self, error: LinkError, core: &Core, shared: &mut S)
+    where
+        P: Part<S>,
+    {
+        if let LinkError::Refused { code: forebay_wire::ErrorCode::Region, .. } = error {
+            self.shard.without_regions.store(true, Ordering::Relaxed);
+        }
+        if let Some(lent) = self.lent.take() {
+            lent.broke(core);
+        }
+        self.part.broken(shared);
+        self.breaks += 1;
+        if self.part.is_done() {
+            self.over = true;
+        } else if self.breaks > BREAKS_MAX {
+            self.end(Why::Unavailable, shared);
+        }
+    }
+
+    /// The deadline has passed.
+    fn run_out<S>(&mut self, core: &Core, shared: &mut S)
+    where
+        P: Part<S>,
+    {
+        if let Some(mut lent) = self.lent.take() {
+            let sound = lent.link().is_some_and(|link| self.part.give_up(link).is_ok() && link.is_between_frames());
+            if sound { lent.give_back() } else { lent.broke(core) }
+        }
+        let why = if self.down_since_us.is_some() { Why::Unavailable } else { Why::Deadline };
+        self.end(why, shared);
+    }
+
+    /// Gets a connection. False: not yet, or never.
+    fn reach<S>(&mut self, core: &Core, epoch: Epoch, shared: &mut S, at: Moment) -> bool
+    where
+        P: Part<S>,
+    {
+        if at.now_us < self.again_us {
+            return false;
+        }
+        match self.shard.checkout(core, epoch, at.deadline_us) {
+            Checkout::Ready(lent) => {
+                self.lent = Some(lent);
+                self.down_since_us = None;
+                return true;
+            }
+            Checkout::Wait { until_us, down } => {
+                self.again_us = until_us;
+                if down {
+                    let since = *self.down_since_us.get_or_insert(at.now_us);
+                    // Other calls have tried meanwhile, in vain.
+                    let patience = (core.options.patience.as_micros() as u64).max(BACKOFF_US_MAX);
+                    if until_us.saturating_sub(since) > patience {
+                        self.end(Why::Unavailable, shared);
+                    }
+                }
+            }
+            Checkout::Failed { again_us } => {
+                self.again_us = again_us;
+                let since = *self.down_since_us.get_or_insert(at.now_us);
+                if again_us.saturating_sub(since) > core.options.patience.as_micros() as u64 {
+                    self.end(Why::Unavailable, shared);
+                }
+            }
+            Checkout::Moved => self.end(Why::Moved, shared),
+            Checkout::Refused => self.end(Why::Unavailable, shared),
+        }
+        false
+    }
+}
+
+/// A shard and the items of a call that it owns.
+pub(crate) type Owned = (Arc<Shard>, Vec<u32>);
+
+/// Sorts the items of a call by the shard that owns them; behind it, those that nobody owns.
+pub(crate) fn by_owner(
+    table: &Table,
+    indices: impl Iterator<Item = u32>,
+    place: impl Fn(u32) -> u64,
+) -> (Vec<Owned>, Vec<u32>) {
+    let mut owned: Vec<Vec<u32>> = vec![Vec::new(); table.shards.len()];
+    let mut orphans = Vec::new();
+    for index in indices {
+        match table.owner(place(index)) {
+            Some(owner) => owned[owner].push(index),
+            None => orphans.push(index),
+        }
+    }
+    let owned = table.shards.iter().zip(owned).filter(|(_, indices)| !indices.is_empty());
+    (owned.map(|(shard, indices)| (shard.clone(), indices)).collect(), orphans)
+}
+
+/// Drives all lanes to their end. On return every key of every part has its outcome.
+pub(crate) fn drive<S, P: Part<S>>(core: &Core, epoch: Epoch, lanes: &mut [Lane<P>], shared: &mut S, deadline_us: u64) {
+    let mut idle_since_us = None;
+    let mut spinning = false;
+    loop {
+        let at = Moment { now_us: core.clock.now_us(), deadline_us };
+        let mut moved = false;
+        for lane in lanes.iter_mut().filter(|lane| !lane.over) {
+            moved |= lane.turn(core, epoch, shared, at);
+        }
+        if lanes.iter().all(|lane| lane.over) {
+            return;
+        }
+        if moved {
+            if let Some(since) = idle_since_us.take() {
+                core.spin.learn(at.now_us - since);
+            }
+            continue;
+        }
+        let since = *idle_since_us.get_or_insert_with(|| {
+            spinning = core.spin.is_worth_it();
+            at.now_us
+        });
+        if spinning && at.now_us - since < core.spin.max_us {
+            std::hint::spin_loop();
+            continue;
+        }
+        spinning = false;
+        wait(lanes, at);
+    }
+}
+
+/// Sleeps until a socket moves, a connection may be tried again, or the deadline has passed.
+fn wait<P>(lanes: &[Lane<P>], at: Moment) {
+    let mut until_us = at.deadline_us;
+    let mut fds = Vec::with_capacity(lanes.len());
+    for lane in lanes.iter().filter(|lane| !lane.over) {
+        match lane.lent.as_ref() {
+            Some(lent) => {
+                let out = if lent.wants_to_send() { PollFlags::OUT } else { PollFlags::empty() };
+                fds.extend(lent.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN | out)));
+            }
+            None => until_us = until_us.min(lane.again_us.max(at.now_us + 1)),
+        }
+    }
+    let left = until_us.saturating_sub(at.now_us);
+    let timeout = Timespec { tv_sec: (left / 1_000_000) as i64, tv_nsec: (left % 1_000_000 * 1000) as i64 };
+    // Interrupted or not, the next round looks at everything again.
+    let _ = rustix::event::poll(&mut fds, Some(&timeout));
+}
+
+/// Whether to spin before a wait: waking a sleeping thread can cost more than a small get, but spinning through a long wait only burns a core.
+#[derive(Debug)]
+pub(crate) struct Spin {
+    max_us: u64,
+    score: AtomicI32,
+    tries: AtomicU32,
+}
+
+impl Spin {
+    const SCORE_MAX: i32 = 8;
+
+    pub(crate) fn new(max_us: u32) -> Self {
+        Spin { max_us: u64::from(max_us), score: AtomicI32::new(Self::SCORE_MAX), tries: AtomicU32::new(0) }
+    }
+
+    /// It has been lately; or it is time to see whether it is again.
+    fn is_worth_it(&self) -> bool {
+        self.max_us > 0
+            && (self.score.load(Ordering::Relaxed) > 0 || self.tries.fetch_add(1, Ordering::Relaxed).is_multiple_of(16))
+    }
+
+    /// A wait took this long: short ones speak for spinning, long ones against. Races between threads only lose a vote.
+    fn learn(&self, waited_us: u64) {
+        let score = self.score.load(Ordering::Relaxed);
+        let vote = if waited_us < self.max_us { 1 } else { -1 };
+        self.score.store((score + vote).clamp(-Self::SCORE_MAX, Self::SCORE_MAX), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,454 @@
+//! Gets: the part of a call that goes to one shard.
+//!
+//! Items go out in messages of bounded size while a bounded number is unanswered, so that one large call keeps node and client busy at once
+//! and never holds more memory than the window. Over regions an item takes a slice before it is asked for; over a plain socket it takes memory
+//! when its first byte comes.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use forebay_io::{Loan, Slice};
+use forebay_types::limits::{BLOCK_BYTES_MAX, PIECE_BYTES};
+use forebay_types::{Clock, Descriptor, Key, LandingKind, MissReason, NamespaceId, RegionId, Tier, Version};
+use forebay_wire::{GetItem, Message, Place, ReuseHint};
+
+use crate::block::Arrived;
+use crate::counters::GetCounters;
+use crate::drive::{Lane, Moment, Part, Why, by_owner, drive};
+use crate::get_arrivals::Arrivals;
+use crate::handle::{CallLimits, Space};
+use crate::link::{Link, LinkError, Nothing, Owed};
+use crate::memory::Memory;
+use crate::mesh::Core;
+
+/// Most items of one message: the node starts on the first while the next is still being written.
+const ITEMS_PER_MESSAGE: usize = 256;
+/// Blocks from here go out one by one as room appears; smaller ones wait until a good part of the window is free, for fewer messages.
+const LARGE_BYTES: usize = 64 << 10;
+/// Slices kept for the next items instead of going back to their region.
+const SPARES_MAX: usize = 64;
+/// Times an item may come back as too small before it comes through the socket, where any length fits.
+const GROWN_MAX: u8 = 1;
+
+/// One key of a call, and what of its block: bytes from `start`, up to `end` (`None`: all).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask {
+    pub(crate) key: Key,
+    pub(crate) start: u64,
+    pub(crate) end: Option<u64>,
+}
+
+impl Ask {
+    pub(crate) fn whole(key: Key) -> Self {
+        Ask { key, start: 0, end: None }
+    }
+
+    pub(crate) fn range(key: Key, range: &Range<u64>) -> Self {
+        // Beyond the largest block there is nothing: the answer is empty, and its numbers stay small.
+        let start = range.start.min(BLOCK_BYTES_MAX);
+        Ask { key, start, end: Some(range.end.clamp(start, BLOCK_BYTES_MAX)) }
+    }
+
+    /// First byte and length on the wire: whole pieces, at least one; length 0 is "to the end".
+    pub(crate) fn on_wire(&self) -> (u64, u64) {
+        let piece = PIECE_BYTES as u64;
+        let offset = self.start / piece * piece;
+        match self.end {
+            None => (offset, 0),
+            Some(end) => (offset, end.max(offset + 1).next_multiple_of(piece) - offset),
+        }
+    }
+}
+
+/// Takes what a call gets, on the calling thread.
+pub(crate) trait Taker {
+    /// Checks and takes a block. The memory comes back if it is not kept; `Err` if the bytes are not right.
+    fn take(&mut self, index: usize, arrived: Arrived) -> Result<Option<Memory>, Memory>;
+    /// No block.
+    fn miss(&mut self, index: usize, reason: MissReason);
+}
+
+/// What the parts of one call share.
+pub(crate) struct GetCall<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) namespace: NamespaceId,
+    pub(crate) asks: &'a [Ask],
+    pub(crate) taker: &'a mut dyn Taker,
+    pub(crate) window_items: usize,
+    /// Bytes a block probably has.
+    pub(crate) expected_bytes: usize,
+    /// This may be the fault of an old table: keys that another shard may own go here instead of being missed, once.
+    pub(crate) moved: Option<Vec<u32>>,
+    pub(crate) counts: GetCounts,
+}
+
+/// What one call counts.
+#[derive(Default)]
+pub(crate) struct GetCounts {
+    pub(crate) keys: GetCounters,
+    pub(crate) bytes: u64,
+    pub(crate) landings: [u64; LandingKind::ALL.len()],
+    pub(crate) corrupt: u64,
+    pub(crate) grown: u64,
+    pub(crate) no_room: u64,
+    pub(crate) longest: usize,
+    pub(crate) missed: Vec<Key>,
+}
+
+impl GetCall<'_> {
+    pub(crate) fn miss(&mut self, index: u32, reason: MissReason) {
+        if matches!(reason, MissReason::NotMine)
+            && let Some(moved) = &mut self.moved
+        {
+            moved.push(index);
+            return;
+        }
+        self.counts.keys.miss(reason);
+        self.counts.missed.push(self.asks[index as usize].key);
+        self.taker.miss(index as usize, reason);
+    }
+}
+
+/// Where an item stands.
+pub(crate) enum State {
+    /// To be asked for.
+    Waiting,
+    /// Asked for; a node may write here.
+    Landing(RegionId, Loan),
+    /// Asked for through the socket.
+    Asked,
+    /// Its bytes are coming through the socket.
+    Streaming(Box<Stream>),
+    Done,
+}
+
+pub(crate) struct Stream {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) tier: Tier,
+    pub(crate) offset: u64,
+    pub(crate) length: usize,
+    pub(crate) got: usize,
+    pub(crate) memory: Option<(RegionId, Memory)>,
+}
+
+pub(crate) struct Item {
+    pub(crate) index: u32,
+    /// Request that it is asked for in; 0 if none.
+    pub(crate) request: u32,
+    /// Bytes of payload it has room for.
+    pub(crate) room: usize,
+    pub(crate) grown: u8,
+    pub(crate) state: State,
+}
+
+pub(crate) struct Request {
+    pub(crate) number: u32,
+    pub(crate) items: Vec<u32>,
+    pub(crate) left: usize,
+}
+
+/// The keys of a call that one shard owns.
+pub(crate) struct GetPart {
+    pub(crate) items: Vec<Item>,
+    /// Items before this one have been asked for at least once.
+    pub(crate) next: usize,
+    pub(crate) again: VecDeque<u32>,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) in_flight: usize,
+    pub(crate) in_flight_bytes: usize,
+    pub(crate) done: usize,
+    pub(crate) spare: Vec<(RegionId, Slice)>,
+    pub(crate) corrupt: Vec<(Key, Version)>,
+}
+
+impl GetPart {
+    pub(crate) fn new(indices: impl Iterator<Item = u32>) -> Self {
+        let items = indices.map(|index| Item { index, request: 0, room: 0, grown: 0, state: State::Waiting }).collect();
+        GetPart {
+            items,
+            next: 0,
+            again: VecDeque::new(),
+            requests: Vec::new(),
+            in_flight: 0,
+            in_flight_bytes: 0,
+            done: 0,
+            spare: Vec::new(),
+            corrupt: Vec::new(),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.items.len() - self.next + self.again.len()
+    }
+
+    fn peek(&self) -> Option<u32> {
+        self.again.front().copied().or_else(|| (self.next < self.items.len()).then_some(self.next as u32))
+    }
+
+    fn pop(&mut self) {
+        if self.again.pop_front().is_none() {
+            self.next += 1;
+        }
+    }
+
+    /// Asks for as much as the window allows.
+    fn refill(&mut self, link: &mut Link, call: &mut GetCall<'_>, at: Moment) -> Result<bool, LinkError> {
+        let mut moved = false;
+        while let Some(first) = self.peek() {
+            let cost = self.room_of(first, call);
+            if !self.is_worth_asking(cost, call) {
+                break;
+            }
+            link.sync_regions(&call.core.regions)?;
+            let number = link.number();
+            let mut request = Request { number, items: Vec::new(), left: 0 };
+            let mut asked = Vec::new();
+            while let Some(next) = self.peek() {
+                let cost = self.room_of(next, call);
+                if asked.len() == ITEMS_PER_MESSAGE || self.in_flight >= call.window_items || !self.fits(cost, call) {
+                    break;
+                }
+                let Some(to) = self.place(next, cost, link, call)? else { break };
+                self.pop();
+                let item = &mut self.items[next as usize];
+                item.request = number;
+                item.room = cost;
+                self.in_flight += 1;
+                self.in_flight_bytes += cost;
+                let ask = &call.asks[item.index as usize];
+                let (offset, length) = ask.on_wire();
+                asked.push(GetItem { key: ask.key, offset, length, to });
+                request.items.push(next);
+            }
+            if asked.is_empty() {
+                break;
+            }
+            request.left = asked.len();
+            self.requests.push(request);
+            link.queue(&Message::Get {
+                request: number,
+                namespace: call.namespace,
+                deadline_us: at.wire_us(),
+                hint: ReuseHint::default(),
+                items: asked,
+            })?;
+            link.flush(&mut Nothing)?;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Bytes of payload that an item gets room for.
+    fn room_of(&self, at: u32, call: &GetCall<'_>) -> usize {
+        let item = &self.items[at as usize];
+        let expected = item.room.max(call.expected_bytes.max(call.counts.longest));
+        match call.asks[item.index as usize].on_wire() {
+            (_, 0) => expected,
+            (_, length) => length as usize,
+        }
+    }
+
+    fn fits(&self, cost: usize, call: &GetCall<'_>) -> bool {
+        self.in_flight == 0 || self.in_flight_bytes + cost <= call.core.options.in_flight_bytes
+    }
+
+    fn is_worth_asking(&self, cost: usize, call: &GetCall<'_>) -> bool {
+        if self.in_flight == 0 {
+            return true;
+        }
+        let free = call.window_items.saturating_sub(self.in_flight);
+        if cost >= LARGE_BYTES {
+            return free > 0 && self.fits(cost, call);
+        }
+        let batch = self.waiting().min(call.window_items / 4).max(1);
+        free >= batch && self.in_flight_bytes + batch * cost <= call.core.options.in_flight_bytes
+    }
+
+    /// Where the bytes of an item shall go. `None`: wait until something of this call has come back.
+    fn place(
+        &mut self,
+        at: u32,
+        room: usize,
+        link: &mut Link,
+        call: &mut GetCall<'_>,
+    ) -> Result<Option<Place>, LinkError> {
+        let through_socket = Place { region: RegionId(0), offset: 0, room: BLOCK_BYTES_MAX };
+        let item = &mut self.items[at as usize];
+        if !link.with_regions || item.grown > GROWN_MAX {
+            item.state = State::Asked;
+            return Ok(Some(through_socket));
+        }
+        // A range never lands directly, so it needs no room for a trailer.
+        let whole = call.asks[item.index as usize].end.is_none();
+        let need = if whole { room + Descriptor::landing_room(room as u64) } else { room };
+        let slice = match self.spare.pop() {
+            Some((region, slice)) if slice.capacity() >= need => Some((region, slice)),
+            _ => call.core.regions.alloc(need),
+        };
+        if let Some((region, mut slice)) = slice {
+            if !link.knows(region) {
+                // It was just made. The node learns of it before it reads of this item.
+                link.sync_regions(&call.core.regions)?;
+            }
+            if link.knows(region) {
+                slice.set_len(slice.capacity());
+                let loan = slice.lend();
+                let to = Place { region, offset: loan.offset() as u64, room: loan.capacity() as u64 };
+                item.state = State::Landing(region, loan);
+                return Ok(Some(to));
+            }
+        } else if self.in_flight > 0 {
+            return Ok(None);
+        }
+        call.counts.no_room += 1;
+        item.state = State::Asked;
+        Ok(Some(through_socket))
+    }
+
+    /// Takes an item out of its request.
+    pub(crate) fn unask(&mut self, at: u32) {
+        let item = &mut self.items[at as usize];
+        if let Some(request) = self.requests.iter_mut().find(|request| request.number == item.request) {
+            request.left -= 1;
+        }
+        item.request = 0;
+        self.in_flight -= 1;
+        self.in_flight_bytes -= item.room;
+    }
+
+    pub(crate) fn end(&mut self, at: u32) {
+        self.unask(at);
+        self.items[at as usize].state = State::Done;
+        self.done += 1;
+    }
+
+    pub(crate) fn keep_spare(&mut self, region: RegionId, memory: Memory) {
+        if let Memory::Slice(slice) = memory
+            && self.spare.len() < SPARES_MAX
+            && region != RegionId(0)
+        {
+            self.spare.push((region, slice));
+        }
+    }
+
+    pub(crate) fn forget_finished(&mut self) {
+        self.requests.retain(|request| request.left > 0);
+    }
+}
+
+impl Part<GetCall<'_>> for GetPart {
+    fn pump(&mut self, link: &mut Link, call: &mut GetCall<'_>, at: Moment) -> Result<bool, LinkError> {
+        let asked = self.refill(link, call, at)?;
+        let sent = link.flush(&mut Nothing)?;
+        let received = link.receive(&mut Arrivals { part: self, call, local: link.local })?;
+        for (key, version) in self.corrupt.drain(..) {
+            link.queue(&Message::Corrupt { namespace: call.namespace, key, version })?;
+        }
+        if link.wants_to_send() {
+            link.flush(&mut Nothing)?;
+        }
+        Ok(asked | sent | received)
+    }
+
+    fn is_done(&self) -> bool {
+        self.done == self.items.len()
+    }
+
+    fn broken(&mut self, call: &mut GetCall<'_>) {
+        self.requests.clear();
+        self.corrupt.clear();
+        for at in 0..self.next as u32 {
+            let item = &mut self.items[at as usize];
+            if item.request == 0 {
+                continue;
+            }
+            item.request = 0;
+            if let State::Landing(..) = item.state {
+                call.core.cells.lost_landings.fetch_add(1, Ordering::Relaxed);
+            }
+            // Dropping the loan retires its slice: the node's last read may still land there.
+            item.state = State::Waiting;
+            self.again.push_back(at);
+        }
+        (self.in_flight, self.in_flight_bytes) = (0, 0);
+    }
+
+    fn give_up(&mut self, link: &mut Link) -> Result<(), LinkError> {
+        for request in std::mem::take(&mut self.requests) {
+            let mut owed = Vec::new();
+            for (slot, at) in request.items.iter().enumerate() {
+                let item = &mut self.items[*at as usize];
+                if item.request == request.number {
+                    item.request = 0;
+                    if let State::Landing(_, loan) = std::mem::replace(&mut item.state, State::Waiting) {
+                        owed.push((slot as u32, Owed::Landing(loan)));
+                    }
+                }
+            }
+            link.give_up(request.number, owed)?;
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, why: Why, call: &mut GetCall<'_>) {
+        let reason = match why {
+            Why::Deadline => MissReason::Deadline,
+            Why::Unavailable => MissReason::Unavailable,
+            Why::Moved => MissReason::NotMine,
+        };
+        for item in &mut self.items {
+            if !matches!(item.state, State::Done) {
+                item.state = State::Done;
+                call.miss(item.index, reason);
+            }
+        }
+        self.done = self.items.len();
+    }
+}
+
+/// Runs one get call: every ask has its outcome with the taker when this returns.
+pub(crate) fn run(space: &Space, core: &Core, asks: &[Ask], taker: &mut dyn Taker, limits: CallLimits) {
+    let deadline_us = core.clock.now_us() + limits.deadline_us;
+    let mut call = GetCall {
+        core,
+        namespace: space.namespace.id,
+        asks,
+        taker,
+        window_items: limits.in_flight,
+        expected_bytes: space.expected_bytes.load(Ordering::Relaxed),
+        moved: Some(Vec::new()),
+        counts: GetCounts::default(),
+    };
+    round(&mut call, 0..asks.len() as u32, deadline_us);
+    let moved = call.moved.take().unwrap_or_default();
+    if !moved.is_empty() {
+        core.stale.store(true, Ordering::Relaxed);
+        round(&mut call, moved.into_iter(), deadline_us);
+    }
+    let mut counts = call.counts;
+    counts.keys.asked = asks.len() as u64;
+    space.expect(counts.longest);
+    let broken = core.promises.broken(space.namespace.id, core.clock.now_us(), &counts.missed);
+    core.cells.add(|all| {
+        all.get.add(&counts.keys);
+        all.get_bytes += counts.bytes;
+        crate::counters::add(&mut all.landings, &counts.landings);
+        all.corrupt += counts.corrupt;
+        all.grown += counts.grown;
+        all.no_room += counts.no_room;
+        all.match_broken += broken;
+    });
+}
+
+fn round(call: &mut GetCall<'_>, indices: impl Iterator<Item = u32>, deadline_us: u64) {
+    let table = call.core.table(deadline_us);
+    let asks = call.asks;
+    let (owned, orphans) = by_owner(&table, indices, |index| asks[index as usize].key.place_token());
+    for index in orphans {
+        call.miss(index, MissReason::Unavailable);
+    }
+    let mut lanes: Vec<_> =
+        owned.into_iter().map(|(shard, indices)| Lane::new(shard, GetPart::new(indices.into_iter()))).collect();
+    drive(call.core, table.epoch, &mut lanes, call, deadline_us);
+}

@@ -1,0 +1,167 @@
+//! Memory for blocks: slices of regions that nodes can land in, and ordinary memory when the regions are full.
+//!
+//! Regions are made as they are needed, each larger than the one before, so that a client of one small block does not pay for 256 MiB. A region
+//! of which half is retired (a node died in the middle of landings) is replaced by a fresh one: what the kernel may still write into is the
+//! old one's file.
+
+use std::ops::Deref;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use forebay_io::{Region, Slice};
+use forebay_types::RegionId;
+
+/// The first region, in bytes: a handful of large blocks or a window of small ones.
+const FIRST_BYTES: usize = 16 << 20;
+
+/// Bytes of one block, wherever they are.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    /// In a region.
+    Slice(Slice),
+    /// In ordinary memory.
+    Heap(Vec<u8>),
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Memory::Slice(slice) => slice,
+            Memory::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl Memory {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Memory::Slice(slice) => slice,
+            Memory::Heap(bytes) => bytes,
+        }
+    }
+
+    /// Bytes it can be lengthened to without moving.
+    pub(crate) fn capacity(&self) -> usize {
+        match self {
+            Memory::Slice(slice) => slice.capacity(),
+            Memory::Heap(bytes) => bytes.capacity(),
+        }
+    }
+
+    /// Sets the length inside the capacity.
+    pub(crate) fn set_len(&mut self, len: usize) {
+        match self {
+            Memory::Slice(slice) => slice.set_len(len),
+            Memory::Heap(bytes) => bytes.resize(len, 0),
+        }
+    }
+}
+
+/// All regions of a client.
+#[derive(Debug)]
+pub(crate) struct Regions {
+    limit: usize,
+    state: Mutex<State>,
+    /// Changes whenever the list does; pairs with nothing: a stale value only makes a connection look at the list under its lock once more.
+    version: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    list: Vec<(RegionId, Region)>,
+    next: u32,
+}
+
+impl Regions {
+    /// At most `limit` bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        Regions { limit, state: Mutex::new(State { list: Vec::new(), next: 1 }), version: AtomicU64::new(1) }
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// A slice of `len` bytes, with the number of its region. `None` when all regions are full.
+    pub(crate) fn alloc(&self, len: usize) -> Option<(RegionId, Slice)> {
+        let mut state = self.lock();
+        loop {
+            // The last is the largest and emptiest.
+            for (id, region) in state.list.iter().rev() {
+                if let Some(slice) = region.alloc(len) {
+                    return Some((*id, slice));
+                }
+            }
+            if !self.grow(&mut state, len) {
+                return None;
+            }
+        }
+    }
+
+    /// The number of the region that `slice` lies in, if it is one of these.
+    pub(crate) fn number_of(&self, slice: &Slice) -> Option<RegionId> {
+        self.lock().list.iter().find(|(_, region)| region.same(slice.region())).map(|(id, _)| *id)
+    }
+
+    /// Number of the list's state; see [`Self::list`].
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// All regions, with the version of this list.
+    pub(crate) fn list(&self) -> (u64, Vec<(RegionId, Region)>) {
+        let state = self.lock();
+        (self.version(), state.list.clone())
+    }
+
+    fn grow(&self, state: &mut State, len: usize) -> bool {
+        // What is spoilt for half is let go: its memory comes back when the last slice in it is dropped.
+        let before = state.list.len();
+        state.list.retain(|(_, region)| region.retired_bytes() < region.len() / 2);
+        let taken: usize = state.list.iter().map(|(_, region)| region.len()).sum();
+        let largest = state.list.iter().map(|(_, region)| region.len()).max().unwrap_or(FIRST_BYTES / 2);
+        let wanted = (largest * 2).max(len.next_multiple_of(2 << 20)).min(self.limit.saturating_sub(taken));
+        let made = if wanted >= len && wanted > 0 { Region::owned(wanted).ok() } else { None };
+        let grown = made.is_some();
+        if let Some(region) = made {
+            state.list.push((RegionId(state.next), region));
+            state.next += 1;
+        }
+        if grown || state.list.len() != before {
+            self.version.fetch_add(1, Ordering::Relaxed);
+        }
+        grown
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_grow_as_they_are_needed_and_stop_at_the_limit() {
+        let regions = Regions::new(40 << 20);
+        let small = regions.alloc(4096).unwrap();
+        assert_eq!(regions.list().1.len(), 1);
+        let large = regions.alloc(20 << 20).unwrap();
+        assert_ne!(small.0, large.0);
+        assert_eq!(regions.number_of(&large.1), Some(large.0));
+        assert!(regions.alloc(20 << 20).is_none());
+        drop(large);
+        assert!(regions.alloc(20 << 20).is_some());
+    }
+
+    #[test]
+    fn a_region_spoilt_by_lost_landings_is_replaced() {
+        let regions = Regions::new(16 << 20);
+        for _ in 0..50 {
+            let (_, slice) = regions.alloc(7 << 20).unwrap();
+            drop(slice.lend());
+        }
+    }
+}

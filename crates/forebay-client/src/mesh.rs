@@ -1,0 +1,221 @@
+//! Who is who: the table of members, and the control connection it comes over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use forebay_cluster::Placement;
+use forebay_types::{Address, Clock, Epoch, ShardId, SystemClock, SystemEntropy};
+use forebay_wire::{Member, Message};
+
+use crate::counters::Cells;
+use crate::drive::Spin;
+use crate::link::{Introduction, Link, LinkError, Sink};
+use crate::memory::Regions;
+use crate::promises::Promises;
+use crate::shard::Shard;
+use crate::{ClientError, Options};
+
+/// What all clones and handles of a client share.
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) address: Address,
+    pub(crate) clock: SystemClock,
+    pub(crate) entropy: SystemEntropy,
+    pub(crate) regions: Regions,
+    pub(crate) cells: Cells,
+    pub(crate) spin: Spin,
+    pub(crate) promises: Promises,
+    /// The table may be out of date: look again before the next call.
+    pub(crate) stale: AtomicBool,
+    table: RwLock<Arc<Table>>,
+    control: Mutex<Option<Link>>,
+}
+
+/// The members in one epoch.
+pub(crate) struct Table {
+    pub(crate) epoch: Epoch,
+    pub(crate) shards: Vec<Arc<Shard>>,
+    placement: Placement,
+}
+
+impl Table {
+    fn new(epoch: Epoch, shards: Vec<Arc<Shard>>) -> Self {
+        let placement = Placement::new(shards.iter().map(|shard| (shard.id, shard.weight)).collect());
+        Table { epoch, shards, placement }
+    }
+
+    /// Which of `shards` owns a place; `None` when there is none.
+    pub(crate) fn owner(&self, place: u64) -> Option<usize> {
+        if self.shards.len() == 1 { Some(0) } else { self.placement.owner(place) }
+    }
+}
+
+impl Core {
+    /// Connects to one node and learns who is who.
+    pub(crate) fn connect(address: &Address, options: Options) -> Result<Core, ClientError> {
+        let options = options.bounded();
+        let core = Core {
+            address: address.clone(),
+            clock: SystemClock::new(),
+            entropy: SystemEntropy,
+            regions: Regions::new(options.region_bytes),
+            cells: Cells::default(),
+            spin: Spin::new(options.spin_us),
+            promises: Promises::default(),
+            stale: AtomicBool::new(false),
+            table: RwLock::new(Arc::new(Table::new(Epoch(0), Vec::new()))),
+            control: Mutex::new(None),
+            options,
+        };
+        core.refresh(core.deadline_us())?;
+        Ok(core)
+    }
+
+    /// The deadline of a control request that begins now.
+    pub(crate) fn deadline_us(&self) -> u64 {
+        self.clock.now_us() + self.options.deadline.as_micros() as u64
+    }
+
+    /// The table for a call that begins now.
+    pub(crate) fn table(&self, deadline_us: u64) -> Arc<Table> {
+        if self.stale.swap(false, Ordering::Relaxed) && self.refresh(deadline_us).is_err() {
+            // The old table serves as well as it can; the next connection with another epoch brings it up again.
+        }
+        self.table.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Asks who is who. Connections to shards that stay are kept.
+    pub(crate) fn refresh(&self, deadline_us: u64) -> Result<(), ClientError> {
+        let answer = self.ask("", deadline_us, |request| Message::Members { request })?;
+        let Message::MembersAre { epoch, members, .. } = answer else { return Err(self.surprised()) };
+        let mut table = self.table.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut known: BTreeMap<ShardId, Arc<Shard>> = table.shards.iter().map(|s| (s.id, s.clone())).collect();
+        let mut seen = BTreeSet::new();
+        let shards = members
+            .iter()
+            .filter(|member| seen.insert(member.shard))
+            .map(|member| {
+                let addresses = self.addresses_of(member);
+                match known.remove(&member.shard) {
+                    Some(old) if old.addresses == addresses && old.weight == member.weight => old,
+                    _ => Arc::new(Shard::new(member.shard, member.weight, addresses)),
+                }
+            })
+            .collect();
+        *table = Arc::new(Table::new(epoch, shards));
+        Ok(())
+    }
+
+    /// Where to look for a member: the address the caller gave, if it is one of the member's; else the member's in order.
+    fn addresses_of(&self, member: &Member) -> Vec<Address> {
+        let listed: Vec<Address> = member.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        if listed.is_empty() || listed.contains(&self.address) { vec![self.address.clone()] } else { listed }
+    }
+
+    /// One question on the control connection and its answer. A connection that turns out broken is made anew once.
+    pub(crate) fn ask(
+        &self,
+        about: &str,
+        deadline_us: u64,
+        question: impl Fn(u32) -> Message,
+    ) -> Result<Message, ClientError> {
+        let mut control = self.control.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let kept = control.take();
+        if let Some(mut link) = kept
+            && let Ok(answer) = self.ask_on(&mut link, deadline_us, &question)
+        {
+            *control = Some(link);
+            return self.checked(about, answer);
+        }
+        let mut link = self.control_link(deadline_us)?;
+        let answer = self.ask_on(&mut link, deadline_us, &question).map_err(|e| self.client_error(about, e))?;
+        *control = Some(link);
+        self.checked(about, answer)
+    }
+
+    fn checked(&self, about: &str, answer: Message) -> Result<Message, ClientError> {
+        match answer {
+            Message::Error { code, text, .. } => Err(ClientError::from_node(&self.address, about, code, &text)),
+            answer => Ok(answer),
+        }
+    }
+
+    fn control_link(&self, deadline_us: u64) -> Result<Link, ClientError> {
+        let about = Introduction {
+            shard: ShardId::default(),
+            token: self.options.token.as_deref(),
+            epoch: Epoch(0),
+            regions: false,
+        };
+        let left = std::time::Duration::from_micros(deadline_us.saturating_sub(self.clock.now_us()).max(1));
+        Link::connect(&self.address, &about, left, &self.clock).map_err(|error| match error {
+            LinkError::Io(source) => ClientError::Connect { address: self.address.clone(), source },
+            LinkError::Closed => {
+                let source = io::Error::new(io::ErrorKind::ConnectionReset, "it closed the connection at once");
+                ClientError::Connect { address: self.address.clone(), source }
+            }
+            error => self.client_error("", error),
+        })
+    }
+
+    fn ask_on(
+        &self,
+        link: &mut Link,
+        deadline_us: u64,
+        question: &impl Fn(u32) -> Message,
+    ) -> Result<Message, LinkError> {
+        let request = link.number();
+        link.queue(&question(request))?;
+        let mut answer = Answer { request, answer: None };
+        loop {
+            link.step(&mut answer, deadline_us, &self.clock)?;
+            if let Some(answer) = answer.answer.take() {
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn client_error(&self, about: &str, error: LinkError) -> ClientError {
+        let address = self.address.clone();
+        match error {
+            LinkError::Refused { code, text } => ClientError::from_node(&address, about, code, &text),
+            LinkError::Deadline => {
+                ClientError::Deadline { address, deadline_ms: self.options.deadline.as_millis() as u64 }
+            }
+            LinkError::Wire(error) => ClientError::Version { address, text: error.to_string() },
+            LinkError::Protocol(text) => ClientError::Version { address, text: text.into() },
+            LinkError::Io(_) | LinkError::Closed => ClientError::Closed { address, text: error.to_string() },
+        }
+    }
+
+    /// The node answered with something that is no answer.
+    pub(crate) fn surprised(&self) -> ClientError {
+        ClientError::Version { address: self.address.clone(), text: "it answered another question".into() }
+    }
+}
+
+/// Waits for the answer to one request.
+struct Answer {
+    request: u32,
+    answer: Option<Message>,
+}
+
+impl Sink for Answer {
+    fn message(&mut self, message: Message) -> Result<(), LinkError> {
+        let about = match &message {
+            Message::Error { request, .. }
+            | Message::MembersAre { request, .. }
+            | Message::NamespaceIs { request, .. }
+            | Message::NamespacesAre { request, .. }
+            | Message::Done { request }
+            | Message::StatsAre { request, .. } => *request,
+            _ => return Ok(()),
+        };
+        if about == self.request {
+            self.answer = Some(message);
+        }
+        Ok(())
+    }
+}
