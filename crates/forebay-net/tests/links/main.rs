@@ -5,3 +5,4 @@ mod bytes;
 mod descriptors;
 mod listening;
 mod scratch;
+mod simulated;
