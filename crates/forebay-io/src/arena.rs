@@ -196,7 +196,6 @@ impl Shared {
         &self[range]
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "used by the engines"))]
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.0.as_ptr()
     }

@@ -13,13 +13,18 @@ mod drive;
 mod engine;
 mod extents;
 mod region;
+mod signals;
 pub mod sim;
 mod slice;
 
 pub use arena::{Arena, ArenaError, Buf, Shared};
 pub use disk::{Disk, DiskDone, DiskError, DiskInfo, DiskOp, ReadInto};
 pub use drive::{DriveError, DriveFile};
-pub use engine::{Deny, Engine, EngineError, EngineFeatures, EngineKind, EngineOptions, Feature, Ready, Waker};
+pub use engine::{
+    DEPTH_MAX, Deny, Engine, EngineError, EngineFeatures, EngineKind, EngineOptions, Feature, OP_BYTES_MAX, Probe,
+    Ready, Waker, probe,
+};
 pub use extents::Extents;
 pub use region::{Landing, PeerRegion, RegionError};
+pub use signals::EndSignals;
 pub use slice::{Loan, Region, Slice};

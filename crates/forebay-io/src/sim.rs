@@ -566,7 +566,12 @@ impl Disk for SimDisk {
             return Err(op);
         }
         match &op {
-            DiskOp::Read { offset, into, .. } => self.check(*offset, into.len()),
+            DiskOp::Read { offset, into, .. } => {
+                if let ReadInto::Landing(landing) = into {
+                    assert!(landing.is_aligned(self.info().align), "{landing:?} is not aligned");
+                }
+                self.check(*offset, into.len());
+            }
             DiskOp::Write { offset, from, .. } => self.check(*offset, from.len()),
             DiskOp::Flush { .. } => {}
         }
@@ -653,7 +658,8 @@ impl SimDisk {
             }
             let index = if state.options.orderly { ready[0] } else { ready[state.below(ready.len())] };
             // A disorderly drive stops at some point: what is left comes late.
-            if !state.options.orderly && !(at_least_one && done.is_empty()) && state.chance(3) {
+            let may_stop = !(state.options.orderly || at_least_one && done.is_empty());
+            if may_stop && state.chance(3) {
                 return;
             }
             let changes = state.in_flight[index].op.kind() != OpKind::Read;
