@@ -19,15 +19,16 @@ use crate::{ListenError, Socket};
 /// Connections that may wait to be accepted. A fleet that starts at once opens some hundreds; the kernel's own ceiling is often 4096.
 const BACKLOG: i32 = 1024;
 /// How often and how long to wait for a process that makes a socket in the same directory: 2 s in all, for what takes milliseconds.
-const LOCK_TRIES: u32 = 100;
-const LOCK_WAIT: Duration = Duration::from_millis(20);
+const LOCK_TRIES: u32 = 1000;
+const LOCK_WAIT: Duration = Duration::from_millis(2);
 
 /// A socket that accepts connections, nonblocking. Dropping a Unix one removes its file.
 #[derive(Debug)]
 pub struct Listener {
+    /// Before the descriptor, for fields are dropped in order: while it is open nobody takes the file for stale and puts another in its place.
+    file: Option<SocketFile>,
     fd: OwnedFd,
     address: Address,
-    file: Option<SocketFile>,
 }
 
 /// The file of a Unix socket: its path, and the device and inode that say whether it is still ours.
