@@ -1,1 +1,0 @@
-//! Workloads, limits and claim cards

@@ -1,0 +1,152 @@
+//! A real node as a child process, and what it costs in CPU.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use forebay_client::{Client, Options};
+use forebay_types::{Address, Clock, SystemClock};
+
+use crate::{Common, Failed, Outcome, why};
+
+/// How a node is started.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) dir: PathBuf,
+    pub(crate) capacity: String,
+    pub(crate) memory: String,
+    pub(crate) tcp: bool,
+    pub(crate) extra: Vec<String>,
+}
+
+/// A running node. Dropping it kills the process by its pid.
+pub(crate) struct Node {
+    child: Child,
+    setup: Setup,
+    forebay: PathBuf,
+    io: String,
+    /// Seconds from spawn to the line `ready`.
+    pub(crate) ready_s: f64,
+    tcp_port: u16,
+}
+
+/// The binary to measure: `--forebay`, else beside this one.
+pub(crate) fn binary(common: &Common) -> Outcome<PathBuf> {
+    if let Some(path) = &common.forebay {
+        return Ok(path.clone());
+    }
+    let own = std::env::current_exe().map_err(why("finding this program"))?;
+    let beside = own.with_file_name("forebay");
+    if beside.exists() {
+        return Ok(beside);
+    }
+    Err(Failed(format!(
+        "{} is not there; build it with `cargo build --release` or name it with --forebay",
+        beside.display()
+    )))
+}
+
+impl Node {
+    pub(crate) fn start(common: &Common, setup: Setup) -> Outcome<Node> {
+        std::fs::create_dir_all(&setup.dir).map_err(why("making the bench folder"))?;
+        let forebay = binary(common)?;
+        let tcp_port = if setup.tcp { free_port()? } else { 0 };
+        let (child, ready_s) = spawn(&forebay, &setup, &common.io, tcp_port)?;
+        Ok(Node { child, setup, forebay, io: common.io.clone(), ready_s, tcp_port })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, then a new process on the same drive.
+    pub(crate) fn kill_and_restart(&mut self) -> Outcome<()> {
+        self.kill();
+        let (child, ready_s) = spawn(&self.forebay, &self.setup, &self.io, self.tcp_port)?;
+        (self.child, self.ready_s) = (child, ready_s);
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn unix(&self) -> Outcome<Client> {
+        let address = Address::unix(self.setup.dir.join("s")).map_err(why("the socket's path"))?;
+        Client::connect(&address, options()).map_err(why("connecting to the node"))
+    }
+
+    pub(crate) fn tcp(&self) -> Outcome<Client> {
+        let token = std::fs::read(self.setup.dir.join("token")).map_err(why("reading the token"))?;
+        let address = Address::Tcp(format!("127.0.0.1:{}", self.tcp_port));
+        Client::connect(&address, Options { token: Some(token), ..options() }).map_err(why("connecting over TCP"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.setup.dir);
+    }
+}
+
+fn options() -> Options {
+    Options { deadline: Duration::from_secs(30), ..Options::default() }
+}
+
+fn free_port() -> Outcome<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(why("finding a free port"))?;
+    Ok(listener.local_addr().map_err(why("finding a free port"))?.port())
+}
+
+fn spawn(forebay: &Path, setup: &Setup, io: &str, tcp_port: u16) -> Outcome<(Child, f64)> {
+    let clock = SystemClock::new();
+    let mut command = Command::new(forebay);
+    command.arg("serve").arg("--data").arg(setup.dir.join("drive"));
+    command.args(["--capacity", &setup.capacity, "--memory", &setup.memory, "--io", io]);
+    command.arg("--socket").arg(setup.dir.join("s")).args(&setup.extra);
+    if tcp_port != 0 {
+        let token = setup.dir.join("token");
+        if !token.exists() {
+            write_token(&token)?;
+        }
+        command.arg("--listen").arg(format!("127.0.0.1:{tcp_port}")).arg("--token-file").arg(token);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = command.spawn().map_err(why("starting the node"))?;
+    let Some(stdout) = child.stdout.take() else { return Err(Failed("the node has no stdout".into())) };
+    for line in BufReader::new(stdout).lines() {
+        if line.map_err(why("reading the node's stdout"))?.trim().starts_with("ready") {
+            return Ok((child, clock.now_us() as f64 / 1e6));
+        }
+    }
+    let status = child.wait().map_err(why("waiting for the node"))?;
+    Err(Failed(format!("the node ended before it was ready ({status})")))
+}
+
+fn write_token(path: &Path) -> Outcome<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(why("writing the token"))?;
+    file.write_all(b"0123456789abcdef0123456789abcdef").map_err(why("writing the token"))
+}
+
+/// CPU seconds (user and system) that this process and process `pid` have used.
+pub(crate) fn cpu_s(pid: Option<u32>) -> f64 {
+    let own = process_cpu_s("self");
+    own + pid.map_or(0.0, |pid| process_cpu_s(&pid.to_string()))
+}
+
+fn process_cpu_s(pid: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or("");
+    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|x| x.parse::<u64>().ok()).sum();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
