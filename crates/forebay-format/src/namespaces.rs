@@ -60,7 +60,7 @@ pub struct NamespaceTable {
 }
 
 impl NamespaceTable {
-    /// The table's bytes, padded with zeros to 4 KiB; at most [`NAMESPACE_TABLE_BYTES_MAX`].
+    /// The table's bytes, padded with zeros to 4 KiB; at most [`NAMESPACE_TABLE_BYTES_MAX`]. Rows that [`Self::decode`] would refuse are refused here.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
         let mut out = vec![0; HEADER_BYTES];
         for row in &self.rows {
@@ -76,6 +76,8 @@ impl NamespaceTable {
         put_u32(&mut out, 20, len as u32);
         let crc = crc64(&out);
         put_u64(&mut out, CRC_AT, crc);
+        // Rows that could not be read back (one number twice, more than 4096, a name too long) must not replace a table that can.
+        Self::decode(&out)?;
         out.resize(len.next_multiple_of(PAD_BYTES), 0);
         Ok(out)
     }

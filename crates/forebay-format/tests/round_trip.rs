@@ -107,6 +107,10 @@ fn a_full_table_of_namespaces_is_refused_and_not_cut() {
     };
     let table = NamespaceTable { sequence: 1, rows: (1..=4096).map(row).collect() };
     assert!(matches!(table.encode(), Err(FormatError::TooLarge { .. })));
+    let small = |id| NamespaceRow { fingerprint: Fingerprint::default(), ..row(id) };
+    assert!(NamespaceTable { sequence: 1, rows: vec![small(1), small(1)] }.encode().is_err(), "one number twice");
+    assert!(NamespaceTable { sequence: 1, rows: vec![small(0)] }.encode().is_err(), "a number that is never given");
+    assert!(NamespaceTable { sequence: 1, rows: (1..=4097).map(small).collect() }.encode().is_err(), "too many");
 }
 
 fn slice_superblock() -> SliceSuperblock {
