@@ -1,7 +1,7 @@
 //! SipHash-2-4 (Aumasson and Bernstein, 2012): a keyed hash of a few words that nobody can continue or forge without its key.
 //!
 //! A trailer travels to clients behind a block that lands directly. If it held the segment's nonce, a client could write a payload that a scan takes
-//! for a record of somebody else. So it holds only this hash under the nonce, from which the nonce cannot be told. About 15 ns a record.
+//! for a record of somebody else. So it holds only this hash under the nonce, from which the nonce cannot be told. About 25 ns a record on one core of an EPYC server.
 
 /// Hash of `words` under a 128-bit key.
 pub(crate) fn siphash(key: (u64, u64), words: &[u64]) -> u64 {
