@@ -1,1 +1,24 @@
-//! A node: shards, connections, control, metrics, shutdown
+//! A node: shards, connections, control, metrics, shutdown.
+//!
+//! The room where the two towers meet: it joins store and engine with wire and links, one thread a shard, one for control, one for metrics. It
+//! holds no policy of its own: what is kept is the store's to decide, where a block lives the client's. A shard's thread takes a request from its
+//! first byte to its last; the control thread accepts, says who is who, and keeps the catalogue of namespaces.
+
+mod board;
+mod config;
+mod control;
+mod counters;
+mod drives;
+mod http;
+mod lanes;
+mod metrics;
+mod node;
+mod shard;
+mod slab;
+mod wake;
+
+pub use config::{DataConfig, NodeConfig, NodeError, Progress, ProgressFn};
+pub use node::{Node, NodeHandle, ShardReport};
+
+/// Connections a node has at most. Each costs a descriptor and, half a message received, up to 8 KiB.
+pub(crate) const CONNECTIONS_MAX: usize = 2048;

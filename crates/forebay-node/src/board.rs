@@ -1,0 +1,64 @@
+//! What a node shows of itself, gathered from its threads.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use forebay_store::StoreStats;
+use forebay_types::{Clock, ShardId};
+
+use crate::counters::Counters;
+use crate::shard::Shown;
+
+/// A shard as the board knows it.
+#[derive(Debug)]
+pub(crate) struct BoardShard {
+    pub(crate) id: ShardId,
+    pub(crate) path: PathBuf,
+    pub(crate) slice_bytes: u64,
+    pub(crate) shown: Shown,
+}
+
+impl BoardShard {
+    /// The store's numbers as last published: exact when the shard is at rest, else at most a fifth of a second old.
+    pub(crate) fn stats(&self) -> StoreStats {
+        self.shown.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+}
+
+/// Everything metrics and statistics are made of.
+pub(crate) struct Board {
+    pub(crate) shards: Vec<BoardShard>,
+    pub(crate) control: Arc<Counters>,
+    pub(crate) epoch: Arc<AtomicU64>,
+    pub(crate) incarnation: u64,
+    pub(crate) engine: &'static str,
+    pub(crate) memory_bytes: u64,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) started_us: u64,
+}
+
+impl Board {
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn uptime_s(&self) -> f64 {
+        self.clock.now_us().saturating_sub(self.started_us) as f64 / 1e6
+    }
+
+    /// Sum of a counter over all shards and the control thread.
+    pub(crate) fn sum(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
+        self.shards.iter().map(|shard| counter(&shard.shown.counters)).sum::<u64>() + counter(&self.control)
+    }
+
+    /// Largest of a gauge.
+    pub(crate) fn max(&self, gauge: impl Fn(&Counters) -> u64) -> u64 {
+        self.shards.iter().map(|shard| gauge(&shard.shown.counters)).max().unwrap_or(0)
+    }
+
+    /// Connections now, control included.
+    pub(crate) fn connections(&self) -> u64 {
+        self.sum(|counters| counters.connections.get())
+    }
+}

@@ -1,0 +1,215 @@
+//! What a node is asked to be, and why it cannot.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use forebay_coord::{CoordError, OpenError};
+use forebay_format::{FormatError, LayoutError};
+use forebay_io::{DriveError, EngineError, EngineKind};
+use forebay_net::ListenError;
+use forebay_store::StoreError;
+use forebay_types::format_size;
+
+/// One drive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataConfig {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub capacity: u64,
+}
+
+/// What takes more than a moment at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// A new drive is being made; with `prewrite`, every byte is written once.
+    Formatting {
+        /// Which.
+        path: PathBuf,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// Shards are being recovered.
+    Recovering {
+        /// Shards that serve.
+        done: usize,
+        /// Shards in all.
+        total: usize,
+    },
+}
+
+/// Hears of [`Progress`].
+pub type ProgressFn = Box<dyn FnMut(Progress) + Send>;
+
+/// What a node is asked to be.
+pub struct NodeConfig {
+    /// Its drives; at least one.
+    pub data: Vec<DataConfig>,
+    /// Bytes of memory for everything, over all shards.
+    pub memory_bytes: u64,
+    /// Slices of each drive, one shard each.
+    pub shards_per_drive: u32,
+    /// Bytes of a segment of drives that are made now; `None` chooses by size.
+    pub segment_bytes: Option<u64>,
+    /// Write new drives once, so that first flushes are not slower than later ones.
+    pub prewrite: bool,
+    /// Which engine.
+    pub io: EngineKind,
+    /// Where to listen.
+    pub socket: PathBuf,
+    /// Where to listen on TCP too, `HOST:PORT`. Needs a token.
+    pub listen: Option<String>,
+    /// Listen on addresses that other machines can reach, although nothing is encrypted.
+    pub insecure_network: bool,
+    /// What TCP clients must show.
+    pub token: Option<Vec<u8>>,
+    /// Where to answer Prometheus, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// Which policy ranks blocks.
+    pub policy: String,
+    /// Hears of what takes long.
+    pub progress: Option<ProgressFn>,
+}
+
+impl NodeConfig {
+    /// One drive and a Unix socket, with defaults for the rest.
+    pub fn new(data: DataConfig, memory_bytes: u64, socket: impl Into<PathBuf>) -> Self {
+        NodeConfig {
+            data: vec![data],
+            memory_bytes,
+            shards_per_drive: 1,
+            segment_bytes: None,
+            prewrite: false,
+            io: EngineKind::Auto,
+            socket: socket.into(),
+            listen: None,
+            insecure_network: false,
+            token: None,
+            metrics: None,
+            policy: "lru".into(),
+            progress: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for NodeConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The token stays out of logs.
+        f.debug_struct("NodeConfig").field("data", &self.data).field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A setting that cannot be.
+    #[error("{0}")]
+    Config(String),
+    /// Too little memory.
+    #[error(
+        "{} of memory is too little for {shards} shard(s) of this size: they need at least {}; give a larger --memory, or fewer --shards",
+        format_size(*.found), format_size(*.need)
+    )]
+    Memory {
+        /// Bytes given.
+        found: u64,
+        /// Bytes at least.
+        need: u64,
+        /// Shards to serve.
+        shards: usize,
+    },
+    /// The drive has another size than asked.
+    #[error(
+        "{} was formatted with {} and --capacity asks for {}; a drive keeps the size it was formatted with: give --capacity {found}B, or another --data",
+        path.display(), format_size(*.found), format_size(*.asked)
+    )]
+    Capacity {
+        /// Which.
+        path: PathBuf,
+        /// Its bytes.
+        found: u64,
+        /// Bytes asked.
+        asked: u64,
+    },
+    /// The drive has another number of shards than asked.
+    #[error(
+        "{} was formatted with {found} shard(s) and {asked} are asked for; a drive keeps its shards: give --shards {found}, or another --data",
+        path.display()
+    )]
+    Shards {
+        /// Which.
+        path: PathBuf,
+        /// Its shards.
+        found: u32,
+        /// Asked.
+        asked: u32,
+    },
+    /// The same shard twice.
+    #[error("{} holds a shard that another drive holds too: one is a copy of the other; give only one of them", path.display())]
+    Copy {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Namespaces of another catalogue.
+    #[error(
+        "{} holds namespace {name:?} of another catalogue than {}; name first the drive beside which its own catalogue lies, or give another --data",
+        path.display(), catalogue.display()
+    )]
+    OtherCatalogue {
+        /// Which drive.
+        path: PathBuf,
+        /// Which namespace.
+        name: String,
+        /// The catalogue in use.
+        catalogue: PathBuf,
+    },
+    /// A drive of another format, or damaged.
+    #[error("{} is not a drive of Forebay this build can use: {source}; give another --data, or remove the file if nothing in it is wanted", path.display())]
+    Format {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: FormatError,
+    },
+    /// A drive that cannot be cut so.
+    #[error("{}: {source}", path.display())]
+    Layout {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: LayoutError,
+    },
+    /// A shard that cannot be opened.
+    #[error("{}: {source}", path.display())]
+    Store {
+        /// Which drive.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// The drive's file.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The catalogue's file.
+    #[error(transparent)]
+    Catalogue(#[from] OpenError),
+    /// The catalogue.
+    #[error(transparent)]
+    Coordinator(#[from] CoordError),
+    /// The kernel said no.
+    #[error("{doing} failed: {source}; see `ulimit -a` and the free memory of this machine")]
+    Os {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,380 @@
+//! The control thread: accepts, asks who it is, hands sockets to their shards, and keeps the catalogue.
+//!
+//! One poll loop. It never waits for a peer or a shard: a peer that is slow is one more descriptor to poll, and a change that shards must write down is
+//! remembered until they have. It moves no payload.
+
+mod catalogue;
+mod hello;
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use forebay_coord::Coordinator;
+use forebay_io::Waker;
+use forebay_net::{Listener, Socket};
+use forebay_types::{Clock, ShardId, Tenant};
+use forebay_wire::{ErrorCode, Frame, HEADER_BYTES, Message, encode, next_frame};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::board::Board;
+use crate::shard::{Command, Saved};
+use crate::slab::{Id, Slab};
+use crate::wake::Wake;
+use catalogue::Change;
+
+/// Connections that have not said `Hello` yet. More wait in the listener's queue.
+const HANDSHAKES_MAX: usize = 256;
+
+/// A peer that has not said `Hello` after this long is let go.
+const HELLO_US: u64 = 5_000_000;
+
+/// Bytes a peer may send before it is understood: a namespace's fingerprint is under 4 KiB.
+const INPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// Past this many unsent bytes nothing more is read from a peer.
+const OUTPUT_BYTES_HIGH: usize = 1 << 20;
+
+/// A peer that takes nothing for this long is cut off.
+const PATIENCE_US: u64 = 10_000_000;
+
+/// How long a listener rests after an error, such as too many open descriptors.
+const ACCEPT_REST_US: u64 = 100_000;
+
+/// Connections accepted in one turn.
+const ACCEPTS: usize = 32;
+
+/// A shard, as control knows it.
+pub(crate) struct ControlShard {
+    pub(crate) id: ShardId,
+    pub(crate) weight_mib: u32,
+    pub(crate) block_bytes_max: u64,
+    pub(crate) align: usize,
+    pub(crate) commands: SyncSender<Command>,
+    pub(crate) waker: Waker,
+    /// Commands its channel had no room for. Bounded by the changes under way.
+    pub(crate) backlog: VecDeque<Command>,
+}
+
+impl ControlShard {
+    /// Sends a command that must arrive, now or when there is room.
+    fn send(&mut self, command: Command) {
+        self.backlog.push_back(command);
+        self.send_backlog();
+    }
+
+    fn send_backlog(&mut self) {
+        while let Some(command) = self.backlog.pop_front() {
+            match self.commands.try_send(command) {
+                Ok(()) => self.waker.wake(),
+                Err(std::sync::mpsc::TrySendError::Full(command)) => {
+                    self.backlog.push_front(command);
+                    break;
+                }
+                Err(std::sync::mpsc::TrySendError::Disconnected(_)) => {}
+            }
+        }
+    }
+}
+
+/// What the control thread works with.
+pub(crate) struct Control {
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) shards: Vec<ControlShard>,
+    pub(crate) coordinator: Arc<dyn Coordinator>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) token: Option<Vec<u8>>,
+    /// Who TCP clients with the token are.
+    pub(crate) own: Tenant,
+    pub(crate) wake: Wake,
+    pub(crate) saved: Receiver<Saved>,
+    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) peers: Slab<Peer>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) next_token: u64,
+}
+
+/// What a peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It has until then to say `Hello`.
+    Stranger { until_us: u64 },
+    /// It asks control.
+    Client { tenant: Tenant },
+}
+
+/// A connection of the control thread.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    socket: Socket,
+    role: Role,
+    input: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    output: Vec<u8>,
+    sent: usize,
+    /// An answer is on its way; the next request waits.
+    waiting: bool,
+    progress_us: u64,
+    /// Closed when the output is sent.
+    closing: bool,
+}
+
+/// What is to become of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    Goes,
+}
+
+impl Control {
+    pub(crate) fn slab() -> Slab<Peer> {
+        Slab::new(crate::CONNECTIONS_MAX)
+    }
+
+    /// Serves until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut rest_until_us = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            let now_us = self.clock.now_us();
+            let accepting = now_us >= rest_until_us && self.strangers() < HANDSHAKES_MAX;
+            let (accept, ready) = self.poll(accepting);
+            self.wake.clear();
+            self.take_saved();
+            for shard in &mut self.shards {
+                shard.send_backlog();
+            }
+            for id in ready {
+                if self.serve(id) == Fate::Goes {
+                    self.remove(id);
+                }
+            }
+            if accept && !self.accept() {
+                rest_until_us = self.clock.now_us() + ACCEPT_REST_US;
+            }
+            self.look_at_clocks();
+        }
+        self.say_closing();
+    }
+
+    fn strangers(&self) -> usize {
+        self.peers.iter().filter(|(_, peer)| matches!(peer.role, Role::Stranger { .. })).count()
+    }
+
+    /// Waits for something to happen: whether somebody wants in, and which peers can go on.
+    fn poll(&mut self, accepting: bool) -> (bool, Vec<Id>) {
+        let mut fds = vec![PollFd::from_borrowed_fd(self.wake.fd(), PollFlags::IN)];
+        if accepting {
+            fds.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
+        }
+        let listeners = fds.len();
+        let mut ids = Vec::with_capacity(self.peers.len());
+        for (id, peer) in self.peers.iter() {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, peer.reads());
+            flags.set(PollFlags::OUT, peer.sent < peer.output.len());
+            ids.push(id);
+            fds.push(PollFd::from_borrowed_fd(peer.socket.as_fd(), flags));
+        }
+        // Clocks are looked at often while somebody is on one, else now and then.
+        let timeout_ms: i64 = if ids.is_empty() && self.changes.is_empty() && accepting { 1000 } else { 100 };
+        let timeout = Timespec { tv_sec: timeout_ms / 1000, tv_nsec: (timeout_ms % 1000) * 1_000_000 };
+        // A signal only means an early turn.
+        let _ = rustix::event::poll(&mut fds, Some(&timeout));
+        let accept = fds[1..listeners].iter().any(|fd| !fd.revents().is_empty());
+        let ready = ids.into_iter().zip(&fds[listeners..]).filter(|(_, fd)| !fd.revents().is_empty());
+        (accept, ready.map(|(id, _)| id).collect())
+    }
+
+    /// Takes who waits. False: an error, the listeners should rest.
+    fn accept(&mut self) -> bool {
+        let now_us = self.clock.now_us();
+        for at in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS {
+                if self.strangers() >= HANDSHAKES_MAX {
+                    return true;
+                }
+                let socket = match self.listeners[at].accept() {
+                    Ok(Some(socket)) => socket,
+                    Ok(None) => break,
+                    Err(_) => return false,
+                };
+                let mut peer = Peer::new(socket, now_us);
+                if self.board.connections() as usize >= crate::CONNECTIONS_MAX {
+                    self.board.control.error(ErrorCode::TooMany);
+                    let text = format!("the node has {} connections, its most; close some, or connect later", crate::CONNECTIONS_MAX);
+                    peer.say(&Message::Error { request: 0, code: ErrorCode::TooMany, text });
+                    peer.closing = true;
+                }
+                let Ok(id) = self.peers.insert(peer) else { continue };
+                self.board.control.accepted.add(1);
+                self.count();
+                if self.serve(id) == Fate::Goes {
+                    self.remove(id);
+                }
+            }
+        }
+        true
+    }
+
+    fn count(&self) {
+        self.board.control.connections.set(self.peers.len() as u64);
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Peer> {
+        let peer = self.peers.remove(id);
+        self.count();
+        peer
+    }
+
+    /// Receives, understands and sends for a peer.
+    fn serve(&mut self, id: Id) -> Fate {
+        let now_us = self.clock.now_us();
+        let Some(peer) = self.peers.get_mut(id) else { return Fate::Stays };
+        if peer.receive(now_us) == Fate::Goes {
+            return Fate::Goes;
+        }
+        self.understand(id);
+        // It may have been handed to its shard.
+        self.peers.get_mut(id).map_or(Fate::Stays, |peer| peer.send(now_us))
+    }
+
+    /// Takes messages one after the other, as long as the peer waits for no answer.
+    fn understand(&mut self, id: Id) {
+        loop {
+            let Some(peer) = self.peers.get_mut(id) else { return };
+            if !peer.reads() {
+                return;
+            }
+            let message = match next_frame(&peer.input) {
+                Ok(Some((Frame::Message(message), used))) => {
+                    peer.input.drain(..used);
+                    message
+                }
+                Ok(Some((Frame::Data(_), _))) => return self.refuse(id, ErrorCode::Protocol, "the peer sent DATA to control".into()),
+                Ok(None) if peer.input.len() >= INPUT_BYTES_MAX => {
+                    let text = format!("a message to control has at most {} bytes", INPUT_BYTES_MAX - HEADER_BYTES);
+                    return self.refuse(id, ErrorCode::Protocol, text);
+                }
+                Ok(None) => return,
+                Err(error) => return self.refuse(id, ErrorCode::Protocol, error.to_string()),
+            };
+            match peer.role {
+                Role::Stranger { .. } => self.on_hello(id, message),
+                Role::Client { tenant } => self.on_request(id, tenant, message),
+            }
+        }
+    }
+
+    /// Says why, then closes.
+    fn refuse(&mut self, id: Id, code: ErrorCode, text: String) {
+        self.board.control.error(code);
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.say(&Message::Error { request: 0, code, text });
+            peer.closing = true;
+        }
+    }
+
+    /// Says what a request came to. An answer over the wire's ceilings becomes an error.
+    fn answer(&mut self, id: Id, request: u32, message: &Message) {
+        if let Message::Error { code, .. } = message {
+            self.board.control.error(*code);
+        }
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.waiting = false;
+        if !peer.say(message) {
+            let text = "the answer is larger than a message may be".to_owned();
+            peer.say(&Message::Error { request, code: ErrorCode::Unavailable, text });
+        }
+    }
+
+    fn look_at_clocks(&mut self) {
+        let now_us = self.clock.now_us();
+        let late = |peer: &Peer| match peer.role {
+            Role::Stranger { until_us } => now_us >= until_us,
+            Role::Client { .. } => peer.sent < peer.output.len() && now_us.saturating_sub(peer.progress_us) > PATIENCE_US,
+        };
+        let late: Vec<Id> = self.peers.iter().filter(|(_, peer)| late(peer)).map(|(id, _)| id).collect();
+        for id in late {
+            self.board.control.cut_off.add(1);
+            self.remove(id);
+        }
+        self.give_up_changes(now_us);
+    }
+
+    fn say_closing(&mut self) {
+        let now_us = self.clock.now_us();
+        let open: Vec<Id> = self.peers.iter().map(|(id, _)| id).collect();
+        for id in open {
+            self.refuse(id, ErrorCode::Closing, "the node is shutting down; connect again when it is back".into());
+            if let Some(peer) = self.peers.get_mut(id) {
+                // What the socket does not take at once is not waited for.
+                let _ = peer.send(now_us);
+            }
+        }
+    }
+}
+
+impl Peer {
+    fn new(socket: Socket, now_us: u64) -> Self {
+        Peer {
+            socket,
+            role: Role::Stranger { until_us: now_us + HELLO_US },
+            input: Vec::new(),
+            fds: Vec::new(),
+            output: Vec::new(),
+            sent: 0,
+            waiting: false,
+            progress_us: now_us,
+            closing: false,
+        }
+    }
+
+    /// Whether its next message is wanted now.
+    fn reads(&self) -> bool {
+        !self.waiting && !self.closing && self.output.len() - self.sent < OUTPUT_BYTES_HIGH
+    }
+
+    fn receive(&mut self, now_us: u64) -> Fate {
+        let mut chunk = [0; 4096];
+        while self.reads() && self.input.len() < INPUT_BYTES_MAX {
+            let before = self.input.len();
+            match self.socket.recv(&mut [IoSliceMut::new(&mut chunk)], &mut self.fds) {
+                Ok(0) => return Fate::Goes,
+                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(_) => return Fate::Goes,
+            }
+            self.progress_us = now_us;
+            // One message is looked at before more is taken: what follows a `Hello` belongs to a shard.
+            if before == 0 && self.input.len() >= HEADER_BYTES {
+                break;
+            }
+        }
+        if self.fds.len() > crate::shard::conn::FDS_MAX { Fate::Goes } else { Fate::Stays }
+    }
+
+    /// False: it is larger than a message may be, and nothing was said.
+    fn say(&mut self, message: &Message) -> bool {
+        encode(message, &mut self.output).is_ok()
+    }
+
+    fn send(&mut self, now_us: u64) -> Fate {
+        while self.sent < self.output.len() {
+            match self.socket.send(&[IoSlice::new(&self.output[self.sent..])], &[]) {
+                Ok(n) => {
+                    self.sent += n;
+                    self.progress_us = now_us;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Fate::Stays,
+                Err(_) => return Fate::Goes,
+            }
+        }
+        self.output.clear();
+        self.sent = 0;
+        if self.closing { Fate::Goes } else { Fate::Stays }
+    }
+}

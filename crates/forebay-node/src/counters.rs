@@ -1,0 +1,154 @@
+//! What a shard counts. One thread writes, any may read: plain relaxed atomics.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use forebay_types::{LandingKind, MissReason, PutOutcome, RefusedReason, Tier};
+use forebay_wire::ErrorCode;
+
+/// A counter, or a gauge when it is `set`.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, n: u64) {
+        // Relaxed: nothing is published through a counter; readers want a recent number.
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn max(&self, n: u64) {
+        if n > self.get() {
+            self.0.fetch_max(n, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Keys asked for and what became of them: `asked = hits + misses + not_asked + too_small + in progress`.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) asked: Count,
+    pub(crate) hits: [Count; 2],
+    pub(crate) misses: [Count; 10],
+    /// Match: behind the first gap.
+    pub(crate) not_asked: Count,
+    /// Get: the slice was too small; the client asks again.
+    pub(crate) too_small: Count,
+}
+
+impl Asked {
+    pub(crate) fn hit(&self, tier: Tier) {
+        self.hits[tier.index()].add(1);
+    }
+
+    pub(crate) fn miss(&self, reason: MissReason) {
+        self.misses[reason.index()].add(1);
+    }
+}
+
+/// One shard's counters, or the control thread's (only connections and errors).
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) get: Asked,
+    pub(crate) matched: Asked,
+    pub(crate) contains: Asked,
+    pub(crate) put_asked: Count,
+    pub(crate) put_cached: Count,
+    pub(crate) put_durable: Count,
+    pub(crate) put_exists: Count,
+    pub(crate) put_refused: [Count; 8],
+    /// Puts whose bytes did not match their sums when they arrived.
+    pub(crate) put_sum_mismatch: Count,
+    pub(crate) forget_asked: Count,
+    pub(crate) forgotten: Count,
+    /// Payload to clients, and from them.
+    pub(crate) bytes_out: Count,
+    pub(crate) bytes_in: Count,
+    pub(crate) landing: [Count; 3],
+    /// Blocks that clients said did not verify.
+    pub(crate) corrupt_reports: Count,
+    pub(crate) leases_granted: Count,
+    pub(crate) leases_refused: Count,
+    pub(crate) turns: Count,
+    pub(crate) turn_us_max: Count,
+    pub(crate) connections: Count,
+    pub(crate) accepted: Count,
+    pub(crate) cut_off: Count,
+    pub(crate) regions: Count,
+    /// Regions that could not be mapped, so that bytes are copied through their descriptor.
+    pub(crate) regions_unmapped: Count,
+    pub(crate) requests: Count,
+    pub(crate) errors: [Count; ERROR_WORDS.len()],
+}
+
+/// The word of each [`ErrorCode`], in the order of its number less one.
+pub(crate) const ERROR_WORDS: [&str; 12] = [
+    "protocol",
+    "version",
+    "credential",
+    "shard",
+    "too_many",
+    "namespace_unknown",
+    "namespace_differs",
+    "namespace_exists",
+    "namespace_invalid",
+    "unavailable",
+    "region",
+    "closing",
+];
+
+impl Counters {
+    pub(crate) fn error(&self, code: ErrorCode) {
+        if let Some(count) = self.errors.get((code as usize).wrapping_sub(1)) {
+            count.add(1);
+        }
+    }
+
+    pub(crate) fn landed(&self, kind: LandingKind, bytes: u64) {
+        self.landing[kind.index()].add(1);
+        self.bytes_out.add(bytes);
+    }
+
+    pub(crate) fn put(&self, outcome: PutOutcome) {
+        match outcome {
+            PutOutcome::Cached => self.put_cached.add(1),
+            PutOutcome::Durable => self.put_durable.add(1),
+            PutOutcome::Exists => self.put_exists.add(1),
+            PutOutcome::Refused(reason) => self.refused(reason),
+        }
+    }
+
+    fn refused(&self, reason: RefusedReason) {
+        self.put_refused[reason.index()].add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_counter_for_every_word() {
+        let counters = Counters::default();
+        for reason in MissReason::ALL {
+            counters.get.miss(*reason);
+        }
+        for tier in Tier::ALL {
+            counters.get.hit(*tier);
+        }
+        for reason in RefusedReason::ALL {
+            counters.put(PutOutcome::Refused(*reason));
+        }
+        for kind in LandingKind::ALL {
+            counters.landed(*kind, 1);
+        }
+        assert!(counters.get.misses.iter().chain(&counters.get.hits).all(|count| count.get() == 1));
+        assert!(counters.put_refused.iter().chain(&counters.landing).all(|count| count.get() == 1));
+    }
+}

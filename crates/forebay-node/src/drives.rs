@@ -1,0 +1,114 @@
+//! Drives at start: opened or made, and cut into slices.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use forebay_format::layout::DRIVE_SUPERBLOCKS_AT;
+use forebay_format::{DriveLayout, DriveSuperblock, Features, SUPERBLOCK_BYTES, VERSION};
+use forebay_io::{DriveError, DriveFile};
+use forebay_types::{Clock, Entropy};
+
+use crate::config::{DataConfig, NodeConfig, NodeError, Progress};
+
+/// Drives are a whole number of these, in bytes: what is asked for is rounded down.
+const GRAIN_BYTES: u64 = 4096;
+
+/// A drive, open and locked.
+pub(crate) struct Drive {
+    pub(crate) file: DriveFile,
+    pub(crate) layout: DriveLayout,
+    /// It is new: its superblock is written when its shards are made, so that a drive half made is never taken for a whole one.
+    pub(crate) new: Option<DriveSuperblock>,
+}
+
+impl Drive {
+    /// Opens the drive, or makes it when nothing is there.
+    pub(crate) fn open(
+        data: &DataConfig,
+        config: &mut NodeConfig,
+        clock: &Arc<dyn Clock>,
+        entropy: &Arc<dyn Entropy>,
+    ) -> Result<Self, NodeError> {
+        let path = data.path.as_path();
+        let asked = data.capacity & !(GRAIN_BYTES - 1);
+        let file = match DriveFile::open(path) {
+            Ok(file) => match read_superblock(&file)? {
+                Found::Drive(superblock) => return Self::known(path, file, &superblock, asked, config.shards_per_drive),
+                // Made by a start that was cut off before it had written anything of worth, for this very size.
+                Found::Blank(_) if file.len() == asked => file,
+                Found::Blank(source) => return Err(NodeError::Format { path: path.into(), source }),
+            },
+            Err(DriveError::Missing { .. }) => {
+                // Before the file system is asked for the room.
+                layout(path, asked, config, 4096)?;
+                let progress = &mut config.progress;
+                let mut hear = |done| {
+                    if let Some(progress) = progress {
+                        progress(Progress::Formatting { path: path.into(), done, total: asked });
+                    }
+                };
+                hear(0);
+                DriveFile::create(path, asked, config.prewrite, &mut hear)?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let layout = layout(path, file.len(), config, file.align())?;
+        let mut drive_uuid = [0; 16];
+        entropy.fill(&mut drive_uuid);
+        let new = DriveSuperblock {
+            version: VERSION,
+            features: Features::default(),
+            drive_uuid,
+            slices: layout.slices,
+            align: file.align() as u32,
+            slice_len: layout.slice_len,
+            created_utc_s: clock.utc_s(),
+        };
+        Ok(Drive { file, layout, new: Some(new) })
+    }
+
+    fn known(path: &Path, file: DriveFile, superblock: &DriveSuperblock, asked: u64, shards: u32) -> Result<Self, NodeError> {
+        if file.len() != asked {
+            return Err(NodeError::Capacity { path: path.into(), found: file.len(), asked });
+        }
+        if superblock.slices != shards {
+            return Err(NodeError::Shards { path: path.into(), found: superblock.slices, asked: shards });
+        }
+        let layout = superblock.layout(file.len()).map_err(|source| NodeError::Format { path: path.into(), source })?;
+        Ok(Drive { file, layout, new: None })
+    }
+
+    /// Says that the drive is whole.
+    pub(crate) fn seal(&mut self) -> Result<(), NodeError> {
+        if let Some(superblock) = self.new.take() {
+            let page = superblock.encode();
+            for at in DRIVE_SUPERBLOCKS_AT {
+                self.file.write_at(at, &page)?;
+            }
+            self.file.flush()?;
+        }
+        Ok(())
+    }
+}
+
+fn layout(path: &Path, len: u64, config: &NodeConfig, align: usize) -> Result<DriveLayout, NodeError> {
+    DriveLayout::new(len, config.shards_per_drive, align, config.segment_bytes)
+        .map_err(|source| NodeError::Layout { path: path.into(), source })
+}
+
+enum Found {
+    Drive(DriveSuperblock),
+    Blank(forebay_format::FormatError),
+}
+
+fn read_superblock(file: &DriveFile) -> Result<Found, NodeError> {
+    let mut pages = [[0; SUPERBLOCK_BYTES]; 2];
+    for (page, at) in pages.iter_mut().zip(DRIVE_SUPERBLOCKS_AT) {
+        file.read_at(at, page)?;
+    }
+    match DriveSuperblock::choose(&pages[0], &pages[1]) {
+        Ok(superblock) => Ok(Found::Drive(superblock)),
+        Err(source @ forebay_format::FormatError::Blank(_)) => Ok(Found::Blank(source)),
+        Err(source) => Err(NodeError::Format { path: file.path().into(), source }),
+    }
+}

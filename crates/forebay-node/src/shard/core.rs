@@ -1,0 +1,45 @@
+//! What every request of a shard works with.
+
+use std::sync::Arc;
+
+use forebay_io::Engine;
+use forebay_store::Store;
+use forebay_types::{Millis, NamespaceId, Tenant};
+
+use super::output::Output;
+use crate::counters::Counters;
+
+/// Keys a shard has unanswered at most, over all connections: about 100 bytes each. More are answered `busy`.
+pub(crate) const ITEMS_MAX: usize = 131_072;
+
+/// The store and the numbers of one shard.
+pub(crate) struct Core {
+    pub(crate) store: Store<Engine>,
+    pub(crate) counters: Arc<Counters>,
+    /// The shard's clock, read once a turn.
+    pub(crate) now_us: u64,
+    pub(crate) now_ms: Millis,
+    pub(crate) align: usize,
+    /// Namespaces and their owners, by number.
+    pub(crate) tenants: Vec<(NamespaceId, Tenant)>,
+    /// Gets in flight to the drive.
+    pub(crate) reads: usize,
+    /// Keys without outcome.
+    pub(crate) items: usize,
+    /// Frames of the step at hand; kept for its memory.
+    pub(crate) staged: Output,
+}
+
+impl Core {
+    /// Whether a tenant may use a namespace.
+    pub(crate) fn allows(&self, tenant: Tenant, namespace: NamespaceId) -> bool {
+        let place = self.tenants.binary_search_by_key(&namespace, |row| row.0);
+        place.is_ok_and(|at| self.tenants[at].1 == tenant)
+    }
+
+    /// Learns who owns what.
+    pub(crate) fn learn_tenants(&mut self) {
+        self.tenants = self.store.namespaces().map(|row| (row.id, row.tenant)).collect();
+        self.tenants.sort_unstable_by_key(|row| row.0);
+    }
+}

@@ -1,0 +1,402 @@
+//! Gets: starting reads, and moving what was found to where the client wants it.
+
+use std::collections::VecDeque;
+
+use forebay_io::Landing;
+use forebay_store::{Found, GetRequest, GetResult, GetStarted};
+use forebay_types::limits::{DATA_FRAME_BYTES_MAX, STEP_BYTES};
+use forebay_types::{LandingKind, MissReason, NamespaceId, Tier};
+use forebay_wire::{DataHeader, GetItem, GetOutcomeRef, GetOutcomesWriter};
+
+use super::conn::{Conn, OUTPUT_BYTES_HIGH};
+use super::core::Core;
+use super::output::Output;
+use super::request::{Lent, Step, token};
+use crate::lanes::{Lane, SMALL_BYTES_MAX};
+use crate::slab::Id;
+
+/// What looking one key up costs at least of a lane's budget, in bytes that could be copied meanwhile.
+const ITEM_COST: i64 = 2048;
+
+/// Items of one get that may be read or held at once: enough to keep a drive busy, few enough not to hold its neighbours' memory.
+const WINDOW: usize = 32;
+
+/// Reads a shard has in flight at most, over all gets. A drive's own queue is shorter.
+const PENDING_MAX: usize = 512;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    /// Being read into the arena.
+    Reading,
+    /// Being read into the client's memory: answered only when that has ended.
+    Landing,
+    /// Found, and waiting to be moved.
+    Ready,
+    Done,
+}
+
+/// Keys being got.
+#[derive(Debug)]
+pub(crate) struct Get {
+    items: Vec<GetItem>,
+    states: Vec<State>,
+    /// The first item not started.
+    next: usize,
+    /// Items without outcome.
+    pub(crate) open: usize,
+    reading: usize,
+    ready: VecDeque<(u32, Found)>,
+    moving: Option<Moving>,
+    told: Vec<(u32, Told)>,
+}
+
+#[derive(Debug)]
+struct Moving {
+    item: u32,
+    found: Found,
+    done: usize,
+    /// Its outcome is said already: it goes out in DATA frames.
+    streaming: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    Landed { length: u64, trailer_offset: u64 },
+    Miss(MissReason),
+}
+
+/// Where outcomes and bytes of one step go.
+struct Way<'a, 'b> {
+    id: Id,
+    number: u32,
+    namespace: NamespaceId,
+    regions: &'a mut [Lent],
+    direct: bool,
+    credit: &'a mut u64,
+    /// Bytes that may be put in the output.
+    room: usize,
+    outcomes: GetOutcomesWriter<'b>,
+    frames: &'a mut Output,
+}
+
+impl Get {
+    pub(crate) fn new(items: Vec<GetItem>) -> Self {
+        let (states, open) = (vec![State::Waiting; items.len()], items.len());
+        Get { items, states, next: 0, open, reading: 0, ready: VecDeque::new(), moving: None, told: Vec::new() }
+    }
+
+    /// The lane it begins in: the size of a streamed block is known only when it is found.
+    pub(crate) fn first_lane(&self) -> Lane {
+        match self.items.first() {
+            Some(item) if item.to.region.0 != 0 && item.to.room > 2 * SMALL_BYTES_MAX => Lane::Large,
+            _ => Lane::Small,
+        }
+    }
+
+    /// Goes on, spending from `left`.
+    pub(crate) fn step(&mut self, id: Id, number: u32, namespace: NamespaceId, core: &mut Core, conn: &mut Conn, left: &mut i64) -> Step {
+        let queued = conn.output.len();
+        if queued >= OUTPUT_BYTES_HIGH {
+            return Step::Blocked;
+        }
+        let mut frames = std::mem::take(&mut core.staged);
+        let step = conn.output.with(|out| {
+            let mut way = Way {
+                id,
+                number,
+                namespace,
+                regions: &mut conn.regions,
+                direct: conn.direct,
+                credit: &mut conn.credit,
+                room: OUTPUT_BYTES_HIGH - queued,
+                outcomes: GetOutcomesWriter::new(out, number),
+                frames: &mut frames,
+            };
+            let step = self.run(core, &mut way, left);
+            way.outcomes.finish();
+            step
+        });
+        conn.output.append(&mut frames);
+        core.staged = frames;
+        step
+    }
+
+    fn run(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64) -> Step {
+        for (item, told) in std::mem::take(&mut self.told) {
+            self.tell(core, way, item, told);
+        }
+        loop {
+            if *left <= 0 {
+                return Step::Again;
+            }
+            // Reads start before bytes move: the drive works meanwhile.
+            let window = self.reading + self.ready.len() < WINDOW && core.reads < PENDING_MAX;
+            let mut starved = self.next < self.items.len() && !window;
+            if self.next < self.items.len() && window {
+                if self.start(core, way, left) {
+                    continue;
+                }
+                starved = true;
+            }
+            if self.moving.is_none() {
+                self.moving = self.ready.pop_front().map(|(item, found)| Moving { item, found, done: 0, streaming: false });
+            }
+            let Some(moving) = self.moving.take() else {
+                // What is being read comes back as an event; else only time helps.
+                return if starved && self.reading == 0 { Step::Retry } else { Step::Idle };
+            };
+            let step = if self.items[moving.item as usize].to.region.0 == 0 {
+                self.stream(core, way, left, moving)
+            } else {
+                self.copy(core, way, left, moving)
+            };
+            if step != Step::Again {
+                return step;
+            }
+        }
+    }
+
+    /// Starts the next item. False: the store is busy, try again.
+    fn start(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64) -> bool {
+        let index = self.next;
+        let item = self.items[index];
+        let lent = match item.to.region.0 {
+            0 => None,
+            _ => match way.regions.iter_mut().find(|lent| lent.id == item.to.region && lent.dropping.is_none()) {
+                Some(lent) => Some(lent),
+                None => {
+                    self.next += 1;
+                    self.miss(core, way, index as u32, MissReason::Unavailable);
+                    return true;
+                }
+            },
+        };
+        let whole = item.offset == 0 && item.length == 0;
+        let into = lent.as_ref().filter(|lent| way.direct && lent.owned && whole).and_then(|lent| landing(lent, &item, core.align));
+        let direct = into.is_some();
+        let room = match &lent {
+            Some(lent) => item.to.room.min(lent.region.len().saturating_sub(item.to.offset)),
+            None => item.to.room,
+        };
+        let request = GetRequest {
+            token: token(way.id, index),
+            namespace: way.namespace,
+            key: item.key,
+            offset: item.offset,
+            length: item.length,
+            room,
+            into,
+            depth_in_batch: index as u32,
+        };
+        let started = core.store.get(core.now_ms, request);
+        if matches!(started, GetStarted::Miss(MissReason::Busy)) {
+            return false;
+        }
+        self.next += 1;
+        *left -= ITEM_COST;
+        match started {
+            GetStarted::Hit(found) => {
+                let moving = Moving { item: index as u32, found, done: 0, streaming: false };
+                self.states[index] = State::Ready;
+                if lent.is_some() && moving.found.payload().len() as u64 <= SMALL_BYTES_MAX {
+                    self.copy(core, way, left, moving);
+                } else {
+                    self.ready.push_back((moving.item, moving.found));
+                }
+            }
+            GetStarted::Pending => {
+                self.reading += 1;
+                core.reads += 1;
+                self.states[index] = State::Reading;
+                if let (true, Some(lent)) = (direct, lent) {
+                    lent.landings += 1;
+                    self.states[index] = State::Landing;
+                }
+            }
+            GetStarted::Miss(reason) => self.miss(core, way, index as u32, reason),
+            GetStarted::TooSmall { need } => {
+                self.outcome(way, index as u32, GetOutcomeRef::TooSmall { need });
+                core.counters.get.too_small.add(1);
+                self.settle(core, index);
+            }
+        }
+        true
+    }
+
+    /// Copies the next step into the client's region.
+    fn copy(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64, mut moving: Moving) -> Step {
+        let to = self.items[moving.item as usize].to;
+        let payload = moving.found.payload();
+        let end = payload.len().min(moving.done + STEP_BYTES);
+        let written = match way.regions.iter().find(|lent| lent.id == to.region) {
+            Some(lent) if payload.len() as u64 <= to.room => {
+                lent.region.write_at(to.offset + moving.done as u64, &payload[moving.done..end]).is_ok()
+            }
+            _ => false,
+        };
+        *left -= (end - moving.done) as i64;
+        if !written {
+            // The file was cut, its memory is full, or the region went away meanwhile.
+            self.miss(core, way, moving.item, MissReason::Unavailable);
+        } else if end < payload.len() {
+            moving.done = end;
+            self.moving = Some(moving);
+        } else {
+            self.hit(core, way, &moving, LandingKind::Bounce);
+        }
+        Step::Again
+    }
+
+    /// Queues the next DATA frame.
+    fn stream(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64, mut moving: Moving) -> Step {
+        let (shared, range) = moving.found.shared();
+        let take = (range.len() - moving.done).min(DATA_FRAME_BYTES_MAX).min(usize::try_from(*way.credit).unwrap_or(usize::MAX));
+        if take == 0 || way.frames.len() >= way.room {
+            self.moving = Some(moving);
+            return if take == 0 { Step::Thirsty } else { Step::Blocked };
+        }
+        let header = DataHeader {
+            request: way.number,
+            item: moving.item,
+            offset: moving.found.offset + moving.done as u64,
+            length: take as u32,
+        };
+        let at = range.start + moving.done;
+        way.frames.data(&header, shared, at..at + take);
+        let all = range.len();
+        if !moving.streaming {
+            moving.streaming = true;
+            let outcome = found_outcome(&moving.found, LandingKind::Stream);
+            self.outcome(way, moving.item, outcome);
+        }
+        *way.credit -= take as u64;
+        *left -= take as i64;
+        moving.done += take;
+        if moving.done < all {
+            self.moving = Some(moving);
+        } else {
+            core.counters.get.hit(moving.found.tier);
+            core.counters.landed(LandingKind::Stream, all as u64);
+            self.settle(core, moving.item as usize);
+        }
+        Step::Again
+    }
+
+    fn hit(&mut self, core: &mut Core, way: &mut Way<'_, '_>, moving: &Moving, kind: LandingKind) {
+        self.outcome(way, moving.item, found_outcome(&moving.found, kind));
+        core.counters.get.hit(moving.found.tier);
+        core.counters.landed(kind, moving.found.payload().len() as u64);
+        self.settle(core, moving.item as usize);
+    }
+
+    fn miss(&mut self, core: &mut Core, way: &mut Way<'_, '_>, item: u32, reason: MissReason) {
+        self.outcome(way, item, GetOutcomeRef::Miss(reason));
+        core.counters.get.miss(reason);
+        self.settle(core, item as usize);
+    }
+
+    fn tell(&mut self, core: &mut Core, way: &mut Way<'_, '_>, item: u32, told: Told) {
+        match told {
+            Told::Miss(reason) => self.miss(core, way, item, reason),
+            Told::Landed { length, trailer_offset } => {
+                let outcome = GetOutcomeRef::Hit {
+                    tier: Tier::Nvme,
+                    landing: LandingKind::Direct,
+                    offset: 0,
+                    length,
+                    descriptor: &[],
+                    trailer_offset,
+                };
+                self.outcome(way, item, outcome);
+                core.counters.get.hit(Tier::Nvme);
+                core.counters.landed(LandingKind::Direct, length);
+                self.settle(core, item as usize);
+            }
+        }
+    }
+
+    fn outcome(&self, way: &mut Way<'_, '_>, item: u32, outcome: GetOutcomeRef<'_>) {
+        // A step's outcomes are a few hundred at most, far under a message's 4 MiB.
+        let fits = way.outcomes.push(item, outcome);
+        debug_assert!(fits);
+    }
+
+    fn settle(&mut self, core: &mut Core, item: usize) {
+        debug_assert!(self.states[item] != State::Done);
+        self.states[item] = State::Done;
+        self.open -= 1;
+        core.items -= 1;
+    }
+
+    /// A read ended. Gives the region whose landing ended, if one did.
+    pub(crate) fn got(&mut self, core: &mut Core, item: usize, result: GetResult, cancelled: bool) -> Option<forebay_types::RegionId> {
+        self.reading = self.reading.saturating_sub(1);
+        let state = *self.states.get(item)?;
+        let region = (state == State::Landing).then(|| self.items[item].to.region);
+        if state != State::Reading && state != State::Landing {
+            return region;
+        }
+        if cancelled {
+            core.counters.get.miss(MissReason::Deadline);
+            self.settle(core, item);
+            return region;
+        }
+        self.states[item] = State::Ready;
+        match result {
+            GetResult::Found(found) => self.ready.push_back((item as u32, found)),
+            GetResult::Landed { length, trailer_offset, .. } => {
+                self.told.push((item as u32, Told::Landed { length, trailer_offset }));
+            }
+            GetResult::Miss(reason) => self.told.push((item as u32, Told::Miss(reason))),
+        }
+        region
+    }
+
+    /// Answers all that can be answered with a miss. What is landing is answered when it has landed, unless nobody is there to hear it.
+    pub(crate) fn give_up(&mut self, core: &mut Core, reason: MissReason, gone: bool, mut outcome: impl FnMut(u32)) {
+        self.next = self.items.len();
+        self.ready.clear();
+        self.moving = None;
+        // What is landed but not yet told is a hit nobody waited for; its slice is free again either way.
+        self.told.clear();
+        for item in 0..self.items.len() {
+            let state = self.states[item];
+            if state != State::Done && (gone || state != State::Landing) {
+                outcome(item as u32);
+                core.counters.get.miss(reason);
+                self.settle(core, item);
+            }
+        }
+    }
+
+    /// The size of what moves now, for its lane.
+    pub(crate) fn lane(&self, current: Lane) -> Lane {
+        let found = self.moving.as_ref().map(|moving| &moving.found).or_else(|| self.ready.front().map(|(_, found)| found));
+        match found {
+            Some(found) if found.payload().len() as u64 > SMALL_BYTES_MAX => Lane::Large,
+            Some(_) => Lane::Small,
+            None => current,
+        }
+    }
+}
+
+fn found_outcome(found: &Found, landing: LandingKind) -> GetOutcomeRef<'_> {
+    GetOutcomeRef::Hit {
+        tier: found.tier,
+        landing,
+        offset: found.offset,
+        length: found.payload().len() as u64,
+        descriptor: found.descriptor(),
+        trailer_offset: 0,
+    }
+}
+
+/// The slice as a landing, when the drive can write there.
+fn landing(lent: &Lent, item: &GetItem, align: usize) -> Option<Landing> {
+    let room = item.to.room & !(align as u64 - 1);
+    if room == 0 || !item.to.offset.is_multiple_of(align as u64) || !lent.region.is_mapped() {
+        return None;
+    }
+    lent.region.landing(item.to.offset, room).ok()
+}

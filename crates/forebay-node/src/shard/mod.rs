@@ -1,0 +1,529 @@
+//! A shard's thread: one loop over its sockets, its store and its clock.
+//!
+//! Everything of a shard happens here: requests never change threads and nothing is locked. A turn takes what is ready, moves at most one step of
+//! bytes for each lane, and sends what it has; then the thread waits on its engine for sockets, drive and wake-ups at once. What a message means is in
+//! `serve.rs`; this file is the loop and its clocks.
+
+mod ask;
+pub(crate) mod conn;
+pub(crate) mod core;
+mod get;
+mod output;
+mod put;
+mod receive;
+mod request;
+mod serve;
+mod start;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use forebay_io::Ready;
+use forebay_store::{Event, StoreStats};
+use forebay_types::{Clock, Epoch, MissReason, Namespace, NamespaceId, RefusedReason};
+use forebay_wire::{ErrorCode, Message, Welcome};
+
+use crate::counters::Counters;
+use crate::lanes::{Lane, Lanes};
+use crate::slab::{Id, Slab};
+use conn::{Conn, HALF_MESSAGE_US, HandedOver, OUTPUT_BYTES_LOW, PUT_CREDIT_BYTES};
+use core::Core;
+use request::{Request, Step, Work};
+
+pub(crate) use start::{ShardLink, ShardSetup, Starting, start};
+
+/// Connections of one shard. All of a node's may be one shard's.
+pub(crate) const CONNECTIONS_MAX: usize = crate::CONNECTIONS_MAX;
+
+/// Requests of one shard, over all connections. More are answered `busy`.
+const REQUESTS_MAX: usize = 16_384;
+
+/// How long the thread looks for work without sleeping, when that was useful lately. Waking a sleeping core costs about as much.
+const SPIN_US: u64 = 50;
+
+/// Past this many useful spins in a row spinning goes on; each useless one costs one.
+const SPIN_SCORE_MAX: u32 = 8;
+const SPIN_SCORE_MIN: u32 = 3;
+
+/// How often the store gets a turn when nothing else happens: half of what a put may stay off the drive.
+const IDLE_TURN_MS: u64 = 50;
+
+/// How soon work that found a queue full or no memory is tried again, in microseconds.
+const RETRY_US: u64 = 500;
+
+/// How often clocks of connections are looked at.
+const CONN_CLOCKS_US: u64 = 100_000;
+
+/// How old the published statistics may be.
+const PUBLISH_US: u64 = 200_000;
+
+/// What other threads ask of a shard.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Connection(HandedOver),
+    Upsert { token: u64, namespace: Namespace },
+    Remove { token: u64, id: NamespaceId },
+    /// Finish by then, on the shard's clock.
+    Close { deadline_us: u64 },
+}
+
+/// What a shard tells the control thread.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    pub(crate) token: u64,
+    pub(crate) ok: bool,
+}
+
+/// A shard at work.
+pub(crate) struct Shard {
+    core: Core,
+    conns: Slab<Conn>,
+    requests: Slab<Request>,
+    lanes: Lanes,
+    /// Requests that wait for memory or a queue's place.
+    retry: Vec<Id>,
+    retry_at_us: u64,
+    /// Requests with something to say at the end of the turn.
+    touched: Vec<Id>,
+    /// Connections with something to send at the end of the turn.
+    dirty: Vec<Id>,
+    /// Connections that may have something to receive.
+    readable: Vec<Id>,
+    /// Connections whose half-received message waits for its part of the input budget.
+    starved: Vec<Id>,
+    events: Vec<Event>,
+    scratch: Vec<u8>,
+    /// Bytes of input granted to half-received messages.
+    granted: usize,
+    /// No deadline is before this.
+    deadline_us: u64,
+    conn_clocks_us: u64,
+    publish_us: u64,
+    incarnation: u64,
+    epoch: Arc<AtomicU64>,
+    spin_score: u32,
+    commands: Receiver<Command>,
+    replies: Replies,
+    stats: Arc<Mutex<StoreStats>>,
+    clock: Arc<dyn Clock>,
+    closing: Option<u64>,
+}
+
+/// The way back to the control thread.
+pub(crate) struct Replies {
+    pub(crate) saved: std::sync::mpsc::SyncSender<Saved>,
+    pub(crate) waker: crate::wake::Wake,
+}
+
+impl Shard {
+    /// Serves until closed.
+    fn run(mut self) {
+        let mut ready = Vec::new();
+        let mut last_work_us = self.clock.now_us();
+        loop {
+            let begun_us = self.clock.now_us();
+            self.set_now(begun_us);
+            let again = self.turn(&ready);
+            let worked = again || !ready.is_empty() || !self.dirty.is_empty();
+            self.flush();
+            let busy = again || !self.lanes.is_empty() || !self.readable.is_empty();
+            let now_us = self.clock.now_us();
+            self.core.counters.turn_us_max.max(now_us - begun_us);
+            self.core.counters.turns.add(1);
+            if worked {
+                last_work_us = now_us;
+            }
+            if self.closing.is_some() && self.is_closed(now_us) {
+                break;
+            }
+            ready.clear();
+            let spinning = self.spin_score >= SPIN_SCORE_MIN && now_us - last_work_us < SPIN_US;
+            if busy || spinning {
+                self.core.store.disk_mut().wait(Some(Duration::ZERO), &mut ready);
+            } else {
+                self.sleep(now_us, last_work_us, &mut ready);
+            }
+        }
+        self.close();
+    }
+
+    /// Waits for something to happen, and learns whether spinning would have been better.
+    fn sleep(&mut self, now_us: u64, last_work_us: u64, ready: &mut Vec<Ready>) {
+        if self.publish_us <= now_us + PUBLISH_US {
+            // What is asked of a shard at rest is exact.
+            self.publish(now_us);
+        }
+        let timeout = Duration::from_micros(self.next_clock_us(now_us).saturating_sub(now_us).max(1));
+        self.core.store.disk_mut().wait(Some(timeout), ready);
+        let since_work = self.clock.now_us() - last_work_us;
+        if !ready.is_empty() || since_work < SPIN_US {
+            let useful = since_work < SPIN_US + SPIN_US / 2;
+            self.spin_score = if useful { (self.spin_score + 1).min(SPIN_SCORE_MAX) } else { self.spin_score.saturating_sub(1) };
+        }
+    }
+
+    fn next_clock_us(&self, now_us: u64) -> u64 {
+        let mut next = (now_us + IDLE_TURN_MS * 1000).min(self.deadline_us);
+        if !self.retry.is_empty() {
+            next = next.min(self.retry_at_us);
+        }
+        if let Some(deadline_us) = self.closing {
+            next = next.min(deadline_us).min(now_us + 1000);
+        }
+        next
+    }
+
+    fn set_now(&mut self, now_us: u64) {
+        self.core.now_us = now_us;
+        self.core.now_ms = now_us / 1000;
+    }
+
+    /// Does what can be done now, within its bounds. True: there is more.
+    fn turn(&mut self, ready: &[Ready]) -> bool {
+        self.take_commands();
+        for ready in ready {
+            self.on_ready(ready);
+        }
+        self.receive_all();
+        let again = self.store_turn();
+        if self.core.now_us >= self.deadline_us {
+            self.expire();
+        }
+        if !self.retry.is_empty() && self.core.now_us >= self.retry_at_us {
+            for id in std::mem::take(&mut self.retry) {
+                self.enqueue_again(id);
+            }
+        }
+        for lane in Lane::ALL {
+            self.run_lane(lane);
+        }
+        for id in std::mem::take(&mut self.touched) {
+            self.settle(id);
+        }
+        if self.core.now_us >= self.conn_clocks_us {
+            self.look_at_connections();
+        }
+        if self.core.now_us >= self.publish_us {
+            self.publish(self.core.now_us);
+        }
+        again
+    }
+
+    fn take_commands(&mut self) {
+        // A turn takes a bounded number; the rest waits in the channel.
+        for _ in 0..16 {
+            match self.commands.try_recv() {
+                Ok(Command::Connection(handed)) => self.welcome(handed),
+                Ok(Command::Upsert { token, namespace }) => {
+                    self.core.store.upsert_namespace(token, &namespace);
+                    self.core.learn_tenants();
+                }
+                Ok(Command::Remove { token, id }) => {
+                    self.core.store.remove_namespace(token, id);
+                    self.core.learn_tenants();
+                }
+                Ok(Command::Close { deadline_us }) => self.begin_close(deadline_us),
+                Err(TryRecvError::Empty) => break,
+                // The node is gone without a word: so are we.
+                Err(TryRecvError::Disconnected) => {
+                    if self.closing.is_none() {
+                        self.begin_close(self.core.now_us);
+                    }
+                    break;
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, handed: HandedOver) {
+        use std::os::fd::AsFd;
+        if self.closing.is_some() {
+            return;
+        }
+        let features = handed.features;
+        let mut conn = Conn::new(handed, self.core.now_us);
+        conn.output.message(&Message::Welcome(Welcome {
+            version: forebay_wire::WIRE_VERSION,
+            features,
+            incarnation: self.incarnation,
+            epoch: Epoch(self.epoch.load(Ordering::Relaxed)),
+            block_bytes_max: self.core.store.block_bytes_max(),
+            align: self.core.align as u32,
+            credit_bytes: PUT_CREDIT_BYTES,
+        }));
+        // The control thread counts connections before it hands them over, so a full slab is only a race lost: the socket closes.
+        let Ok(id) = self.conns.insert(conn) else { return };
+        self.core.counters.connections.set(self.conns.len() as u64);
+        self.core.counters.accepted.add(1);
+        if let Some(conn) = self.conns.get_mut(id) {
+            self.core.store.disk_mut().watch(conn.socket.as_fd(), id.word());
+        }
+        self.list_readable(id);
+        self.mark_dirty(id);
+        // What came behind `Hello` is here already, and nothing will tell of it again.
+        self.parse_input(id);
+    }
+
+    fn on_ready(&mut self, ready: &Ready) {
+        let id = Id::from_word(ready.token);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if ready.writable || ready.hangup {
+            conn.writable = true;
+        }
+        if ready.readable || ready.hangup {
+            conn.readable = true;
+            self.list_readable(id);
+        }
+        self.mark_dirty(id);
+    }
+
+    /// Reads from a connection in the next turn, if it may be read from.
+    fn list_readable(&mut self, id: Id) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.readable
+            && !conn.listed
+            && !conn.is_paused()
+        {
+            conn.listed = true;
+            self.readable.push(id);
+        }
+    }
+
+    fn store_turn(&mut self) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        let again = self.core.store.turn(self.core.now_ms, &mut events);
+        if !events.is_empty() && !self.retry.is_empty() {
+            // Something ended, so there may be room.
+            self.retry_at_us = self.core.now_us;
+        }
+        for event in events.drain(..) {
+            self.on_event(event);
+        }
+        self.events = events;
+        again
+    }
+
+    fn run_lane(&mut self, lane: Lane) {
+        let mut left = self.lanes.begin(lane);
+        while left > 0 {
+            let Some(id) = self.lanes.pop(lane) else { break };
+            let Some(request) = self.requests.get_mut(id) else { continue };
+            request.queued = false;
+            let Some(conn) = self.conns.get_mut(request.conn) else { continue };
+            let (number, namespace) = (request.number, request.namespace);
+            // A large request takes half of what is left at most, so that its neighbours in the lane move too.
+            let share = (left / 2).max(1).min(left);
+            let mut budget = share;
+            let step = match &mut request.work {
+                Work::Get(get) => {
+                    let step = get.step(id, number, namespace, &mut self.core, conn, &mut budget);
+                    request.lane = get.lane(request.lane);
+                    step
+                }
+                Work::Put(put) => put.step(id, namespace, &mut self.core, conn, &mut budget),
+                Work::Match(matched) => matched.step(namespace, &mut self.core, &mut budget),
+                Work::Forget(forget) => forget.step(id, namespace, &mut self.core, &mut budget),
+            };
+            left -= share - budget;
+            match step {
+                Step::Again => {
+                    request.queued = true;
+                    let lane = request.lane;
+                    self.lanes.push(lane, id);
+                }
+                Step::Idle => {}
+                Step::Blocked => {
+                    request.queued = true;
+                    conn.blocked.push(id);
+                }
+                Step::Thirsty => {
+                    request.queued = true;
+                    conn.thirsty.push(id);
+                }
+                Step::Retry => {
+                    request.queued = true;
+                    if self.retry.is_empty() {
+                        self.retry_at_us = self.core.now_us + RETRY_US;
+                    }
+                    self.retry.push(id);
+                }
+            }
+            let conn = request.conn;
+            self.settle(id);
+            self.mark_dirty(conn);
+        }
+        self.lanes.end(lane, left);
+    }
+
+    /// Puts a request that has something to do in its lane.
+    fn enqueue(&mut self, id: Id) {
+        if let Some(request) = self.requests.get_mut(id)
+            && !request.queued
+        {
+            request.queued = true;
+            self.lanes.push(request.lane, id);
+        }
+    }
+
+    /// The same for one that stood in another list.
+    fn enqueue_again(&mut self, id: Id) {
+        if let Some(request) = self.requests.get_mut(id) {
+            request.queued = true;
+            self.lanes.push(request.lane, id);
+        }
+    }
+
+    fn mark_dirty(&mut self, id: Id) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Sends what there is to send.
+    fn flush(&mut self) {
+        use std::os::fd::AsFd;
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            conn.dirty = false;
+            let before = conn.output.len();
+            if conn.writable && before > 0 {
+                match conn.output.flush(&conn.socket) {
+                    Ok(all) => conn.writable = all,
+                    Err(_) => {
+                        self.close_connection(id);
+                        continue;
+                    }
+                }
+                if conn.output.len() < before {
+                    conn.progress_us = self.core.now_us;
+                }
+            }
+            let wants = !conn.output.is_empty();
+            if wants != conn.watching_writable {
+                conn.watching_writable = wants;
+                self.core.store.disk_mut().watch_writable(conn.socket.as_fd(), id.word(), wants);
+            }
+            if conn.closing.is_some() && conn.output.is_empty() {
+                self.close_connection(id);
+                continue;
+            }
+            if conn.output.len() <= OUTPUT_BYTES_LOW && !conn.blocked.is_empty() {
+                for request in std::mem::take(&mut conn.blocked) {
+                    self.enqueue_again(request);
+                }
+            }
+            self.list_readable(id);
+        }
+    }
+
+    /// Answers what is past its deadline, and finds the next one.
+    fn expire(&mut self) {
+        let now_us = self.core.now_us;
+        let mut next = u64::MAX;
+        let mut late = Vec::new();
+        for (id, request) in self.requests.iter() {
+            if request.deadline_us > now_us {
+                next = next.min(request.deadline_us);
+            } else {
+                late.push(id);
+            }
+        }
+        self.deadline_us = next;
+        for id in late {
+            self.give_up(id, MissReason::Deadline, RefusedReason::Deadline);
+        }
+    }
+
+    /// Cuts off peers that take nothing or send half a message.
+    fn look_at_connections(&mut self) {
+        let now_us = self.core.now_us;
+        self.conn_clocks_us = now_us + CONN_CLOCKS_US;
+        let stuck = |conn: &Conn| {
+            let silent_us = now_us.saturating_sub(conn.progress_us);
+            let deaf = !conn.output.is_empty() && silent_us > conn.patience_us;
+            let half = (!conn.input.is_empty() || conn.data_in.is_some()) && silent_us > HALF_MESSAGE_US && !conn.is_paused();
+            deaf || half || conn.closing.is_some_and(|at| now_us >= at)
+        };
+        let cut: Vec<Id> = self.conns.iter().filter(|(_, conn)| stuck(conn)).map(|(id, _)| id).collect();
+        for id in cut {
+            self.cut(id);
+        }
+    }
+
+    fn cut(&mut self, id: Id) {
+        self.core.counters.cut_off.add(1);
+        self.close_connection(id);
+    }
+
+    /// Lets a connection go with all it asked for. What still lands in its regions holds them until it has landed.
+    fn close_connection(&mut self, id: Id) {
+        let Some(conn) = self.conns.remove(id) else { return };
+        self.core.store.disk_mut().unwatch(id.word());
+        self.release(conn.grant);
+        for (_, request) in &conn.requests {
+            self.drop_request(*request);
+        }
+        for lent in &conn.regions {
+            self.core.store.disk_mut().drop_region(&lent.region);
+        }
+        self.core.counters.regions.set(self.core.counters.regions.get() - conn.regions.len() as u64);
+        self.core.counters.connections.set(self.conns.len() as u64);
+    }
+
+    fn publish(&mut self, now_us: u64) {
+        self.publish_us = now_us + PUBLISH_US;
+        let stats = self.core.store.stats();
+        *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stats;
+    }
+
+    fn begin_close(&mut self, deadline_us: u64) {
+        self.closing = Some(deadline_us);
+        let idle: Vec<Id> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in idle {
+            self.say_closing(id);
+        }
+    }
+
+    fn say_closing(&mut self, id: Id) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.requests.is_empty() && conn.closing.is_none() {
+            let text = "the node is shutting down; connect again when it is back".to_owned();
+            conn.output.message(&Message::Error { request: 0, code: ErrorCode::Closing, text });
+            conn.closing = Some(self.core.now_us + 1_000_000);
+            self.mark_dirty(id);
+        }
+    }
+
+    /// Whether nothing is left to finish, or the time for it is over.
+    fn is_closed(&mut self, now_us: u64) -> bool {
+        let open: Vec<Id> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in open {
+            self.say_closing(id);
+        }
+        self.flush();
+        self.conns.len() == 0 || self.closing.is_some_and(|deadline_us| now_us >= deadline_us)
+    }
+
+    fn close(mut self) {
+        let open: Vec<Id> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in open {
+            self.close_connection(id);
+        }
+        let now_us = self.clock.now_us();
+        self.set_now(now_us);
+        self.core.store.close(self.core.now_ms);
+        self.publish(now_us);
+    }
+}
+
+/// What a started shard shares with the node.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) stats: Arc<Mutex<StoreStats>>,
+}

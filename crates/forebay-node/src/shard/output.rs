@@ -1,0 +1,153 @@
+//! What a connection still has to send: messages, and payload that is sent from where it lies.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+
+use forebay_io::Shared;
+use forebay_net::Socket;
+use forebay_types::limits::KEYS_PER_MESSAGE_MAX;
+use forebay_wire::{DataHeader, HEADER_BYTES, Message, encode, encode_data_header};
+
+/// Payload up to this many bytes is copied behind its header: cheaper than one more part of a send.
+const INLINE_BYTES_MAX: usize = 8 * 1024;
+
+/// Parts of one send. The kernel takes 1,024; past a few dozen there is nothing to gain.
+const PARTS_MAX: usize = 64;
+
+/// Messages are gathered in buffers of about this many bytes.
+const GATHER_BYTES: usize = 64 * 1024;
+
+#[derive(Debug)]
+enum Part {
+    Bytes(Vec<u8>),
+    /// Payload in the arena, held until it is sent.
+    Data([u8; HEADER_BYTES], Shared, Range<usize>),
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        match self {
+            Part::Bytes(bytes) => bytes.len(),
+            Part::Data(header, _, range) => header.len() + range.len(),
+        }
+    }
+}
+
+/// A queue of bytes towards a peer. Its owner keeps it short: see `OUTPUT_BYTES_MAX`.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    parts: VecDeque<Part>,
+    /// Bytes of the first part that are sent.
+    sent: usize,
+    bytes: usize,
+}
+
+impl Output {
+    /// Bytes not sent yet.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Appends what `write` appends.
+    pub(crate) fn with<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        if !matches!(self.parts.back(), Some(Part::Bytes(bytes)) if bytes.len() < GATHER_BYTES) {
+            self.parts.push_back(Part::Bytes(Vec::new()));
+        }
+        let Some(Part::Bytes(bytes)) = self.parts.back_mut() else {
+            unreachable!("a buffer was just put there");
+        };
+        let before = bytes.len();
+        let result = write(bytes);
+        self.bytes += bytes.len() - before;
+        result
+    }
+
+    /// Appends a message. Messages of a node are within the wire's limits, all but the catalogue's and the statistics', whose caller checks.
+    pub(crate) fn message(&mut self, message: &Message) {
+        let written = self.with(|out| encode(message, out));
+        debug_assert!(written.is_ok(), "{written:?}");
+    }
+
+    /// Appends a DATA frame with the bytes of `range`.
+    pub(crate) fn data(&mut self, header: &DataHeader, data: &Shared, range: Range<usize>) {
+        debug_assert!(range.len() == header.length as usize && (header.item as usize) < KEYS_PER_MESSAGE_MAX);
+        let mut encoded = [0; HEADER_BYTES];
+        encode_data_header(header, &mut encoded);
+        if range.len() <= INLINE_BYTES_MAX {
+            self.with(|out| {
+                out.extend_from_slice(&encoded);
+                out.extend_from_slice(&data[range]);
+            });
+        } else {
+            self.bytes += encoded.len() + range.len();
+            self.parts.push_back(Part::Data(encoded, data.clone(), range));
+        }
+    }
+
+    /// Takes all that `other` has, none of it sent yet.
+    pub(crate) fn append(&mut self, other: &mut Output) {
+        debug_assert_eq!(other.sent, 0);
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.parts.append(&mut other.parts);
+    }
+
+    /// Sends what the peer takes now. True: all of it.
+    pub(crate) fn flush(&mut self, socket: &Socket) -> io::Result<bool> {
+        while self.bytes > 0 {
+            let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(PARTS_MAX.min(2 * self.parts.len()));
+            let mut skip = self.sent;
+            for part in &self.parts {
+                let spans: [&[u8]; 2] = match part {
+                    Part::Bytes(bytes) => [bytes, &[]],
+                    Part::Data(header, data, range) => [header, &data[range.clone()]],
+                };
+                for span in spans {
+                    let here = skip.min(span.len());
+                    skip -= here;
+                    if here < span.len() {
+                        slices.push(IoSlice::new(&span[here..]));
+                    }
+                }
+                if slices.len() + 2 > PARTS_MAX {
+                    break;
+                }
+            }
+            match socket.send(&slices, &[]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // An empty buffer is kept for the next message; a large one is not.
+        self.sent = 0;
+        match self.parts.pop_front() {
+            Some(Part::Bytes(mut bytes)) if bytes.capacity() <= 2 * GATHER_BYTES => {
+                bytes.clear();
+                self.parts.clear();
+                self.parts.push_back(Part::Bytes(bytes));
+            }
+            _ => self.parts.clear(),
+        }
+        Ok(true)
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.bytes -= n;
+        self.sent += n;
+        while let Some(part) = self.parts.front() {
+            // The last part stays, so that its buffer can be used again.
+            if self.sent < part.len() || self.bytes == 0 {
+                break;
+            }
+            self.sent -= part.len();
+            self.parts.pop_front();
+        }
+    }
+}

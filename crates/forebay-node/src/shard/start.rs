@@ -1,0 +1,189 @@
+//! Starting a shard: its thread, its arena, its engine, its store.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use forebay_io::{Arena, DriveFile, Engine, EngineKind, Waker};
+use forebay_store::{FormatParams, RecoveryReport, Store, StoreConfig};
+use forebay_types::limits::STEP_BYTES;
+use forebay_types::{Clock, Entropy, Namespace, ShardId};
+
+use super::core::Core;
+use super::output::Output;
+use super::{CONNECTIONS_MAX, Command, Replies, Saved, Shard, Shown};
+use crate::NodeError;
+use crate::counters::Counters;
+use crate::lanes::Lanes;
+use crate::slab::Slab;
+use crate::wake::Wake;
+
+/// Commands that may wait for a shard. A turn takes 16.
+const COMMANDS_MAX: usize = 256;
+
+/// Drive operations in flight: an NVMe drive's bandwidth needs a few dozen of 64 KiB, and more only wait in the drive.
+const DEPTH: usize = 128;
+
+/// What a shard is made of.
+pub(crate) struct ShardSetup {
+    /// For the thread's name.
+    pub(crate) number: usize,
+    pub(crate) drive: DriveFile,
+    pub(crate) base: u64,
+    pub(crate) len: u64,
+    /// Make it first.
+    pub(crate) format: Option<FormatParams>,
+    pub(crate) arena_bytes: usize,
+    pub(crate) index_bytes: usize,
+    pub(crate) policy: String,
+    pub(crate) engine: EngineKind,
+    pub(crate) incarnation: u64,
+    pub(crate) epoch: Arc<AtomicU64>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) saved: SyncSender<Saved>,
+    pub(crate) wake: Wake,
+}
+
+/// What a shard says of itself when it serves.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) shard: ShardId,
+    pub(crate) recovery: RecoveryReport,
+    pub(crate) block_bytes_max: u64,
+    pub(crate) align: usize,
+    pub(crate) engine: &'static str,
+    /// Kernel features it does without, each with the reason.
+    pub(crate) without: Vec<String>,
+    pub(crate) namespaces: Vec<Namespace>,
+}
+
+/// A shard's thread, as the node holds it.
+#[derive(Debug)]
+pub(crate) struct ShardLink {
+    pub(crate) commands: SyncSender<Command>,
+    pub(crate) waker: Waker,
+    pub(crate) started: Started,
+    pub(crate) shown: Shown,
+    pub(crate) thread: JoinHandle<()>,
+}
+
+/// A shard that is on its way.
+pub(crate) struct Starting {
+    commands: SyncSender<Command>,
+    shown: Shown,
+    thread: JoinHandle<()>,
+    said: Receiver<Result<(Started, Waker), NodeError>>,
+}
+
+/// Begins to start a shard; [`Starting::wait`] waits until it serves. Shards recover side by side.
+pub(crate) fn start(setup: ShardSetup) -> Result<Starting, NodeError> {
+    let (commands, inbox) = sync_channel(COMMANDS_MAX);
+    let (say, said) = sync_channel(1);
+    let shown = Shown { counters: Arc::new(Counters::default()), stats: Arc::default() };
+    let shared = shown.clone();
+    let thread = std::thread::Builder::new()
+        .name(format!("shard-{}", setup.number))
+        .spawn(move || {
+            let guard = StopOnBug;
+            match open(setup, inbox, shared) {
+                Err(error) => {
+                    let _ = say.send(Err(error));
+                }
+                Ok((mut shard, started)) => {
+                    let waker = shard.core.store.disk_mut().waker();
+                    if say.send(Ok((started, waker))).is_ok() {
+                        shard.run();
+                    }
+                }
+            }
+            drop(guard);
+        })
+        .map_err(|source| NodeError::Os { doing: "starting a shard's thread", source })?;
+    Ok(Starting { commands, shown, thread, said })
+}
+
+impl Starting {
+    pub(crate) fn wait(self) -> Result<ShardLink, NodeError> {
+        let gone = |_| NodeError::Os { doing: "starting a shard", source: std::io::Error::other("its thread ended") };
+        let (started, waker) = self.said.recv().map_err(gone)??;
+        Ok(ShardLink { commands: self.commands, waker, started, shown: self.shown, thread: self.thread })
+    }
+}
+
+/// A bug in a shard stops the node before it spoils data: other shards must not go on beside a half-dead one.
+struct StopOnBug;
+
+impl Drop for StopOnBug {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<(Shard, Started), NodeError> {
+    let path = setup.drive.path().to_path_buf();
+    let failed = |source| NodeError::Store { path: path.clone(), source };
+    let arena = Arena::new(setup.arena_bytes).map_err(|source| failed(source.into()))?;
+    let mut engine = Engine::new(setup.engine, setup.drive, setup.base, setup.len, &arena, DEPTH)?;
+    let features = engine.features();
+    let name = features.name;
+    let without = features.features.iter().filter_map(|f| Some(format!("{}: {}", f.name, f.off.as_ref()?))).collect();
+    if let Some(params) = &setup.format {
+        forebay_store::format_slice(&mut engine, &arena, params).map_err(failed)?;
+    }
+    let config = StoreConfig { index_bytes_max: setup.index_bytes };
+    let (now_us, utc_s) = (setup.clock.now_us(), setup.clock.utc_s());
+    let (store, recovery) =
+        Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;
+    let started = Started {
+        shard: store.shard(),
+        recovery,
+        block_bytes_max: store.block_bytes_max(),
+        align: store.align(),
+        engine: name,
+        without,
+        namespaces: store.namespaces().cloned().collect(),
+    };
+    let mut core = Core {
+        counters: shown.counters.clone(),
+        now_us,
+        now_ms: now_us / 1000,
+        align: store.align(),
+        store,
+        tenants: Vec::new(),
+        reads: 0,
+        items: 0,
+        staged: Output::default(),
+    };
+    core.learn_tenants();
+    let shard = Shard {
+        core,
+        conns: Slab::new(CONNECTIONS_MAX),
+        requests: Slab::new(super::REQUESTS_MAX),
+        lanes: Lanes::new(),
+        retry: Vec::new(),
+        retry_at_us: 0,
+        touched: Vec::new(),
+        dirty: Vec::new(),
+        readable: Vec::new(),
+        starved: Vec::new(),
+        events: Vec::new(),
+        scratch: vec![0; STEP_BYTES],
+        granted: 0,
+        deadline_us: u64::MAX,
+        conn_clocks_us: 0,
+        publish_us: 0,
+        incarnation: setup.incarnation,
+        epoch: setup.epoch,
+        spin_score: 0,
+        commands,
+        replies: Replies { saved: setup.saved, waker: setup.wake },
+        stats: shown.stats,
+        clock: setup.clock,
+        closing: None,
+    };
+    Ok((shard, started))
+}
