@@ -5,6 +5,8 @@
 //! anew. It knows the client and the binary's own flags, nothing of the node's inside.
 
 mod args;
+#[cfg(test)]
+mod bucket;
 mod content;
 mod error;
 mod keeper;
@@ -79,7 +81,8 @@ fn play(args: &DemoArgs, parent: &Path) -> Result<Option<String>, DemoError> {
         format_size(sizes.memory)
     ));
     node.keeper.start_node(&node.args)?;
-    let pool = connect(&node, &sizes)?;
+    let pool = connect(&node, &sizes, Options::default().patience)?;
+    let hasty = connect(&node, &sizes, Duration::ZERO)?;
 
     let mut assumed = Assumptions::default();
     assumed.gpu_dollars_per_hour = args.gpu_dollars_per_hour.unwrap_or(assumed.gpu_dollars_per_hour);
@@ -93,7 +96,7 @@ fn play(args: &DemoArgs, parent: &Path) -> Result<Option<String>, DemoError> {
         curve: CostCurve::new(model, &assumed),
         clock: &clock,
     };
-    let played = replay_all(args, &course, &pool, &mut node)?;
+    let played = replay_all(args, &course, [&pool, &hasty], &mut node)?;
     drop(node);
     let summary = Summary {
         source: &workload.source,
@@ -126,7 +129,13 @@ struct Played {
     replay_s: f64,
 }
 
-fn replay_all(args: &DemoArgs, course: &Course, pool: &Node, node: &mut Child) -> Result<Played, DemoError> {
+/// `hasty` is a second way to the node, on which a call to a dead node fails at once: what the kill interrupts is not tried again after the restart.
+fn replay_all(
+    args: &DemoArgs,
+    course: &Course,
+    [pool, hasty]: [&Node; 2],
+    node: &mut Child,
+) -> Result<Played, DemoError> {
     let bar = progress_bar(course.requests as u64);
     let mut replay = Replay::new(course, pool);
     let (mut kill, mut evicted_before_kill) = (None, 0);
@@ -137,7 +146,7 @@ fn replay_all(args: &DemoArgs, course: &Course, pool: &Node, node: &mut Child) -
             evicted_before_kill = evicted(pool)?;
             if !args.no_kill {
                 let killed_us = course.clock.now_us();
-                let done = kill_and_restart(course, &replay, pool, index, node)?;
+                let done = kill_and_restart(course, &replay, hasty, index, node)?;
                 away_us = course.clock.now_us() - killed_us;
                 bar.println(told(index, &done));
                 kill = Some(done);
@@ -204,12 +213,13 @@ fn node_args(args: &DemoArgs, sizes: &Sizes) -> Vec<String> {
     std::iter::once("serve").chain(words.into_iter().flatten()).map(str::to_owned).collect()
 }
 
-fn connect(node: &Child, sizes: &Sizes) -> Result<Node, DemoError> {
+fn connect(node: &Child, sizes: &Sizes, patience: Duration) -> Result<Node, DemoError> {
     let address = Address::unix(node.keeper.dir().join(SOCKET))
         .map_err(|e| DemoError::new(format!("{e}; give a shorter --dir")))?;
     let options = Options {
         block_bytes_hint: sizes.block_bytes as usize,
         deadline: Duration::from_secs(30),
+        patience,
         ..Options::default()
     };
     let failed = |e: forebay_client::ClientError| DemoError::new(format!("the demo's node cannot be reached: {e}"));

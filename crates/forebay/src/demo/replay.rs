@@ -117,17 +117,22 @@ impl<'a, P: Pool> Replay<'a, P> {
 
     /// Fetches blocks and compares them, on several threads when there is enough for each.
     pub(crate) fn fetch(&self, numbers: &[u32]) -> Fetch {
+        self.fetch_from(self.pool, numbers)
+    }
+
+    /// The same, from another way to the pool.
+    pub(crate) fn fetch_from(&self, pool: &P, numbers: &[u32]) -> Fetch {
         let call = self.course.call_blocks();
         let calls = numbers.len().div_ceil(call);
         if calls < 2 {
-            return self.fetch_calls(numbers, &AtomicUsize::new(0));
+            return self.fetch_calls(pool, numbers, &AtomicUsize::new(0));
         }
         let next = AtomicUsize::new(0);
         let whole = Mutex::new(Fetch::default());
         std::thread::scope(|scope| {
             for _ in 0..FETCHERS.min(calls) {
                 scope.spawn(|| {
-                    let part = self.fetch_calls(numbers, &next);
+                    let part = self.fetch_calls(pool, numbers, &next);
                     whole.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).merge(&part);
                 });
             }
@@ -136,23 +141,23 @@ impl<'a, P: Pool> Replay<'a, P> {
     }
 
     /// Makes one call after the other until none is left for this thread.
-    fn fetch_calls(&self, numbers: &[u32], next: &AtomicUsize) -> Fetch {
+    fn fetch_calls(&self, pool: &P, numbers: &[u32], next: &AtomicUsize) -> Fetch {
         let call = self.course.call_blocks();
         let mut out = Fetch::default();
         loop {
             let from = next.fetch_add(1, Ordering::Relaxed) * call;
             let Some(numbers) = numbers.get(from..).filter(|rest| !rest.is_empty()) else { return out };
-            self.fetch_call(&numbers[..call.min(numbers.len())], from, &mut out);
+            self.fetch_call(pool, &numbers[..call.min(numbers.len())], from, &mut out);
         }
     }
 
-    fn fetch_call(&self, numbers: &[u32], from: usize, out: &mut Fetch) {
+    fn fetch_call(&self, pool: &P, numbers: &[u32], from: usize, out: &mut Fetch) {
         let clock = self.course.clock;
         let keys: Vec<Key> = numbers.iter().map(|number| self.keys[*number as usize]).collect();
         let mut right = vec![false; numbers.len()];
         let mut comparing_us = 0;
         let start_us = clock.now_us();
-        self.pool.get_each(&keys, &mut |at, bytes, tier| {
+        pool.get_each(&keys, &mut |at, bytes, tier| {
             let compare_us = clock.now_us();
             let wrong = self.course.wrong_bytes(numbers[at], bytes);
             out.fetched.wrong_bytes += wrong;
@@ -224,68 +229,15 @@ impl Fetch {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use forebay_tokenomics::cost::{Assumptions, MODELS};
     use forebay_tokenomics::replay_lru;
-    use forebay_tokenomics::trace::{FleetParams, PlanParams, Sharing, generate_fleet};
-    use forebay_types::{RefusedReason, SystemClock, Tier};
+    use forebay_types::SystemClock;
 
-    use super::super::pool::engine_hash;
+    use super::super::bucket::{Bucket, with_course};
     use super::*;
-
-    /// A pool that keeps everything, and can lose or spoil.
-    #[derive(Default)]
-    struct Bucket {
-        blocks: Mutex<BTreeMap<Key, Vec<u8>>>,
-        spoil: bool,
-        refuse: bool,
-    }
-
-    impl Pool for Bucket {
-        fn key(&self, scope: u32, id: u64) -> Key {
-            let mut key = [0; 16];
-            key[..12].copy_from_slice(&engine_hash(scope, id));
-            Key(key)
-        }
-        fn matched(&self, keys: &[Key]) -> usize {
-            let blocks = self.blocks.lock().unwrap();
-            keys.iter().take_while(|key| blocks.contains_key(*key)).count()
-        }
-        fn get_each(&self, keys: &[Key], visit: &mut dyn FnMut(usize, &[u8], Tier)) {
-            for (index, key) in keys.iter().enumerate() {
-                let Some(mut block) = self.blocks.lock().unwrap().get(key).cloned() else { continue };
-                if self.spoil {
-                    block[7] ^= 1;
-                }
-                visit(index, &block, if index % 2 == 0 { Tier::Dram } else { Tier::Nvme });
-            }
-        }
-        fn put(&self, blocks: &[(Key, &[u8])]) -> Vec<PutOutcome> {
-            if self.refuse {
-                return vec![PutOutcome::Refused(RefusedReason::Busy); blocks.len()];
-            }
-            let mut held = self.blocks.lock().unwrap();
-            let put = |(key, bytes): &(Key, &[u8])| match held.insert(*key, bytes.to_vec()) {
-                None => PutOutcome::Cached,
-                Some(_) => PutOutcome::Exists,
-            };
-            blocks.iter().map(put).collect()
-        }
-    }
-
-    fn with_course(run: impl FnOnce(&Course)) {
-        let fleet = generate_fleet(&FleetParams { sessions: 2, seed: 4 });
-        let plan = Plan::new(&fleet, PlanParams { seed: 4, sharing: Sharing::Modelled }).unwrap();
-        let requests = plan.requests.len().min(30);
-        let clock = SystemClock::new();
-        let curve = CostCurve::new(&MODELS[0], &Assumptions::default());
-        run(&Course { plan: &plan, requests, mark: requests / 2, seed: 4, block_bytes: 96, curve, clock: &clock });
-    }
 
     #[test]
     fn a_pool_that_keeps_everything_has_the_hit_rate_of_an_unlimited_cache() {
-        with_course(|course| {
+        with_course(&SystemClock::new(), |course| {
             let pool = Bucket::default();
             let mut replay = Replay::new(course, &pool);
             (0..course.requests).for_each(|index| replay.play(index));
@@ -303,7 +255,7 @@ mod tests {
 
     #[test]
     fn one_wrong_byte_a_block_is_counted_for_each_and_is_no_hit() {
-        with_course(|course| {
+        with_course(&SystemClock::new(), |course| {
             let pool = Bucket { spoil: true, ..Bucket::default() };
             let mut replay = Replay::new(course, &pool);
             (0..course.requests).for_each(|index| replay.play(index));
@@ -315,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_was_lost_is_a_gap_and_what_was_refused_was_never_acknowledged() {
-        with_course(|course| {
+        with_course(&SystemClock::new(), |course| {
             let pool = Bucket::default();
             let mut replay = Replay::new(course, &pool);
             replay.play(0);
@@ -323,7 +275,7 @@ mod tests {
             assert_eq!(acked.len() as u32, course.plan.requests[0].blocks);
             assert_eq!(replay.acked_of(0), course.plan.requests[0].numbers().collect::<Vec<_>>());
             let (scope, id) = course.plan.origin(acked[5]);
-            pool.blocks.lock().unwrap().remove(&pool.key(scope, id));
+            pool.lose(pool.key(scope, id));
             let fetch = replay.fetch(&acked);
             assert_eq!((fetch.first_gap, fetch.right), (Some(5), acked.len() as u64 - 1));
             let refusing = Bucket { refuse: true, ..Bucket::default() };
