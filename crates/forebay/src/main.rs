@@ -1,1 +1,65 @@
-fn main() {}
+//! The binary `forebay`: flags, help, words and exit codes. What was typed becomes what it means; what it means is done in other rooms.
+//!
+//! Exit codes: 0 done, 1 failed, 2 misused. Data goes to stdout, everything else to stderr, one sentence a trouble.
+
+mod bench;
+mod cli;
+mod connect;
+mod demo;
+mod get;
+mod misuse;
+mod namespace;
+mod places;
+mod progress;
+mod put;
+mod say;
+mod serve;
+mod settings;
+mod stat;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Verb};
+use settings::Settings;
+use stop::Stop;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(bug_sentence));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return misuse::tell(&told),
+    };
+    // The demo brings its own node and takes no settings: two machines show the same.
+    let done = match cli.verb {
+        Verb::Demo(args) => return demo::run(args),
+        Verb::Serve(args) => settings(&cli.config, args.layer()).and_then(|settings| serve::run(&settings)),
+        Verb::Put(args) => settings(&cli.config, args.on.layer()).and_then(|settings| put::run(&args, &settings)),
+        Verb::Get(args) => settings(&cli.config, args.on.layer()).and_then(|settings| get::run(&args, &settings)),
+        Verb::Stat(args) => settings(&cli.config, args.client.layer()).and_then(|settings| stat::run(&args, &settings)),
+        Verb::Namespace(args) => {
+            settings(&cli.config, args.client.layer()).and_then(|settings| namespace::run(&args, &settings))
+        }
+        Verb::Bench(args) => settings(&cli.config, args.on.layer()).and_then(|settings| bench::run(&args, &settings)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(stop) => stop.tell(),
+    }
+}
+
+fn settings(config: &Option<std::path::PathBuf>, flags: settings::Layer) -> Result<Settings, Stop> {
+    Settings::load(config.as_deref(), std::env::vars_os(), flags).map_err(Stop::Misused)
+}
+
+/// A bug is not a person's fault: one sentence for the report, and the process ends before anything is spoiled.
+fn bug_sentence(bug: &std::panic::PanicHookInfo<'_>) {
+    let what = bug.payload_as_str().unwrap_or("it gave no reason").replace('\n', " ");
+    let place = bug.location().map_or(String::new(), |at| format!(" ({}:{})", at.file(), at.line()));
+    say::error(&format!(
+        "forebay stopped itself because of a bug{place}: {what}; what was acknowledged is safe, please report this sentence with the command"
+    ));
+    std::process::exit(1);
+}

@@ -1,0 +1,259 @@
+//! What can be typed. Settings stay text here: they are understood in one place, wherever they come from.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::demo::DemoArgs;
+use crate::settings::Layer;
+
+/// A pool of memory and NVMe in front of the engines: KV computed once is read back at memory-like speed, also after a restart.
+#[derive(Debug, Parser)]
+#[command(name = "forebay", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    after_help = "Settings: TOML file < environment (FOREBAY_*) < flags. SIZE is a number with B, KiB, MiB, GiB, TiB or kB, MB, GB, TB.\n\
+                        Exit codes: 0 done, 1 failed, 2 misused."
+)]
+pub(crate) struct Cli {
+    /// TOML file of settings [env: FOREBAY_CONFIG].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a node; prints `ready` when it serves.
+    Serve(ServeArgs),
+    /// Put files; prints `key<TAB>file` for each, the key made from its content.
+    Put(PutArgs),
+    /// Get blocks by their keys into files `DIR/KEY`.
+    Get(GetArgs),
+    /// What a node holds and has done.
+    Stat(StatArgs),
+    /// Make, list and delete namespaces.
+    Namespace(NamespaceArgs),
+    /// See it at work: agent sessions with real bytes, a SIGKILL in the middle, and what it was worth.
+    Demo(DemoArgs),
+    /// Put and get blocks against a running node and say how fast it was.
+    Bench(BenchArgs),
+}
+
+/// True for the name of a verb.
+pub(crate) fn is_verb(word: &str) -> bool {
+    ["serve", "put", "get", "stat", "namespace", "demo", "bench"].contains(&word)
+}
+
+/// Flags of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// A drive: a file, made if it is not there; repeat it for more drives [default: in the user's data directory].
+    #[arg(long, value_name = "PATH")]
+    data: Vec<String>,
+    /// Size of each drive [default: what it has; for a new one a tenth of the free space, between 1 and 64 GiB].
+    #[arg(long, value_name = "SIZE")]
+    capacity: Option<String>,
+    /// Memory of the whole node: arena, write buffers, index [default: a tenth of the machine's, between 256 MiB and 4 GiB].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Slices of each drive, each with its own thread [default: 1].
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
+    /// Segment size of a new drive, a power of two from 4 to 256 MiB; a quarter of it is the largest block [default: from the drive's size].
+    #[arg(long, value_name = "SIZE")]
+    segment: Option<String>,
+    /// Write a new drive once from front to back, so that its first lap is as fast as the later ones.
+    #[arg(long)]
+    prewrite: bool,
+    /// How drives are read and written: auto, uring or threads [default: auto].
+    #[arg(long, value_name = "ENGINE")]
+    io: Option<String>,
+    /// Unix socket to serve on [default: in the user's runtime directory].
+    #[arg(long, value_name = "PATH")]
+    socket: Option<String>,
+    /// Also serve on TCP; needs --token-file.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// File with the token that TCP clients must show; mode 0600.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<String>,
+    /// Serve Prometheus metrics at http://HOST:PORT/metrics.
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
+    /// Let --listen leave this machine: token and bytes then cross the network unencrypted.
+    #[arg(long)]
+    insecure_network: bool,
+}
+
+impl ServeArgs {
+    /// Its settings.
+    pub(crate) fn layer(&self) -> Layer {
+        let mut layer = Layer::flags();
+        layer.list("data", &self.data);
+        layer.flag("prewrite", self.prewrite);
+        layer.flag("insecure_network", self.insecure_network);
+        for (key, value) in [
+            ("capacity", &self.capacity),
+            ("memory", &self.memory),
+            ("shards", &self.shards),
+            ("segment", &self.segment),
+            ("io", &self.io),
+            ("socket", &self.socket),
+            ("listen", &self.listen),
+            ("token_file", &self.token_file),
+            ("metrics", &self.metrics),
+        ] {
+            layer.text(key, value.as_deref());
+        }
+        layer
+    }
+}
+
+/// Flags of every verb that talks to a node.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// The node: unix:PATH or tcp:HOST:PORT [default: where `forebay serve` listens without flags].
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    connect: Option<String>,
+    /// File with the token for TCP; mode 0600.
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<String>,
+    /// Output for programs: JSON, one object a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl ClientArgs {
+    /// Its settings.
+    pub(crate) fn layer(&self) -> Layer {
+        let mut layer = Layer::flags();
+        layer.text("connect", self.connect.as_deref());
+        layer.text("token_file", self.token_file.as_deref());
+        layer
+    }
+}
+
+/// Flags of every verb that moves blocks.
+#[derive(Debug, Args)]
+pub(crate) struct BlockArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// The namespace [default: default].
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+impl BlockArgs {
+    /// Its settings.
+    pub(crate) fn layer(&self) -> Layer {
+        let mut layer = self.client.layer();
+        layer.text("namespace", self.namespace.as_deref());
+        layer
+    }
+}
+
+/// Flags of `put`.
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    #[command(flatten)]
+    pub(crate) on: BlockArgs,
+    /// Files, each a block of 1 byte to a quarter of the node's segment.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// Flags of `get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    pub(crate) on: BlockArgs,
+    /// Keys: 32 lower-case hex digits each, as `forebay put` prints them.
+    #[arg(required = true, value_name = "KEY")]
+    pub(crate) keys: Vec<String>,
+    /// Folder for the files; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+/// Flags of `stat`.
+#[derive(Debug, Args)]
+pub(crate) struct StatArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// Flags of `namespace`.
+#[derive(Debug, Args)]
+pub(crate) struct NamespaceArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    #[command(subcommand)]
+    pub(crate) deed: NamespaceDeed,
+}
+
+/// What can be done with namespaces.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NamespaceDeed {
+    /// Make a namespace. The same again is no error.
+    Create {
+        /// 1 to 64 letters, digits, and - _ . / :
+        name: String,
+        /// What it promises: cache (may be evicted) or durable (survives, never evicted).
+        #[arg(long, value_enum, default_value_t = ClassArg::Cache)]
+        class: ClassArg,
+        /// Most bytes it may hold on the drives, padding counted [default: the drives'].
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        quota: Option<u64>,
+        /// What makes its bytes interchangeable; repeat it. Fields: model, weights, lora, dtype, quant, layout, block_tokens, hash,
+        /// hash_seed, shape.
+        #[arg(long, value_name = "FIELD=VALUE")]
+        fingerprint: Vec<String>,
+    },
+    /// List your namespaces.
+    List,
+    /// Delete a namespace and forget its blocks.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// The classes, as they are typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ClassArg {
+    /// May be evicted; a loss is a miss.
+    Cache,
+    /// Survives; never evicted.
+    Durable,
+}
+
+/// Flags of `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) on: BlockArgs,
+    /// Size of a block.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1MiB")]
+    pub(crate) size: u64,
+    /// How many different blocks.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) blocks: u32,
+    /// Threads, each with one call in flight.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) threads: u32,
+    /// Blocks in one call.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) batch: u32,
+    /// How long to get, in seconds.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// Seeds the blocks' bytes and the order of gets.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    forebay_types::parse_size(text).map_err(|e| e.to_string())
+}

@@ -1,0 +1,77 @@
+//! Words to people and data to programs: lines on stdout, sentences on stderr, tables. Colour and drawing only on a terminal that wants them.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
+
+use crate::stop::Stop;
+
+/// A line of data on stdout.
+pub(crate) fn line(text: &str) -> Result<(), Stop> {
+    bytes(text.as_bytes()).and_then(|()| bytes(b"\n"))
+}
+
+/// Data on stdout as it is.
+pub(crate) fn bytes(data: &[u8]) -> Result<(), Stop> {
+    std::io::stdout().write_all(data).map_err(stdout_failed)
+}
+
+/// Sends on what stdout still buffers: a line that a script waits for must not wait itself.
+pub(crate) fn flush() -> Result<(), Stop> {
+    std::io::stdout().flush().map_err(stdout_failed)
+}
+
+fn stdout_failed(e: std::io::Error) -> Stop {
+    match e.kind() {
+        ErrorKind::BrokenPipe => Stop::Unread,
+        _ => Stop::Failed(format!("the output cannot be written: {e}; is the disk of the file it goes to full?")),
+    }
+}
+
+/// One sentence of trouble, on stderr.
+pub(crate) fn error(sentence: &str) {
+    let mark = if colour(&std::io::stderr()) { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+    tell(&format!("{mark} {}", one_line(sentence)));
+}
+
+/// One sentence worth knowing, on stderr.
+pub(crate) fn note(sentence: &str) {
+    tell(&one_line(sentence));
+}
+
+fn tell(text: &str) {
+    // stderr may be closed; the exit code says it too.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A sentence is one line, and no file name writes to the terminal but in letters.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Whether to colour what goes there: a terminal, and nobody said NO_COLOR.
+pub(crate) fn colour(to: &impl IsTerminal) -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && to.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A table with these columns; numbers (all columns but the first) stand to the right.
+pub(crate) fn table(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    let drawn = std::io::stdout().is_terminal();
+    table.load_style(if drawn { presets::UTF8_BORDERS_ONLY } else { presets::NOTHING });
+    table.set_content_arrangement(if drawn { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
+    if !colour(&std::io::stdout()) {
+        table.force_no_tty();
+    }
+    table.set_header(columns.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Prints a table.
+pub(crate) fn show(table: &Table) -> Result<(), Stop> {
+    table.to_string().lines().try_for_each(|text| line(text.trim_end()))
+}

@@ -1,0 +1,201 @@
+//! `forebay serve`: from settings to a node, the line `ready`, and a graceful end on SIGTERM or SIGINT.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use forebay_node::{DataConfig, EndSignals, EngineKind, Node, NodeConfig, NodeHandle, Progress as Step};
+use forebay_types::{Address, format_size};
+
+use crate::progress::Progress;
+use crate::settings::Settings;
+use crate::stop::Stop;
+use crate::{connect, places, say};
+
+/// Slices of one drive: each has a thread of its own, and no machine has more cores than this.
+const SHARDS_MAX: u32 = 256;
+const GIB: u64 = 1 << 30;
+/// How long requests that were begun may take to end.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs it until a signal says to end.
+pub(crate) fn run(settings: &Settings) -> Result<(), Stop> {
+    // First of all: threads that are started later inherit the mask.
+    let signals = EndSignals::block().map_err(|e| Stop::Failed(format!("SIGTERM cannot be waited for: {e}")))?;
+    let config = config(settings).map_err(Stop::Misused)?;
+    let memory = config.memory_bytes;
+    let node = Node::start(config).map_err(|e| Stop::Failed(e.to_string()))?;
+    tell(&node, memory);
+    say::line("ready")?;
+    say::flush()?;
+    while !signals
+        .wait(Duration::from_secs(3600))
+        .map_err(|e| Stop::Failed(format!("waiting for signals failed: {e}")))?
+    {}
+    say::note("ending: finishing what was asked, sealing what is open; a second signal ends at once");
+    end_at_a_second_signal(signals);
+    node.shutdown(END_WITHIN);
+    Ok(())
+}
+
+/// An end in order takes seconds on a slow drive; whoever cannot wait loses nothing that was acknowledged durable.
+fn end_at_a_second_signal(signals: EndSignals) {
+    let wait = move || {
+        if signals.wait(Duration::MAX).is_ok_and(|taken| taken) {
+            std::process::exit(1);
+        }
+    };
+    // Without that thread the end is merely not to be hurried.
+    let _ = std::thread::Builder::new().name("second-signal".into()).spawn(wait);
+}
+
+fn tell(node: &NodeHandle, memory: u64) {
+    for report in node.reports() {
+        let shard = report.shard.to_string();
+        let found = if report.formatted { "new".to_owned() } else { format!("{} blocks", report.recovery.blocks) };
+        say::note(&format!(
+            "shard {} on {}: {found}, blocks of up to {}, I/O by {}",
+            &shard[..8],
+            report.path.display(),
+            format_size(report.block_bytes_max),
+            report.engine
+        ));
+        for without in &report.without {
+            say::note(&format!("shard {}: does without {without}", &shard[..8]));
+        }
+    }
+    let addresses: Vec<String> = node.addresses().iter().map(Address::to_string).collect();
+    say::note(&format!("serving on {} with {} of memory", addresses.join(" and "), format_size(memory)));
+    if let Some(address) = node.metrics_address() {
+        say::note(&format!("metrics at http://{address}/metrics"));
+    }
+}
+
+fn config(settings: &Settings) -> Result<NodeConfig, String> {
+    let data = data(settings)?;
+    let socket = socket(settings)?;
+    let memory = match settings.size("memory")? {
+        Some(bytes) => bytes,
+        None => (machine_memory() / 10).clamp(256 << 20, 4 * GIB),
+    };
+    let Some(first) = data.first().cloned() else {
+        return Err("a node needs at least one drive; name one with --data".to_owned());
+    };
+    let mut config = NodeConfig::new(first, memory, socket);
+    config.data = data;
+    config.shards_per_drive = settings.number("shards", 1..=SHARDS_MAX)?.unwrap_or(1);
+    config.segment_bytes = settings.size("segment")?;
+    config.prewrite = settings.flag("prewrite")?;
+    config.io = engine(settings)?;
+    config.listen = settings.text("listen").map(str::to_owned);
+    config.insecure_network = settings.flag("insecure_network")?;
+    config.token = settings.path("token_file").map(|path| connect::token(&path)).transpose()?;
+    if config.listen.is_some() && config.token.is_none() {
+        return Err("--listen needs --token-file: anybody on this machine can reach a TCP port, so clients must show a token; make one with \
+                    `(umask 077; head -c 32 /dev/urandom | base64 > token)`"
+            .to_owned());
+    }
+    config.metrics = settings.text("metrics").map(|text| resolve(settings.origin("metrics"), text)).transpose()?;
+    config.progress = Some(progress());
+    Ok(config)
+}
+
+fn data(settings: &Settings) -> Result<Vec<DataConfig>, String> {
+    let capacity = settings.size("capacity")?;
+    let mut paths = settings.paths("data");
+    if paths.is_empty() {
+        let dir = places::data_dir()?;
+        places::make_private(&dir)?;
+        paths.push(dir.join("drive"));
+    }
+    let with_size = |path: PathBuf| match capacity {
+        Some(capacity) => Ok(DataConfig { path, capacity }),
+        None => capacity_of(&path).map(|capacity| DataConfig { path, capacity }),
+    };
+    paths.into_iter().map(with_size).collect()
+}
+
+/// A drive keeps its size; a new one takes a modest share of what is free.
+fn capacity_of(path: &Path) -> Result<u64, String> {
+    if let Ok(meta) = std::fs::metadata(path)
+        && meta.is_file()
+    {
+        return Ok(meta.len());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let room = rustix::fs::statvfs(folder).map_err(|e| {
+        let folder = folder.display();
+        format!(
+            "{} cannot be made: the folder {folder} cannot be used: {e}; make it, or name another place with --data",
+            path.display()
+        )
+    })?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if free < 2 * GIB {
+        let (path, free) = (path.display(), format_size(free));
+        return Err(format!(
+            "{path} would lie where only {free} are free; say how much it may take with --capacity, or name another place with --data"
+        ));
+    }
+    Ok((free / 10).clamp(GIB, 64 * GIB) & !((1 << 20) - 1))
+}
+
+fn socket(settings: &Settings) -> Result<PathBuf, String> {
+    let path = match settings.path("socket") {
+        Some(path) => path,
+        None => {
+            let path = places::socket_to_serve()?;
+            path.parent().map_or(Ok(()), places::make_private)?;
+            path
+        }
+    };
+    Address::unix(&path).map_err(|e| format!("{}: {e}", settings.origin("socket")))?;
+    Ok(path)
+}
+
+fn engine(settings: &Settings) -> Result<EngineKind, String> {
+    match settings.text("io") {
+        None | Some("auto") => Ok(EngineKind::Auto),
+        Some("uring") => Ok(EngineKind::Uring),
+        Some("threads") => Ok(EngineKind::Threads),
+        Some(other) => {
+            Err(format!("{}: {other:?} is no I/O engine; choose auto, uring or threads", settings.origin("io")))
+        }
+    }
+}
+
+fn resolve(origin: &str, text: &str) -> Result<SocketAddr, String> {
+    let found = text
+        .to_socket_addrs()
+        .map_err(|e| format!("{origin}: {text:?} is no HOST:PORT: {e}; write it as in 127.0.0.1:9100"))?;
+    found.into_iter().next().ok_or_else(|| format!("{origin}: {text:?} has no address; write it as in 127.0.0.1:9100"))
+}
+
+/// Memory of the machine in bytes; a cautious guess where it does not say.
+fn machine_memory() -> u64 {
+    const GUESS: u64 = 4 * GIB;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map_or(GUESS, |kib| kib * 1024)
+}
+
+/// A bar for each thing that takes long; the next thing takes the last one's bar away.
+fn progress() -> forebay_node::ProgressFn {
+    let mut bar: Option<(String, Progress)> = None;
+    Box::new(move |step| {
+        let (what, done, total) = match step {
+            Step::Formatting { path, done, total } => (format!("making {}", path.display()), done, total),
+            Step::Recovering { done, total } => ("recovering shards".to_owned(), done as u64, total as u64),
+        };
+        if bar.as_ref().is_none_or(|(now, _)| *now != what) {
+            bar = Some((what.clone(), Progress::new(&what, total)));
+        }
+        if let Some((_, bar)) = &mut bar {
+            bar.at(done);
+        }
+        if done >= total {
+            bar = None;
+        }
+    })
+}
