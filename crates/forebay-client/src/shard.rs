@@ -34,7 +34,7 @@ pub(crate) struct Shard {
 
 #[derive(Default)]
 struct State {
-    /// Boxed: they move between calls all the time.
+    #[expect(clippy::vec_box, reason = "a link is some hundred bytes and moves between calls all the time")]
     idle: Vec<Box<Link>>,
     open: usize,
     next_try_us: u64,

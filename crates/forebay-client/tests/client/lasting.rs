@@ -1,0 +1,163 @@
+//! Deadlines, and nodes that die and come again.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use forebay_client::Options;
+use forebay_types::{MissReason, PutOutcome, RefusedReason};
+
+use crate::fake::{Fake, Trick, wait_ms};
+use crate::{assert_adds_up, assert_hits, attached, filled, keys};
+
+fn both() -> [Fake; 2] {
+    [Fake::unix(), Fake::tcp()]
+}
+
+#[test]
+fn a_silent_node_costs_no_more_than_the_deadline() {
+    for fake in both() {
+        let (client, space) = attached(&fake, Options::default());
+        let blocks = filled(&space, &[5000; 20]);
+        let keys = keys(&blocks);
+        fake.state.set(Trick::Silent);
+        let hasty = space.with_deadline(Duration::from_millis(50));
+        for result in hasty.get(&keys) {
+            assert_eq!(result.miss(), Some(MissReason::Deadline));
+        }
+        let new = space.derive_key(b"new");
+        assert_eq!(hasty.put(&[(new, b"bytes")]), [PutOutcome::Refused(RefusedReason::Deadline)]);
+        assert!(fake.state.cancels.load(Ordering::Relaxed) >= 1, "nobody told the node");
+        fake.state.set(Trick::None);
+        assert_hits(space.get(&keys), &blocks);
+        assert_adds_up(&client);
+    }
+}
+
+#[test]
+fn what_a_node_may_still_write_is_not_used_until_it_says_done() {
+    let fake = Fake::unix();
+    let options = Options { region_bytes: 16 << 20, ..Options::default() };
+    let (client, space) = attached(&fake, options);
+    let blocks = filled(&space, &[1 << 20; 8]);
+    let keys = keys(&blocks);
+    let hasty = space.with_deadline(Duration::from_millis(30));
+    // It does not even answer to a cancel: its slices stay aside, and calls go on through the socket when none is left.
+    fake.state.set(Trick::Dead);
+    for _ in 0..4 {
+        assert!(hasty.get(&keys).iter().all(|result| result.miss() == Some(MissReason::Deadline)));
+    }
+    assert!(client.alloc(12 << 20).is_err(), "slices that may still be written were given out");
+    fake.state.set(Trick::None);
+    assert_hits(space.get(&keys), &blocks);
+    assert_adds_up(&client);
+}
+
+#[test]
+fn slices_come_back_when_the_node_is_done() {
+    let fake = Fake::unix();
+    let options = Options { region_bytes: 16 << 20, connections: 1, ..Options::default() };
+    let (client, space) = attached(&fake, options);
+    let blocks = filled(&space, &[1 << 20; 8]);
+    let keys = keys(&blocks);
+    fake.state.set(Trick::Silent);
+    let hasty = space.with_deadline(Duration::from_millis(30));
+    for _ in 0..20 {
+        assert!(hasty.get(&keys).iter().all(|result| result.miss() == Some(MissReason::Deadline)));
+    }
+    fake.state.set(Trick::None);
+    assert_hits(space.get(&keys), &blocks);
+    drop(client.alloc(15 << 20).expect("every slice came back"));
+}
+
+#[test]
+fn a_dead_node_is_a_miss_and_not_an_error() {
+    for mut fake in both() {
+        let (client, space) = attached(&fake, Options { patience: Duration::from_millis(50), ..Options::default() });
+        let blocks = filled(&space, &[5000; 5]);
+        let keys = keys(&blocks);
+        fake.stop();
+        for _ in 0..3 {
+            for result in space.get(&keys) {
+                assert_eq!(result.miss(), Some(MissReason::Unavailable));
+            }
+        }
+        assert_eq!(space.match_prefix(&keys, None).gap, Some(MissReason::Unavailable));
+        assert_eq!(space.contains(&keys[..1]), [Err(MissReason::Unavailable)]);
+        let new = space.derive_key(b"new");
+        assert_eq!(space.put(&[(new, b"bytes")]), [PutOutcome::Refused(RefusedReason::Unavailable)]);
+        assert!(space.forget(&keys).unwrap_err().to_string().contains("could not be reached"));
+        assert!(client.node_stats().is_err());
+        assert_adds_up(&client);
+    }
+}
+
+#[test]
+fn a_node_that_comes_again_is_found_by_the_first_call() {
+    for mut fake in both() {
+        let (client, space) = attached(&fake, Options::default());
+        let blocks = filled(&space, &[5000; 50]);
+        let keys = keys(&blocks);
+        // Several idle connections die with it.
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert_hits(space.get(&keys), &blocks));
+            }
+        });
+        fake.stop();
+        for _ in 0..5 {
+            assert_eq!(space.get(&keys[..1])[0].miss(), Some(MissReason::Unavailable));
+        }
+        fake.start();
+        // The very first call after it is back is a hit: it waits for an attempt of its own, at most 200 ms.
+        assert_hits(space.get(&keys), &blocks);
+        let counters = client.counters();
+        assert!(counters.restarts >= 1 && counters.broken >= 1 && counters.reconnects >= 1, "{counters:?}");
+        assert_eq!(client.node_stats().unwrap(), "{}");
+        assert_adds_up(&client);
+    }
+}
+
+#[test]
+fn a_call_waits_a_little_for_a_node_that_is_just_starting() {
+    let mut fake = Fake::unix();
+    let (_, space) = attached(&fake, Options { patience: Duration::from_secs(10), ..Options::default() });
+    let blocks = filled(&space, &[5000; 5]);
+    fake.stop();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| space.with_deadline(Duration::from_secs(20)).get(&keys(&blocks)));
+        wait_ms(150);
+        fake.start();
+        assert_hits(call.join().unwrap(), &blocks);
+    });
+}
+
+#[test]
+fn restarts_under_load_cost_misses_and_never_wrong_bytes_or_memory() {
+    let mut fake = Fake::unix();
+    let options = Options { region_bytes: 32 << 20, ..Options::default() };
+    let (client, space) = attached(&fake, options);
+    let blocks = filled(&space, &[300_000; 16]);
+    let keys = keys(&blocks);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    space.get_each(&keys, |i, result| match result {
+                        Ok(block) => assert!(block.bytes() == &blocks[i].1[..]),
+                        Err(reason) => assert_eq!(reason, MissReason::Unavailable),
+                    });
+                }
+            });
+        }
+        for _ in 0..6 {
+            wait_ms(30);
+            fake.stop();
+            fake.start();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_hits(space.get(&keys), &blocks);
+    assert_adds_up(&client);
+    drop(client);
+}
