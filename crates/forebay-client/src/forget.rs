@@ -121,7 +121,9 @@ pub(crate) fn run(space: &Space, core: &Core, keys: &[Key], limits: CallLimits) 
         let lane = |(shard, indices)| Lane::new(shard, ForgetPart { indices, answered: 0, asked: None });
         let mut lanes: Vec<_> = owned.into_iter().map(lane).collect();
         drive(core, table.epoch, &mut lanes, &mut forget, deadline_us);
-        core.stale.store(forget.answers.iter().any(Option::is_none), std::sync::atomic::Ordering::Relaxed);
+        if forget.answers.iter().any(Option::is_none) {
+            core.stale.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
         if core.clock.now_us() >= deadline_us {
             break;
         }

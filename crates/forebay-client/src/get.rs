@@ -17,7 +17,7 @@ use crate::block::Arrived;
 use crate::counters::GetCounters;
 use crate::drive::{Lane, Moment, Part, Why, by_owner, drive};
 use crate::get_arrivals::Arrivals;
-use crate::handle::{CallLimits, Space};
+use crate::handle::{CallLimits, EXPECTED_BYTES_MAX, Space};
 use crate::link::{Link, LinkError, Nothing, Owed};
 use crate::memory::Memory;
 use crate::mesh::Core;
@@ -200,7 +200,7 @@ impl GetPart {
             if !self.is_worth_asking(cost, call) {
                 break;
             }
-            link.sync_regions(&call.core.regions)?;
+            link.sync_regions(&call.core.regions, self.in_flight == 0)?;
             let number = link.number();
             let mut request = Request { number, items: Vec::new(), left: 0 };
             let mut asked = Vec::new();
@@ -242,7 +242,7 @@ impl GetPart {
     /// Bytes of payload that an item gets room for.
     fn room_of(&self, at: u32, call: &GetCall<'_>) -> usize {
         let item = &self.items[at as usize];
-        let expected = item.room.max(call.expected_bytes.max(call.counts.longest));
+        let expected = item.room.max(call.expected_bytes.max(call.counts.longest.min(EXPECTED_BYTES_MAX)));
         match call.asks[item.index as usize].on_wire() {
             (_, 0) => expected,
             (_, length) => length as usize,
@@ -262,7 +262,8 @@ impl GetPart {
             return free > 0 && self.fits(cost, call);
         }
         let batch = self.waiting().min(call.window_items / 4).max(1);
-        free >= batch && self.in_flight_bytes + batch * cost <= call.core.options.in_flight_bytes
+        let limit = call.core.options.in_flight_bytes;
+        free >= batch && self.in_flight_bytes + (batch * cost).min(limit / 4) <= limit
     }
 
     /// Where the bytes of an item shall go. `None`: wait until something of this call has come back.
@@ -289,7 +290,7 @@ impl GetPart {
         if let Some((region, mut slice)) = slice {
             if !link.knows(region) {
                 // It was just made. The node learns of it before it reads of this item.
-                link.sync_regions(&call.core.regions)?;
+                link.sync_regions(&call.core.regions, false)?;
             }
             if link.knows(region) {
                 slice.set_len(slice.capacity());

@@ -19,6 +19,10 @@ use crate::options::bounded_deadline;
 use crate::put::{PutBlock, PutCall, PutItemState, PutPart};
 use crate::{ClientError, Options, content_key, derive_key, forget};
 
+/// Longest block that room is made for unasked, in bytes. A longer one costs one more question, which is little beside its transfer; room for the
+/// longest in a namespace of mixed sizes would leave room for few.
+pub(crate) const EXPECTED_BYTES_MAX: usize = 4 << 20;
+
 /// A namespace, opened. Cloning it is cheap; a clone can have a deadline of its own.
 #[derive(Clone)]
 pub struct NamespaceHandle {
@@ -42,7 +46,7 @@ impl Space {
     /// Learns from the longest block of a call: at once when it was longer than expected, slowly when it was much shorter.
     pub(crate) fn expect(&self, longest: usize) {
         let expected = self.expected_bytes.load(Ordering::Relaxed);
-        let longest = longest.min(BLOCK_BYTES_MAX as usize);
+        let longest = longest.min(EXPECTED_BYTES_MAX);
         if longest > expected || (longest > 0 && longest < expected / 2) {
             let next = if longest > expected { longest } else { longest.midpoint(expected) };
             self.expected_bytes.store(next, Ordering::Relaxed);

@@ -280,8 +280,9 @@ impl Link {
         encode(message, to).map_err(|_| LinkError::Protocol("a message came out too large"))
     }
 
-    /// Tells the node of regions it does not know yet, and of those that are no more. Their use may follow at once: messages are read in order.
-    pub(crate) fn sync_regions(&mut self, regions: &Regions) -> Result<(), LinkError> {
+    /// Tells the node of regions it does not know yet; their use may follow at once, for messages are read in order. When nothing is unanswered
+    /// (`quiet`), also of those that are no more: what is unanswered may still need them.
+    pub(crate) fn sync_regions(&mut self, regions: &Regions, quiet: bool) -> Result<(), LinkError> {
         if !self.with_regions || self.regions_version == regions.version() || self.sending.is_some() {
             return Ok(());
         }
@@ -299,6 +300,10 @@ impl Link {
         }
         let gone: Vec<RegionId> =
             self.known_regions.iter().copied().filter(|id| list.iter().all(|(other, _)| other != id)).collect();
+        let may_drop = quiet && self.lost.is_empty();
+        if !gone.is_empty() && !may_drop {
+            return Ok(());
+        }
         for region in gone {
             let request = self.number();
             self.queue(&Message::RegionDrop { request, region })?;

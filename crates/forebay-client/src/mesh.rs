@@ -17,6 +17,11 @@ use crate::promises::Promises;
 use crate::shard::Shard;
 use crate::{ClientError, Options};
 
+/// Idle control connections kept. Control is rare; one call after another finds one.
+const CONTROL_LINKS_MAX: usize = 2;
+/// Longest that a call on blocks looks at who is who before it goes on with what it knows, in microseconds.
+const REFRESH_US_MAX: u64 = 250_000;
+
 /// What all clones and handles of a client share.
 pub(crate) struct Core {
     pub(crate) options: Options,
@@ -30,7 +35,8 @@ pub(crate) struct Core {
     /// The table may be out of date: look again before the next call.
     pub(crate) stale: AtomicBool,
     table: RwLock<Arc<Table>>,
-    control: Mutex<Option<Link>>,
+    /// Idle control connections.
+    control: Mutex<Vec<Link>>,
 }
 
 /// The members in one epoch.
@@ -66,7 +72,7 @@ impl Core {
             promises: Promises::default(),
             stale: AtomicBool::new(false),
             table: RwLock::new(Arc::new(Table::new(Epoch(0), Vec::new()))),
-            control: Mutex::new(None),
+            control: Mutex::default(),
             options,
         };
         core.refresh(core.deadline_us())?;
@@ -80,8 +86,9 @@ impl Core {
 
     /// The table for a call that begins now.
     pub(crate) fn table(&self, deadline_us: u64) -> Arc<Table> {
-        if self.stale.swap(false, Ordering::Relaxed) && self.refresh(deadline_us).is_err() {
-            // The old table serves as well as it can; the next connection with another epoch brings it up again.
+        if self.stale.swap(false, Ordering::Relaxed) {
+            // Should that fail, the old table serves as well as it can; the next connection in another epoch brings it up again.
+            let _ = self.refresh(deadline_us.min(self.clock.now_us() + REFRESH_US_MAX));
         }
         self.table.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
@@ -121,18 +128,33 @@ impl Core {
         deadline_us: u64,
         question: impl Fn(u32) -> Message,
     ) -> Result<Message, ClientError> {
-        let mut control = self.control.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let kept = control.take();
-        if let Some(mut link) = kept
-            && let Ok(answer) = self.ask_on(&mut link, deadline_us, &question)
-        {
-            *control = Some(link);
-            return self.checked(about, answer);
+        // Not held while waiting: another thread's call has a deadline of its own.
+        let kept = self.control_links().pop();
+        if let Some(mut link) = kept {
+            match self.ask_on(&mut link, deadline_us, &question) {
+                Ok(answer) => {
+                    self.keep_control(link);
+                    return self.checked(about, answer);
+                }
+                Err(LinkError::Deadline) => return Err(self.client_error(about, LinkError::Deadline)),
+                Err(_) => {}
+            }
         }
         let mut link = self.control_link(deadline_us)?;
         let answer = self.ask_on(&mut link, deadline_us, &question).map_err(|e| self.client_error(about, e))?;
-        *control = Some(link);
+        self.keep_control(link);
         self.checked(about, answer)
+    }
+
+    fn control_links(&self) -> std::sync::MutexGuard<'_, Vec<Link>> {
+        self.control.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn keep_control(&self, link: Link) {
+        let mut links = self.control_links();
+        if links.len() < CONTROL_LINKS_MAX {
+            links.push(link);
+        }
     }
 
     fn checked(&self, about: &str, answer: Message) -> Result<Message, ClientError> {

@@ -283,7 +283,7 @@ impl<'b> PutPart<'b> {
             if !self.is_worth_sending(self.items[first as usize].length, link, call) {
                 break;
             }
-            link.sync_regions(&call.core.regions)?;
+            link.sync_regions(&call.core.regions, self.in_flight == 0)?;
             let number = link.number();
             let (mut asked, mut slots, mut bytes) = (Vec::new(), Vec::new(), 0);
             while let Some(next) = self.peek() {
@@ -351,7 +351,7 @@ impl<'b> PutPart<'b> {
             if let (Some(region), PutBytes::Slice(slice)) = (region, &item.bytes) {
                 let offset = slice.offset() as u64;
                 if !link.knows(region) {
-                    link.sync_regions(&call.core.regions)?;
+                    link.sync_regions(&call.core.regions, false)?;
                 }
                 if link.knows(region) {
                     if item.descriptor.is_empty() {

@@ -113,6 +113,10 @@ impl Shard {
             }
             Err(error) => {
                 state.open -= 1;
+                if matches!(error, LinkError::Refused { code: ErrorCode::TooMany, .. }) && state.open > 0 {
+                    // The node is there and has no more connections to give; one of ours will be free.
+                    return Checkout::Wait { until_us: core.clock.now_us() + BACKOFF_US_MIN, down: false };
+                }
                 state.had_broken = true;
                 state.backoff_us = (state.backoff_us * 2).clamp(BACKOFF_US_MIN, BACKOFF_US_MAX);
                 state.next_try_us = core.clock.now_us() + state.backoff_us;

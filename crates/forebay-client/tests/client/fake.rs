@@ -213,13 +213,16 @@ pub(crate) fn wait_ms(ms: u64) {
 struct Gone;
 type Served = Result<(), Gone>;
 
+/// A streamed put: what it is, its encoding, and its bytes so far.
+type Coming = (Descriptor, Vec<u8>, Vec<u8>);
+
 struct Conn<'s> {
     socket: Socket,
     state: &'s State,
     inbox: Vec<u8>,
     fds: Vec<OwnedFd>,
     regions: BTreeMap<RegionId, PeerRegion>,
-    puts: BTreeMap<(u32, u32), (Descriptor, Vec<u8>, Vec<u8>)>,
+    puts: BTreeMap<(u32, u32), Coming>,
 }
 
 impl<'s> Conn<'s> {

@@ -1,5 +1,7 @@
 //! The client against a node that does as it is told, honest and hostile.
 
+#![expect(clippy::unwrap_used, reason = "all of this is a test")]
+
 mod fake;
 mod hostile;
 mod lasting;

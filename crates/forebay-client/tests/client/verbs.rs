@@ -123,7 +123,7 @@ fn blocks_are_copied_into_the_callers_buffers() {
         let blocks = filled(&space, &[100_000, 50, 70_000]);
         let mut keys = keys(&blocks);
         keys.push(space.derive_key(b"never put"));
-        let mut buffers = vec![vec![0; 100_000], vec![0; 50], vec![0; 69_999], vec![0; 10]];
+        let mut buffers = [vec![0; 100_000], vec![0; 50], vec![0; 69_999], vec![0; 10]];
         let mut lent: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
         let results = space.get_into(&keys, &mut lent);
         assert_eq!(results[0], Ok(100_000));
