@@ -33,7 +33,9 @@ impl Drive {
         let asked = data.capacity & !(GRAIN_BYTES - 1);
         let file = match DriveFile::open(path) {
             Ok(file) => match read_superblock(&file)? {
-                Found::Drive(superblock) => return Self::known(path, file, &superblock, asked, config.shards_per_drive),
+                Found::Drive(superblock) => {
+                    return Self::known(path, file, &superblock, asked, config.shards_per_drive);
+                }
                 // Made by a start that was cut off before it had written anything of worth, for this very size.
                 Found::Blank(_) if file.len() == asked => file,
                 Found::Blank(source) => return Err(NodeError::Format { path: path.into(), source }),
@@ -67,7 +69,13 @@ impl Drive {
         Ok(Drive { file, layout, new: Some(new) })
     }
 
-    fn known(path: &Path, file: DriveFile, superblock: &DriveSuperblock, asked: u64, shards: u32) -> Result<Self, NodeError> {
+    fn known(
+        path: &Path,
+        file: DriveFile,
+        superblock: &DriveSuperblock,
+        asked: u64,
+        shards: u32,
+    ) -> Result<Self, NodeError> {
         if file.len() != asked {
             return Err(NodeError::Capacity { path: path.into(), found: file.len(), asked });
         }

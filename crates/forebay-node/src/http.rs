@@ -38,8 +38,9 @@ pub(crate) fn bind(address: SocketAddr, insecure_network: bool) -> Result<TcpLis
             address.port()
         )));
     }
-    TcpListener::bind(address)
-        .map_err(|error| NodeError::Config(format!("metrics cannot be served at {address}: {error}; give another --metrics HOST:PORT")))
+    TcpListener::bind(address).map_err(|error| {
+        NodeError::Config(format!("metrics cannot be served at {address}: {error}; give another --metrics HOST:PORT"))
+    })
 }
 
 impl Responder {
@@ -97,11 +98,16 @@ fn answer(mut stream: TcpStream, board: &Board) -> std::io::Result<()> {
     let line = String::from_utf8_lossy(line);
     let mut words = line.split(' ');
     let (status, kind, body) = match (words.next(), words.next().and_then(|path| path.split('?').next())) {
-        (Some("GET"), Some("/metrics")) => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics::prometheus(board)),
+        (Some("GET"), Some("/metrics")) => {
+            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics::prometheus(board))
+        }
         (Some("GET"), _) => ("404 Not Found", "text/plain", "metrics are at /metrics\n".to_owned()),
         _ => ("405 Method Not Allowed", "text/plain", "only GET is answered here\n".to_owned()),
     };
-    let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())
 }

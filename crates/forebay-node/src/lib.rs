@@ -17,6 +17,9 @@ mod shard;
 mod slab;
 mod wake;
 
+// For the binary, which knows the node and nothing below it.
+pub use forebay_io::{EndSignals, EngineKind};
+
 pub use config::{DataConfig, NodeConfig, NodeError, Progress, ProgressFn};
 pub use node::{Node, NodeHandle, ShardReport};
 

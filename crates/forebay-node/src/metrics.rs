@@ -62,32 +62,57 @@ fn families(board: &Board) -> Vec<Family> {
         counter(
             "forebay_put_refused_total",
             "Blocks not kept.",
-            labelled("reason", RefusedReason::ALL.iter().map(|r| (r.to_string(), board.sum(|c| c.put_refused[r.index()].get())))),
+            labelled(
+                "reason",
+                RefusedReason::ALL.iter().map(|r| (r.to_string(), board.sum(|c| c.put_refused[r.index()].get()))),
+            ),
         ),
-        counter("forebay_put_sum_mismatch_total", "Blocks whose bytes did not match their sums on arrival.", sum(|c| c.put_sum_mismatch.get())),
+        counter(
+            "forebay_put_sum_mismatch_total",
+            "Blocks whose bytes did not match their sums on arrival.",
+            sum(|c| c.put_sum_mismatch.get()),
+        ),
         counter("forebay_forget_asked_total", "Keys that clients asked to forget.", sum(|c| c.forget_asked.get())),
         counter("forebay_forgotten_total", "Blocks forgotten.", sum(|c| c.forgotten.get())),
         counter(
             "forebay_landing_total",
             "Blocks and ranges handed over, by how their bytes came.",
-            labelled("kind", LandingKind::ALL.iter().map(|k| (k.to_string(), board.sum(|c| c.landing[k.index()].get())))),
+            labelled(
+                "kind",
+                LandingKind::ALL.iter().map(|k| (k.to_string(), board.sum(|c| c.landing[k.index()].get()))),
+            ),
         ),
         counter("forebay_get_bytes_total", "Payload handed to clients, in bytes.", sum(|c| c.bytes_out.get())),
         counter("forebay_put_bytes_total", "Payload taken from clients, in bytes.", sum(|c| c.bytes_in.get())),
-        counter("forebay_corrupt_reports_total", "Blocks that clients said did not verify.", sum(|c| c.corrupt_reports.get())),
+        counter(
+            "forebay_corrupt_reports_total",
+            "Blocks that clients said did not verify.",
+            sum(|c| c.corrupt_reports.get()),
+        ),
         counter("forebay_leases_granted_total", "Leases granted to matches.", sum(|c| c.leases_granted.get())),
         counter("forebay_leases_refused_total", "Leases refused to matches.", sum(|c| c.leases_refused.get())),
         counter("forebay_requests_total", "Requests for blocks.", sum(|c| c.requests.get())),
         counter("forebay_connections_total", "Connections taken.", sum(|c| c.accepted.get())),
-        counter("forebay_connections_cut_total", "Connections cut off, because the peer took nothing or sent half a message.", sum(|c| c.cut_off.get())),
+        counter(
+            "forebay_connections_cut_total",
+            "Connections cut off, because the peer took nothing or sent half a message.",
+            sum(|c| c.cut_off.get()),
+        ),
         counter(
             "forebay_errors_total",
             "Errors told to clients, by kind.",
-            labelled("kind", ERROR_WORDS.iter().enumerate().map(|(i, word)| ((*word).to_owned(), board.sum(|c| c.errors[i].get())))),
+            labelled(
+                "kind",
+                ERROR_WORDS.iter().enumerate().map(|(i, word)| ((*word).to_owned(), board.sum(|c| c.errors[i].get()))),
+            ),
         ),
         gauge("forebay_connections", "Connections now.", one(board.connections())),
         gauge("forebay_regions", "Regions lent by clients now.", sum(|c| c.regions.get())),
-        counter("forebay_regions_unmapped_total", "Regions not sealed against shrinking, to which bytes are copied through the descriptor.", sum(|c| c.regions_unmapped.get())),
+        counter(
+            "forebay_regions_unmapped_total",
+            "Regions not sealed against shrinking, to which bytes are copied through the descriptor.",
+            sum(|c| c.regions_unmapped.get()),
+        ),
         counter("forebay_turns_total", "Turns of the shards' loops.", sum(|c| c.turns.get())),
         Family {
             name: "forebay_turn_longest_seconds",
@@ -135,8 +160,10 @@ const VERBS: &[([&str; 4], AskedOf)] = &[
 fn asked_families(board: &Board, names: [&'static str; 4], of: AskedOf) -> Vec<Family> {
     let counter = |name, help, samples| Family { name, help, kind: "counter", samples };
     let tiers = Tier::ALL.iter().map(|tier| (tier.to_string(), board.sum(|c| of(c).hits[tier.index()].get())));
-    let mut misses: Vec<(String, u64)> =
-        MissReason::ALL.iter().map(|reason| (reason.to_string(), board.sum(|c| of(c).misses[reason.index()].get()))).collect();
+    let mut misses: Vec<(String, u64)> = MissReason::ALL
+        .iter()
+        .map(|reason| (reason.to_string(), board.sum(|c| of(c).misses[reason.index()].get())))
+        .collect();
     if names[3].is_empty() {
         misses.push(("too_small".into(), board.sum(|c| of(c).too_small.get())));
     }
@@ -175,7 +202,9 @@ const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_evicted_index_total", "Of these, because the index was full.", "counter", |s| s.evicted_index),
     ("forebay_dram_evicted_total", "Blocks dropped from DRAM for room.", "counter", |s| s.dram_evicted),
     ("forebay_drive_put_bytes_total", "Bytes of records written for puts.", "counter", |s| s.put_bytes),
-    ("forebay_drive_reappend_bytes_total", "Bytes of records written again by cleaning.", "counter", |s| s.reappend_bytes),
+    ("forebay_drive_reappend_bytes_total", "Bytes of records written again by cleaning.", "counter", |s| {
+        s.reappend_bytes
+    }),
     ("forebay_drive_meta_bytes_total", "Bytes of headers, footers and tables written.", "counter", |s| s.meta_bytes),
     ("forebay_drive_read_bytes_total", "Bytes read for gets.", "counter", |s| s.read_bytes),
     ("forebay_segments_freed_total", "Segments freed.", "counter", |s| s.segments_freed),
@@ -194,7 +223,12 @@ fn store_families(board: &Board) -> Vec<Family> {
         })
         .collect();
     let capacity = labelled("shard", stats.iter().map(|(id, bytes, _)| (id.clone(), *bytes)));
-    all.push(Family { name: "forebay_drive_capacity_bytes", help: "Bytes of the shard's slice.", kind: "gauge", samples: capacity });
+    all.push(Family {
+        name: "forebay_drive_capacity_bytes",
+        help: "Bytes of the shard's slice.",
+        kind: "gauge",
+        samples: capacity,
+    });
     let amplification = stats
         .iter()
         .map(|(id, _, stats)| Sample { labels: vec![("shard", id.clone())], value: stats.write_amplification() })

@@ -104,8 +104,13 @@ impl Node {
         let stopper = StopShards(links);
         let links = &stopper.0;
         reconcile(links, coordinator.as_ref(), &saved_inbox, &catalogue)?;
-        let rows: Vec<MemberRow> =
-            links.iter().map(|(link, _, drive)| MemberRow { shard: link.started.shard, weight_mib: weight_mib(drives[*drive].layout.slice_len) }).collect();
+        let rows: Vec<MemberRow> = links
+            .iter()
+            .map(|(link, _, drive)| MemberRow {
+                shard: link.started.shard,
+                weight_mib: weight_mib(drives[*drive].layout.slice_len),
+            })
+            .collect();
         let epoch = coordinator.set_members(&rows)?;
         parts.epoch.store(epoch.0, Ordering::Relaxed);
 
@@ -174,7 +179,8 @@ impl Node {
             .name("control".into())
             .spawn(move || control.run())
             .map_err(|source| NodeError::Os { doing: "starting the control thread", source })?;
-        let shards = stopper.disarm().into_iter().map(|(link, _, _)| (link.commands, link.waker, link.thread)).collect();
+        let shards =
+            stopper.disarm().into_iter().map(|(link, _, _)| (link.commands, link.waker, link.thread)).collect();
         Ok(NodeHandle { reports, shards, control: Some(control), stop, wake, board, responder, addresses, clock })
     }
 }
@@ -243,7 +249,10 @@ impl Drop for NodeHandle {
 
 impl std::fmt::Debug for NodeHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NodeHandle").field("addresses", &self.addresses).field("reports", &self.reports).finish_non_exhaustive()
+        f.debug_struct("NodeHandle")
+            .field("addresses", &self.addresses)
+            .field("reports", &self.reports)
+            .finish_non_exhaustive()
     }
 }
 
@@ -289,7 +298,9 @@ fn check(config: &NodeConfig) -> Result<(), NodeError> {
     }
     let shards = config.data.len() * config.shards_per_drive as usize;
     if shards > SHARDS_MAX {
-        return Err(NodeError::Config(format!("{shards} shards are more than the {SHARDS_MAX} a node may have; give fewer --shards")));
+        return Err(NodeError::Config(format!(
+            "{shards} shards are more than the {SHARDS_MAX} a node may have; give fewer --shards"
+        )));
     }
     for (at, data) in config.data.iter().enumerate() {
         if config.data[..at].iter().any(|other| other.path == data.path) {
@@ -381,7 +392,14 @@ fn start_shards(config: &mut NodeConfig, drives: &mut [Drive], parts: &Parts) ->
     Ok(links.disarm())
 }
 
-fn start_one(config: &NodeConfig, drive: &Drive, slice: u32, number: usize, memory: u64, parts: &Parts) -> Result<Starting, NodeError> {
+fn start_one(
+    config: &NodeConfig,
+    drive: &Drive,
+    slice: u32,
+    number: usize,
+    memory: u64,
+    parts: &Parts,
+) -> Result<Starting, NodeError> {
     let (arena_bytes, index_bytes) = split_memory(memory, drive.layout.slice_len);
     let format = drive.new.is_some().then(|| {
         let mut id = [0; 16];
@@ -420,7 +438,12 @@ fn total_memory(error: NodeError, shards: usize, found: u64) -> NodeError {
 }
 
 /// Makes drives and catalogue agree: the catalogue says what exists; numbers a drive has seen are never given again.
-fn reconcile(links: &[Link], coordinator: &dyn Coordinator, saved: &Receiver<Saved>, catalogue: &std::path::Path) -> Result<(), NodeError> {
+fn reconcile(
+    links: &[Link],
+    coordinator: &dyn Coordinator,
+    saved: &Receiver<Saved>,
+    catalogue: &std::path::Path,
+) -> Result<(), NodeError> {
     let seen = links.iter().flat_map(|(link, _, _)| &link.started.namespaces).map(|namespace| namespace.id).max();
     if let Some(seen) = seen {
         coordinator.reserve_ids(NamespaceId(seen.0))?;
@@ -434,7 +457,11 @@ fn reconcile(links: &[Link], coordinator: &dyn Coordinator, saved: &Receiver<Sav
                 None => changes.push(Command::Remove { token: sent + changes.len() as u64, id: held.id }),
                 Some(known) if known.secret != held.secret => {
                     let path = catalogue.with_extension("");
-                    return Err(NodeError::OtherCatalogue { path, name: held.name.clone(), catalogue: catalogue.into() });
+                    return Err(NodeError::OtherCatalogue {
+                        path,
+                        name: held.name.clone(),
+                        catalogue: catalogue.into(),
+                    });
                 }
                 Some(_) => {}
             }
@@ -446,7 +473,10 @@ fn reconcile(links: &[Link], coordinator: &dyn Coordinator, saved: &Receiver<Sav
         }
         sent += changes.len() as u64;
         for change in changes {
-            let gone = |_| NodeError::Os { doing: "telling a shard its namespaces", source: std::io::Error::other("its thread ended") };
+            let gone = |_| NodeError::Os {
+                doing: "telling a shard its namespaces",
+                source: std::io::Error::other("its thread ended"),
+            };
             link.commands.send(change).map_err(gone)?;
             link.waker.wake();
         }

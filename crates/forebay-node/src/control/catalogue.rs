@@ -77,7 +77,12 @@ impl Control {
     }
 
     /// The namespace, and whether it was made just now.
-    fn attach(&self, tenant: Tenant, name: &str, fingerprint: &forebay_types::Fingerprint) -> Result<(Namespace, bool), CoordError> {
+    fn attach(
+        &self,
+        tenant: Tenant,
+        name: &str,
+        fingerprint: &forebay_types::Fingerprint,
+    ) -> Result<(Namespace, bool), CoordError> {
         let made = name == DEFAULT_NAMESPACE && self.coordinator.get(tenant, name)?.is_none();
         if made {
             self.coordinator.default_namespace(tenant)?;
@@ -98,7 +103,9 @@ impl Control {
     }
 
     fn is_changing(&self, id: NamespaceId) -> bool {
-        self.changes.iter().any(|change| matches!(&change.answer, Message::NamespaceIs { namespace, .. } if namespace.id == id))
+        self.changes
+            .iter()
+            .any(|change| matches!(&change.answer, Message::NamespaceIs { namespace, .. } if namespace.id == id))
     }
 
     /// Tells every shard, and answers when all have written it down.
@@ -109,7 +116,8 @@ impl Control {
             shard.send(command(token));
         }
         if self.changes.len() >= CHANGES_MAX {
-            let text = "the change is made, but the drives have not written it down yet; ask again in a moment".to_owned();
+            let text =
+                "the change is made, but the drives have not written it down yet; ask again in a moment".to_owned();
             return self.answer(peer, request, &Message::Error { request, code: ErrorCode::Unavailable, text });
         }
         if let Some(peer) = self.peers.get_mut(peer) {

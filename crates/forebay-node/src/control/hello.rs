@@ -24,13 +24,17 @@ impl Control {
     /// Who it is and what is in force, or why not.
     fn judge(&self, id: Id, hello: &Hello) -> Result<(Tenant, u64), (ErrorCode, String)> {
         if hello.version == 0 {
-            return Err((ErrorCode::Version, format!("the peer speaks no version of the protocol up to {WIRE_VERSION}")));
+            return Err((
+                ErrorCode::Version,
+                format!("the peer speaks no version of the protocol up to {WIRE_VERSION}"),
+            ));
         }
         let unix = self.peers.get(id).is_some_and(|peer| peer.socket.is_unix());
         if unix {
             // The kernel says who is at the other end; the peer's word is not asked.
             let uid = self.peers.get(id).and_then(|peer| peer.socket.peer_uid());
-            let uid = uid.ok_or((ErrorCode::Credential, "the kernel does not say who is at the other end".to_owned()))?;
+            let uid =
+                uid.ok_or((ErrorCode::Credential, "the kernel does not say who is at the other end".to_owned()))?;
             return Ok((Tenant(uid), hello.features & (features::REGIONS | features::DIRECT)));
         }
         match &self.token {

@@ -205,7 +205,10 @@ impl Control {
                 let mut peer = Peer::new(socket, now_us);
                 if self.board.connections() as usize >= crate::CONNECTIONS_MAX {
                     self.board.control.error(ErrorCode::TooMany);
-                    let text = format!("the node has {} connections, its most; close some, or connect later", crate::CONNECTIONS_MAX);
+                    let text = format!(
+                        "the node has {} connections, its most; close some, or connect later",
+                        crate::CONNECTIONS_MAX
+                    );
                     peer.say(&Message::Error { request: 0, code: ErrorCode::TooMany, text });
                     peer.closing = true;
                 }
@@ -254,7 +257,9 @@ impl Control {
                     peer.input.drain(..used);
                     message
                 }
-                Ok(Some((Frame::Data(_), _))) => return self.refuse(id, ErrorCode::Protocol, "the peer sent DATA to control".into()),
+                Ok(Some((Frame::Data(_), _))) => {
+                    return self.refuse(id, ErrorCode::Protocol, "the peer sent DATA to control".into());
+                }
                 Ok(None) if peer.input.len() >= INPUT_BYTES_MAX => {
                     let text = format!("a message to control has at most {} bytes", INPUT_BYTES_MAX - HEADER_BYTES);
                     return self.refuse(id, ErrorCode::Protocol, text);
@@ -295,7 +300,9 @@ impl Control {
         let now_us = self.clock.now_us();
         let late = |peer: &Peer| match peer.role {
             Role::Stranger { until_us } => now_us >= until_us,
-            Role::Client { .. } => peer.sent < peer.output.len() && now_us.saturating_sub(peer.progress_us) > PATIENCE_US,
+            Role::Client { .. } => {
+                peer.sent < peer.output.len() && now_us.saturating_sub(peer.progress_us) > PATIENCE_US
+            }
         };
         let late: Vec<Id> = self.peers.iter().filter(|(_, peer)| late(peer)).map(|(id, _)| id).collect();
         for id in late {

@@ -95,7 +95,15 @@ impl Get {
     }
 
     /// Goes on, spending from `left`.
-    pub(crate) fn step(&mut self, id: Id, number: u32, namespace: NamespaceId, core: &mut Core, conn: &mut Conn, left: &mut i64) -> Step {
+    pub(crate) fn step(
+        &mut self,
+        id: Id,
+        number: u32,
+        namespace: NamespaceId,
+        core: &mut Core,
+        conn: &mut Conn,
+        left: &mut i64,
+    ) -> Step {
         let queued = conn.output.len();
         if queued >= OUTPUT_BYTES_HIGH {
             return Step::Blocked;
@@ -140,7 +148,8 @@ impl Get {
                 starved = true;
             }
             if self.moving.is_none() {
-                self.moving = self.ready.pop_front().map(|(item, found)| Moving { item, found, done: 0, streaming: false });
+                self.moving =
+                    self.ready.pop_front().map(|(item, found)| Moving { item, found, done: 0, streaming: false });
             }
             let Some(moving) = self.moving.take() else {
                 // What is being read comes back as an event; else only time helps.
@@ -173,7 +182,10 @@ impl Get {
             },
         };
         let whole = item.offset == 0 && item.length == 0;
-        let into = lent.as_ref().filter(|lent| way.direct && lent.owned && whole).and_then(|lent| landing(lent, &item, core.align));
+        let into = lent
+            .as_ref()
+            .filter(|lent| way.direct && lent.owned && whole)
+            .and_then(|lent| landing(lent, &item, core.align));
         let direct = into.is_some();
         let room = match &lent {
             Some(lent) => item.to.room.min(lent.region.len().saturating_sub(item.to.offset)),
@@ -251,7 +263,9 @@ impl Get {
     /// Queues the next DATA frame.
     fn stream(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64, mut moving: Moving) -> Step {
         let (shared, range) = moving.found.shared();
-        let take = (range.len() - moving.done).min(DATA_FRAME_BYTES_MAX).min(usize::try_from(*way.credit).unwrap_or(usize::MAX));
+        let take = (range.len() - moving.done)
+            .min(DATA_FRAME_BYTES_MAX)
+            .min(usize::try_from(*way.credit).unwrap_or(usize::MAX));
         if take == 0 || way.frames.len() >= way.room {
             self.moving = Some(moving);
             return if take == 0 { Step::Thirsty } else { Step::Blocked };
@@ -330,7 +344,13 @@ impl Get {
     }
 
     /// A read ended. Gives the region whose landing ended, if one did.
-    pub(crate) fn got(&mut self, core: &mut Core, item: usize, result: GetResult, cancelled: bool) -> Option<forebay_types::RegionId> {
+    pub(crate) fn got(
+        &mut self,
+        core: &mut Core,
+        item: usize,
+        result: GetResult,
+        cancelled: bool,
+    ) -> Option<forebay_types::RegionId> {
         self.reading = self.reading.saturating_sub(1);
         let state = *self.states.get(item)?;
         let region = (state == State::Landing).then(|| self.items[item].to.region);
@@ -372,7 +392,8 @@ impl Get {
 
     /// The size of what moves now, for its lane.
     pub(crate) fn lane(&self, current: Lane) -> Lane {
-        let found = self.moving.as_ref().map(|moving| &moving.found).or_else(|| self.ready.front().map(|(_, found)| found));
+        let found =
+            self.moving.as_ref().map(|moving| &moving.found).or_else(|| self.ready.front().map(|(_, found)| found));
         match found {
             Some(found) if found.payload().len() as u64 > SMALL_BYTES_MAX => Lane::Large,
             Some(_) => Lane::Small,

@@ -63,10 +63,18 @@ const PUBLISH_US: u64 = 200_000;
 #[derive(Debug)]
 pub(crate) enum Command {
     Connection(HandedOver),
-    Upsert { token: u64, namespace: Namespace },
-    Remove { token: u64, id: NamespaceId },
+    Upsert {
+        token: u64,
+        namespace: Namespace,
+    },
+    Remove {
+        token: u64,
+        id: NamespaceId,
+    },
     /// Finish by then, on the shard's clock.
-    Close { deadline_us: u64 },
+    Close {
+        deadline_us: u64,
+    },
 }
 
 /// What a shard tells the control thread.
@@ -160,7 +168,8 @@ impl Shard {
         let since_work = self.clock.now_us() - last_work_us;
         if !ready.is_empty() || since_work < SPIN_US {
             let useful = since_work < SPIN_US + SPIN_US / 2;
-            self.spin_score = if useful { (self.spin_score + 1).min(SPIN_SCORE_MAX) } else { self.spin_score.saturating_sub(1) };
+            self.spin_score =
+                if useful { (self.spin_score + 1).min(SPIN_SCORE_MAX) } else { self.spin_score.saturating_sub(1) };
         }
     }
 
@@ -446,7 +455,8 @@ impl Shard {
         let stuck = |conn: &Conn| {
             let silent_us = now_us.saturating_sub(conn.progress_us);
             let deaf = !conn.output.is_empty() && silent_us > conn.patience_us;
-            let half = (!conn.input.is_empty() || conn.data_in.is_some()) && silent_us > HALF_MESSAGE_US && !conn.is_paused();
+            let half =
+                (!conn.input.is_empty() || conn.data_in.is_some()) && silent_us > HALF_MESSAGE_US && !conn.is_paused();
             deaf || half || conn.closing.is_some_and(|at| now_us >= at)
         };
         let cut: Vec<Id> = self.conns.iter().filter(|(_, conn)| stuck(conn)).map(|(id, _)| id).collect();

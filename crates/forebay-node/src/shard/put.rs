@@ -81,11 +81,27 @@ impl Filling {
 impl Put {
     pub(crate) fn new(items: Vec<PutItem>) -> Self {
         let (states, open) = (vec![State::Waiting; items.len()], items.len());
-        Put { items, states, next: 0, open, copying: None, receiving: Vec::new(), gos: Vec::new(), outcomes: Vec::new() }
+        Put {
+            items,
+            states,
+            next: 0,
+            open,
+            copying: None,
+            receiving: Vec::new(),
+            gos: Vec::new(),
+            outcomes: Vec::new(),
+        }
     }
 
     /// Goes on, spending from `left`.
-    pub(crate) fn step(&mut self, id: Id, namespace: NamespaceId, core: &mut Core, conn: &mut Conn, left: &mut i64) -> Step {
+    pub(crate) fn step(
+        &mut self,
+        id: Id,
+        namespace: NamespaceId,
+        core: &mut Core,
+        conn: &mut Conn,
+        left: &mut i64,
+    ) -> Step {
         if conn.output.len() >= OUTPUT_BYTES_HIGH {
             return Step::Blocked;
         }

@@ -136,7 +136,12 @@ impl Shard {
             return Ok(Received::Closed);
         }
         if crowded {
-            self.refuse(id, Refusal::protocol(format!("the peer sent more than {FDS_MAX} descriptors without a RegionAdd for them")));
+            self.refuse(
+                id,
+                Refusal::protocol(format!(
+                    "the peer sent more than {FDS_MAX} descriptors without a RegionAdd for them"
+                )),
+            );
         } else if rest > 0 {
             self.take_bytes(id, &scratch[rest_at..rest_at + rest]);
         }
@@ -210,7 +215,9 @@ impl Shard {
             Some((request, found)) => match &mut found.work {
                 Work::Put(put) => match put.expects(header.item, header.offset, left) {
                     Some(true) => Some((request, header.item)),
-                    Some(false) => return Err(Refusal::protocol("the peer sent DATA out of order or behind its block's end")),
+                    Some(false) => {
+                        return Err(Refusal::protocol("the peer sent DATA out of order or behind its block's end"));
+                    }
                     None => None,
                 },
                 _ => return Err(Refusal::protocol("the peer sent DATA for a request that is no put")),

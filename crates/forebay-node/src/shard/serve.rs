@@ -54,7 +54,10 @@ impl Shard {
                         for _ in &keys {
                             counts_of(self, stop_at_gap).miss(reason);
                         }
-                        self.say(id, &Message::MatchOutcomes { request, presence: vec![Presence::Not(reason); keys.len()] });
+                        self.say(
+                            id,
+                            &Message::MatchOutcomes { request, presence: vec![Presence::Not(reason); keys.len()] },
+                        );
                     }
                 }
             }
@@ -72,7 +75,9 @@ impl Shard {
                     }
                 }
             }
-            Message::RegionAdd { request, region, length, owned } => self.region_add(id, request, region, length, owned),
+            Message::RegionAdd { request, region, length, owned } => {
+                self.region_add(id, request, region, length, owned)
+            }
             Message::RegionDrop { request, region } => self.region_drop(id, request, region),
             Message::Cancel { request } => self.cancel(id, request),
             Message::Credit { bytes } => self.credit(id, bytes),
@@ -85,7 +90,11 @@ impl Shard {
             }
             // Hints are not acted upon yet, and the feature bit says so.
             Message::Touch { .. } | Message::Prefetch { .. } => {}
-            _ => return Err(Refusal::protocol("the peer sent a shard a message that is none of a shard's; namespaces and members are asked for on a control connection")),
+            _ => {
+                return Err(Refusal::protocol(
+                    "the peer sent a shard a message that is none of a shard's; namespaces and members are asked for on a control connection",
+                ));
+            }
         }
         Ok(())
     }
@@ -99,9 +108,13 @@ impl Shard {
         items: usize,
     ) -> Result<Result<(), (MissReason, RefusedReason)>, Refusal> {
         self.core.counters.requests.add(1);
-        let Some(conn) = self.conns.get(id) else { return Ok(Err((MissReason::Unavailable, RefusedReason::Unavailable))) };
+        let Some(conn) = self.conns.get(id) else {
+            return Ok(Err((MissReason::Unavailable, RefusedReason::Unavailable)));
+        };
         if conn.request(number).is_some() {
-            return Err(Refusal::protocol(format!("the peer began request {number} while another of that number is unanswered")));
+            return Err(Refusal::protocol(format!(
+                "the peer began request {number} while another of that number is unanswered"
+            )));
         }
         if !self.core.allows(conn.tenant, namespace) {
             return Ok(Err((MissReason::Namespace, RefusedReason::Namespace)));
@@ -109,7 +122,8 @@ impl Shard {
         if self.closing.is_some() {
             return Ok(Err((MissReason::Unavailable, RefusedReason::Unavailable)));
         }
-        let full = self.requests.is_full() || conn.requests.len() >= REQUESTS_MAX || self.core.items + items > ITEMS_MAX;
+        let full =
+            self.requests.is_full() || conn.requests.len() >= REQUESTS_MAX || self.core.items + items > ITEMS_MAX;
         Ok(if full { Err((MissReason::Busy, RefusedReason::Busy)) } else { Ok(()) })
     }
 

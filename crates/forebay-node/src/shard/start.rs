@@ -1,8 +1,8 @@
 //! Starting a shard: its thread, its arena, its engine, its store.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use forebay_io::{Arena, DriveFile, Engine, EngineKind, Waker};
@@ -136,8 +136,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     }
     let config = StoreConfig { index_bytes_max: setup.index_bytes };
     let (now_us, utc_s) = (setup.clock.now_us(), setup.clock.utc_s());
-    let (store, recovery) =
-        Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;
+    let (store, recovery) = Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;
     let started = Started {
         shard: store.shard(),
         recovery,

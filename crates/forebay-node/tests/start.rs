@@ -1,0 +1,113 @@
+//! What a node does not start with, and what it says.
+
+#[expect(dead_code, reason = "this test uses a part of it")]
+mod hand;
+
+use forebay_io::EngineKind;
+use forebay_node::{DataConfig, Node, NodeConfig, NodeError};
+use hand::{Folder, MIB};
+
+fn refused(config: NodeConfig) -> String {
+    Node::start(config).expect_err("this node cannot start").to_string()
+}
+
+#[test]
+fn a_drive_keeps_its_size_and_its_shards() {
+    let folder = Folder::new();
+    drop(folder.start());
+    let mut config = folder.config();
+    config.data[0].capacity *= 2;
+    let text = refused(config);
+    assert!(text.contains("keeps the size") && text.contains("256 MiB"), "{text}");
+    let mut config = folder.config();
+    config.shards_per_drive = 2;
+    let text = refused(config);
+    assert!(text.contains("--shards 1"), "{text}");
+    drop(folder.start());
+}
+
+#[test]
+fn a_drive_of_something_else_is_left_alone() {
+    let folder = Folder::new();
+    let path = folder.0.join("drive");
+    let bytes = vec![b'x'; 4 << 20];
+    std::fs::write(&path, &bytes).unwrap();
+    let text = refused(folder.config());
+    assert!(text.contains("something else") && text.contains("--data"), "{text}");
+    assert!(std::fs::read(&path).unwrap() == bytes);
+    let mut config = folder.config();
+    config.data[0].path = folder.0.clone();
+    assert!(refused(config).contains("directory"));
+}
+
+#[test]
+fn a_drive_in_use_is_refused() {
+    let folder = Folder::new();
+    let node = folder.start();
+    let mut config = folder.config();
+    config.socket = folder.0.join("other");
+    assert!(refused(config).contains("in use"));
+    let mut config = folder.config();
+    config.data[0].path = folder.0.join("other-drive");
+    let text = refused(config);
+    assert!(text.contains("another") || text.contains("taken"), "{text}");
+    assert!(!folder.0.join("other-drive").exists(), "the socket is looked at first");
+    drop(node);
+}
+
+#[test]
+fn too_small_a_node_is_told_the_least() {
+    let folder = Folder::new();
+    let mut config = folder.config();
+    config.memory_bytes = MIB;
+    let text = refused(config);
+    assert!(text.contains("--memory") && text.contains("MiB"), "{text}");
+    let mut config = folder.config();
+    config.data[0].capacity = 10 * MIB;
+    let text = refused(config);
+    assert!(text.contains("--capacity"), "{text}");
+    assert!(!folder.0.join("drive").exists(), "nothing is left behind");
+    let mut config = folder.config();
+    config.policy = "clock".into();
+    assert!(refused(config).contains("lru"));
+    let mut config = folder.config();
+    config.data.push(config.data[0].clone());
+    assert!(refused(config).contains("twice"));
+    let mut config = folder.config();
+    config.data = Vec::new();
+    assert!(matches!(Node::start(config), Err(NodeError::Config(_))));
+}
+
+#[test]
+fn drives_may_change_places() {
+    let folder = Folder::new();
+    let config = |first: &str, second: &str| {
+        let mut config = folder.config();
+        config.data =
+            [first, second].map(|name| DataConfig { path: folder.0.join(name), capacity: 128 * MIB }).to_vec();
+        config
+    };
+    let node = Node::start(config("d1", "d2")).unwrap();
+    let mut before = node.shards();
+    drop(node);
+    std::fs::rename(folder.0.join("d1.catalog"), folder.0.join("d2.catalog")).unwrap();
+    let node = Node::start(config("d2", "d1")).unwrap();
+    let after = node.shards();
+    assert_eq!(after, [before[1], before[0]]);
+    before.sort_unstable();
+    drop(node);
+}
+
+#[test]
+fn both_engines_serve() {
+    for io in [EngineKind::Auto, EngineKind::Threads] {
+        let folder = Folder::new();
+        let mut config = folder.config();
+        config.io = io;
+        let node = Node::start(config).unwrap();
+        assert!(node.reports()[0].formatted);
+        if io == EngineKind::Threads {
+            assert_eq!(node.reports()[0].engine, "threads");
+        }
+    }
+}
