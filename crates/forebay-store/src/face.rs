@@ -12,6 +12,8 @@ use crate::put::PutMeta;
 pub struct FormatParams {
     /// The shard that will live there.
     pub shard: ShardId,
+    /// Which slice of its drive.
+    pub slice_index: u32,
     /// Bytes of a segment; `None` chooses the power of two nearest the slice's 1/256, between 4 and 256 MiB.
     pub segment_bytes: Option<u64>,
     /// When, seconds since 1970.
@@ -29,21 +31,9 @@ pub enum StoreError {
         /// What it said.
         source: DiskError,
     },
-    /// The slice is too small.
-    #[error(
-        "a shard needs at least {need} bytes of drive and this slice has {found}; give a larger --capacity or fewer --shards"
-    )]
-    TooSmall {
-        /// Bytes at least.
-        need: u64,
-        /// Bytes there.
-        found: u64,
-    },
-    /// A segment size that cannot be.
-    #[error(
-        "a segment is a power of two between 4 MiB and 256 MiB, and a shard has 16 to 65,535 of them; {0} bytes do not fit this slice"
-    )]
-    SegmentBytes(u64),
+    /// The slice cannot be a shard.
+    #[error(transparent)]
+    Layout(#[from] forebay_format::LayoutError),
     /// Not formatted, or by something else.
     #[error("the drive does not hold a shard: {0}; format it, or give another --data")]
     Format(String),
@@ -79,8 +69,10 @@ pub struct RecoveryReport {
     pub unknown_namespace: u64,
     /// Blocks left out because the index is full.
     pub over_index: u64,
-    /// Segments whose footer could not be read; they count as scanned.
+    /// Segments whose footer could not be read; they were scanned.
     pub bad_footers: u64,
+    /// Segments whose header could not be read; what they held is lost.
+    pub bad_headers: u64,
 }
 
 /// A get of one block or of a range of it.
@@ -101,7 +93,9 @@ pub struct GetRequest {
     /// Where the drive may write directly. Used when it is aligned, large enough for padding and trailer, the whole block is asked for and it is
     /// not to be promoted; else it is dropped and the answer is [`Found`].
     pub into: Option<Landing>,
-    /// Its place in its batch: the later, the colder. Batches are ranked tail to head, so that heads outlive tails.
+    /// The request it is part of: see [`crate::Store::begin_batch`].
+    pub batch: crate::Batch,
+    /// Its place in its request: the later, the colder. Requests are ranked tail to head, so that heads outlive tails.
     pub depth_in_batch: u32,
 }
 

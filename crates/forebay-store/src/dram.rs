@@ -1,0 +1,258 @@
+//! The DRAM tier: records that are also on the drive, or on their way to it, held in the arena until something of more worth needs the room.
+//!
+//! What goes first is what ranks lowest. A buffer needs its bytes in one stretch, so when the lowest ranks are scattered, a window of neighbours
+//! goes instead. What somebody else holds (an answer being sent, a write in flight) gives no room back and is left alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use forebay_io::{Arena, Buf, Shared};
+use forebay_types::Key;
+use hashbrown::HashTable;
+
+use crate::index::Seed;
+
+/// Held blocks looked at before giving up on the lowest ranks: most of what is held was just put and ranks high.
+const SKIPS_MAX: usize = 128;
+/// Windows tried for a large buffer before the caller is told `busy`.
+const WINDOWS_MAX: usize = 8;
+/// What one block costs beside its bytes: slot, two tree places and a table place.
+const OVERHEAD_BYTES: usize = size_of::<Slot>() + 64;
+
+/// A record in DRAM.
+#[derive(Debug, Clone)]
+pub(crate) struct Cached {
+    pub(crate) data: Shared,
+    /// Bytes of payload, from the start.
+    pub(crate) length: u64,
+    /// The descriptor's encoding.
+    pub(crate) descriptor: Range<usize>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: Key,
+    ns: u16,
+    rank: u32,
+    arena_offset: usize,
+    cached: Cached,
+}
+
+/// All records in DRAM.
+pub(crate) struct Dram {
+    seed: Seed,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    map: HashTable<u32>,
+    by_rank: BTreeSet<(u32, u32)>,
+    by_offset: BTreeMap<usize, u32>,
+    bytes: usize,
+    pub(crate) evicted: u64,
+}
+
+impl Dram {
+    /// For an arena of `arena_bytes`: the table is made once, so that it never grows in one long step.
+    pub(crate) fn new(seed: Seed, arena_bytes: usize) -> Self {
+        Dram {
+            seed,
+            slots: Vec::new(),
+            free: Vec::new(),
+            map: HashTable::with_capacity(arena_bytes / 8192),
+            by_rank: BTreeSet::new(),
+            by_offset: BTreeMap::new(),
+            bytes: 0,
+            evicted: 0,
+        }
+    }
+
+    fn find(&self, ns: u16, key: &Key) -> Option<u32> {
+        let is = |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|s| s.key == *key && s.ns == ns);
+        self.map.find(self.seed.hash(ns, key), is).copied()
+    }
+
+    pub(crate) fn get(&self, ns: u16, key: &Key) -> Option<&Cached> {
+        self.find(ns, key).and_then(|slot| self.slots[slot as usize].as_ref()).map(|slot| &slot.cached)
+    }
+
+    pub(crate) fn contains(&self, ns: u16, key: &Key) -> bool {
+        self.find(ns, key).is_some()
+    }
+
+    pub(crate) fn set_rank(&mut self, ns: u16, key: &Key, rank: u32) {
+        let Some(at) = self.find(ns, key) else { return };
+        if let Some(slot) = &mut self.slots[at as usize] {
+            self.by_rank.remove(&(slot.rank, at));
+            slot.rank = rank;
+            self.by_rank.insert((rank, at));
+        }
+    }
+
+    /// Adds a record, in the place of an older one of the same name.
+    pub(crate) fn insert(&mut self, ns: u16, key: Key, rank: u32, arena_offset: usize, cached: Cached) {
+        self.remove(ns, &key);
+        self.bytes += cached.data.capacity();
+        let slot = Slot { key, ns, rank, arena_offset, cached };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.slots[at as usize] = Some(slot);
+                at
+            }
+            None => {
+                self.slots.push(Some(slot));
+                (self.slots.len() - 1) as u32
+            }
+        };
+        self.by_rank.insert((rank, at));
+        self.by_offset.insert(arena_offset, at);
+        let (seed, slots) = (self.seed, &self.slots);
+        let hash_of = |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |s| seed.hash(s.ns, &s.key));
+        self.map.insert_unique(seed.hash(ns, &key), at, hash_of);
+    }
+
+    pub(crate) fn remove(&mut self, ns: u16, key: &Key) -> Option<Cached> {
+        let at = self.find(ns, key)?;
+        self.take(at)
+    }
+
+    fn take(&mut self, at: u32) -> Option<Cached> {
+        let slot = self.slots[at as usize].take()?;
+        if let Ok(found) = self.map.find_entry(self.seed.hash(slot.ns, &slot.key), |other| *other == at) {
+            found.remove();
+        }
+        self.by_rank.remove(&(slot.rank, at));
+        self.by_offset.remove(&slot.arena_offset);
+        self.bytes -= slot.cached.data.capacity();
+        self.free.push(at);
+        Some(slot.cached)
+    }
+
+    fn is_free_to_go(&self, at: u32) -> bool {
+        self.slots[at as usize].as_ref().is_some_and(|slot| slot.cached.data.holders() == 1)
+    }
+
+    fn evict(&mut self, at: u32) {
+        if self.take(at).is_some() {
+            self.evicted += 1;
+        }
+    }
+
+    /// Takes `len` bytes of the arena, evicting for them. `None` when what is left is held by others.
+    pub(crate) fn alloc(&mut self, arena: &Arena, len: usize) -> Option<Buf> {
+        if let Some(buf) = arena.alloc(len) {
+            return Some(buf);
+        }
+        if len > arena.len() {
+            return None;
+        }
+        // The lowest ranks first, up to twice the bytes: for small blocks that is all it takes.
+        let mut freed = 0;
+        while freed < 2 * len {
+            let lowest = self.by_rank.iter().take(SKIPS_MAX).map(|(_, at)| *at).find(|at| self.is_free_to_go(*at));
+            let Some(at) = lowest else { break };
+            freed += self.slots[at as usize].as_ref().map_or(0, |slot| slot.cached.data.capacity());
+            self.evict(at);
+            if arena.largest_hole() >= len {
+                return arena.alloc(len);
+            }
+        }
+        self.clear_window(arena, len)
+    }
+
+    /// Empties a stretch of `len` bytes around one of the lowest ranks.
+    fn clear_window(&mut self, arena: &Arena, len: usize) -> Option<Buf> {
+        let seeds: Vec<usize> = self
+            .by_rank
+            .iter()
+            .take(SKIPS_MAX)
+            .filter(|(_, at)| self.is_free_to_go(*at))
+            .filter_map(|(_, at)| self.slots[*at as usize].as_ref().map(|slot| slot.arena_offset))
+            .take(WINDOWS_MAX)
+            .collect();
+        for seed in seeds {
+            for start in [seed, seed.saturating_sub(len)] {
+                let window: Vec<u32> =
+                    self.by_offset.range(start..start.saturating_add(len)).map(|(_, at)| *at).collect();
+                // One that is held spoils the window: what is around it would go for nothing.
+                if !window.iter().all(|at| self.is_free_to_go(*at)) {
+                    continue;
+                }
+                for at in window {
+                    self.evict(at);
+                }
+                if let Some(buf) = arena.alloc(len) {
+                    return Some(buf);
+                }
+            }
+        }
+        None
+    }
+
+    /// Subtracts `less` from every rank.
+    pub(crate) fn rebase(&mut self, less: u32) {
+        for slot in self.slots.iter_mut().flatten() {
+            slot.rank = slot.rank.saturating_sub(less);
+        }
+        let ranks = self.slots.iter().enumerate();
+        self.by_rank = ranks.filter_map(|(at, slot)| Some((slot.as_ref()?.rank, at as u32))).collect();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_rank.len()
+    }
+
+    /// Bytes of the arena it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of memory it takes beside the arena.
+    pub(crate) fn overhead_bytes(&self) -> usize {
+        self.len() * OVERHEAD_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(dram: &mut Dram, arena: &Arena, i: u8, len: usize) -> bool {
+        let Some(buf) = dram.alloc(arena, len) else { return false };
+        let offset = buf.arena_offset();
+        let cached = Cached { data: buf.freeze(), length: len as u64, descriptor: 0..0 };
+        dram.insert(1, Key([i; 16]), u32::from(i), offset, cached);
+        true
+    }
+
+    #[test]
+    fn the_lowest_ranks_go_first_and_what_is_held_stays() {
+        let arena = Arena::new(2 << 20).unwrap();
+        let mut dram = Dram::new(Seed([1, 2]), arena.len());
+        for i in 0..32 {
+            assert!(put(&mut dram, &arena, i, 64 << 10));
+        }
+        let held = dram.get(1, &Key([0; 16])).unwrap().data.clone();
+        dram.set_rank(1, &Key([1; 16]), 1000);
+        assert!(put(&mut dram, &arena, 100, 64 << 10));
+        assert!(dram.contains(1, &Key([0; 16])) && dram.contains(1, &Key([1; 16])) && !dram.contains(1, &Key([2; 16])));
+        drop(held);
+        assert!(put(&mut dram, &arena, 101, 64 << 10));
+        assert!(!dram.contains(1, &Key([0; 16])));
+    }
+
+    #[test]
+    fn a_large_block_finds_room_among_small_ones() {
+        let arena = Arena::new(4 << 20).unwrap();
+        let mut dram = Dram::new(Seed([1, 2]), arena.len());
+        // Ranks that jump about the arena, so that the lowest are never neighbours.
+        for i in 0..=255u8 {
+            let buf = dram.alloc(&arena, 16 << 10).unwrap();
+            let offset = buf.arena_offset();
+            let cached = Cached { data: buf.freeze(), length: 1, descriptor: 0..0 };
+            dram.insert(1, Key([i; 16]), u32::from(i.reverse_bits()), offset, cached);
+        }
+        assert_eq!(arena.free_bytes(), 0);
+        assert!(dram.alloc(&arena, 1 << 20).is_some());
+        assert!(dram.len() > 64, "not everything went for it: {} of 256 left", dram.len());
+        assert!(dram.alloc(&arena, 8 << 20).is_none());
+    }
+}

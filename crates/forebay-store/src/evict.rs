@@ -1,0 +1,571 @@
+//! Making room: segments of the cache are evicted whole, durable ones are cleaned, namespaces over quota and a full index lose their coldest.
+//!
+//! One victim at a time, in bounded steps. From a victim of the cache less than a quarter is written again (what is leased, then what ranks above the
+//! shard's mean), so that each byte put costs at most 1.34 bytes written. From a durable victim everything alive is moved, and the segment is freed
+//! only when the moved records are flushed.
+
+use forebay_format::{
+    EntryKind, FooterEntry, FooterTail, SegmentKind, Tombstone, decode_trailer, footer_bytes, restamp,
+};
+use forebay_io::{Disk, DiskError, ReadInto, Shared};
+use forebay_types::{Key, Millis};
+
+use crate::flush::Action;
+use crate::index::Place;
+use crate::lanes::Lane;
+use crate::segments::{SPARE_SEGMENTS, State};
+use crate::store::{Mutant, Op, Store};
+use crate::verify::{Purpose, VerifyJob};
+use crate::write::RecordOf;
+
+/// Of a victim of the cache, so much may be written again: 15/64 and the footers stay under a third of what is freed.
+const REAPPEND_SHARE: (u64, u64) = (15, 64);
+/// Entries looked up or dropped in one turn.
+const ENTRIES_PER_TURN: usize = 256;
+/// Bytes of records being moved at once; a larger one goes alone.
+const MOVING_BYTES_MAX: u64 = 4 << 20;
+/// Blocks compared in one search for the coldest: about 50 us.
+const SHED_VISITS: usize = 4096;
+/// Such searches for one put.
+const SHEDS_PER_PUT: usize = 64;
+
+/// A victim being emptied.
+pub(crate) struct Cleaning {
+    victim: u16,
+    durable: bool,
+    phase: Phase,
+    entries: Vec<FooterEntry>,
+    items: Vec<Item>,
+    /// Next of `entries` to look up, of `items` to drop or move, by phase.
+    next: usize,
+    /// Of `items`, so many at the front are moved, the rest dropped.
+    keep: usize,
+    /// Items between their read and the end of their write.
+    flying: usize,
+    flying_bytes: u64,
+    /// Durable records written and not yet flushed.
+    unflushed: usize,
+    tombstones: Vec<Tombstone>,
+    /// Something could not be moved: the segment stays.
+    failed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The footer is being read.
+    Footer,
+    /// Without a footer the blocks are searched in the index.
+    Sweep,
+    Lookup,
+    Drop,
+    Move,
+    Tombstones,
+    /// Waiting for a flush.
+    Flush,
+    Done,
+}
+
+#[derive(Debug, Clone)]
+struct Item {
+    ns: u16,
+    key: Key,
+    place: Place,
+    rank: u32,
+    leased: bool,
+}
+
+impl<D: Disk> Store<D> {
+    /// Free segments at which cleaning rests: the spares, and some in advance so that puts need not wait.
+    fn free_target(&self) -> usize {
+        SPARE_SEGMENTS + 1 + self.segments.len() / 64
+    }
+
+    /// True when waiting will make room for a put.
+    pub(crate) fn can_make_room(&self) -> bool {
+        let evictable = |s: &crate::segments::Segment| {
+            s.kind != SegmentKind::Durable && matches!(s.state, State::Sealing | State::Sealed | State::Leaving)
+        };
+        self.segments.free_len() > SPARE_SEGMENTS
+            || self.cleaning.is_some()
+            || self.segments.iter().any(|(_, s)| evictable(s))
+            || self.segments.durable_victim(&self.geometry, self.least_gain()).is_some()
+    }
+
+    /// Units that cleaning a durable segment must win, so that it ends: a sixteenth.
+    fn least_gain(&self) -> u32 {
+        self.geometry.segment_units / 16
+    }
+
+    /// A bounded step of cleaning.
+    pub(crate) fn clean_step(&mut self, now: Millis) -> bool {
+        let Some(phase) = self.cleaning.as_ref().map(|c| c.phase) else { return self.begin_cleaning() };
+        match phase {
+            Phase::Footer => false,
+            Phase::Sweep => self.sweep_step(),
+            Phase::Lookup => self.lookup_step(now),
+            Phase::Drop => self.drop_step(),
+            Phase::Move => self.move_step(),
+            Phase::Tombstones => self.carry_tombstones(),
+            Phase::Flush => false,
+            Phase::Done => self.end_cleaning(),
+        }
+    }
+
+    fn begin_cleaning(&mut self) -> bool {
+        if self.closing || self.segments.free_len() >= self.free_target() {
+            return false;
+        }
+        let half = self.geometry.segment_units / 2;
+        let durable = |gain| self.segments.durable_victim(&self.geometry, gain);
+        let victim =
+            durable(half).or_else(|| self.segments.cache_victim(&self.geometry)).or_else(|| durable(self.least_gain()));
+        let Some(victim) = victim else { return false };
+        let s = self.segments.get(victim);
+        let mut cleaning = Cleaning {
+            victim,
+            durable: s.kind == SegmentKind::Durable,
+            phase: Phase::Footer,
+            entries: Vec::new(),
+            items: Vec::new(),
+            next: 0,
+            keep: 0,
+            flying: 0,
+            flying_bytes: 0,
+            unflushed: 0,
+            tombstones: Vec::new(),
+            failed: false,
+        };
+        let has_tombstones = s.tombstone_seq_max > 0 && self.segments.oldest_on_disk(victim) < s.tombstone_seq_max;
+        if s.live_units == 0 && !has_tombstones {
+            cleaning.phase = Phase::Done;
+        } else if let Some(count) = s.footer_count {
+            let len = footer_bytes(count, self.geometry.align);
+            let Some(buf) = self.dram.alloc(&self.arena, len) else { return false };
+            let at =
+                self.geometry.layout.segment_at(u32::from(victim)) + self.geometry.layout.segment_bytes - len as u64;
+            self.read(Lane::Reappend, Op::VictimFooter, at, ReadInto::Buf(buf));
+        } else if has_tombstones {
+            // Tombstones are found in footers only: without one, the segment stays as it is.
+            self.segments.get_mut(victim).stuck = true;
+            return false;
+        } else {
+            cleaning.phase = Phase::Sweep;
+        }
+        self.cleaning = Some(cleaning);
+        true
+    }
+
+    pub(crate) fn victim_footer_done(&mut self, result: Result<(), DiskError>, read: Option<ReadInto>) {
+        let Some(cleaning) = &mut self.cleaning else { return };
+        let s = self.segments.get_mut(cleaning.victim);
+        let entries = match (result, read) {
+            (Ok(()), Some(ReadInto::Buf(buf))) => buf
+                .len()
+                .checked_sub(forebay_format::FOOTER_TAIL_BYTES)
+                .and_then(|at| FooterTail::decode(&buf[at..]).ok())
+                .filter(|tail| tail.generation == s.generation && tail.nonce == s.nonce)
+                .and_then(|tail| Some(tail.entries(&buf).ok()?.collect())),
+            _ => None,
+        };
+        match entries {
+            Some(entries) => {
+                cleaning.entries = entries;
+                cleaning.phase = Phase::Lookup;
+            }
+            None if s.tombstone_seq_max > 0 => {
+                s.stuck = true;
+                self.cleaning = None;
+            }
+            None => {
+                s.footer_count = None;
+                cleaning.phase = Phase::Sweep;
+            }
+        }
+    }
+
+    fn sweep_step(&mut self) -> bool {
+        let Some(mut cleaning) = self.cleaning.take() else { return false };
+        if cleaning.next < self.index.tables() {
+            let here = self.index.table(cleaning.next).filter(|e| e.segment() == cleaning.victim);
+            cleaning.items.extend(here.map(|e| Item {
+                ns: e.ns,
+                key: e.key,
+                place: e.place(),
+                rank: e.rank,
+                leased: false,
+            }));
+            cleaning.next += 1;
+        } else {
+            self.choose(&mut cleaning);
+        }
+        self.cleaning = Some(cleaning);
+        true
+    }
+
+    /// Finds out which of the victim's records are alive.
+    fn lookup_step(&mut self, now: Millis) -> bool {
+        let Some(mut cleaning) = self.cleaning.take() else { return false };
+        let end = (cleaning.next + ENTRIES_PER_TURN).min(cleaning.entries.len());
+        let oldest = self.segments.oldest_on_disk(cleaning.victim);
+        for entry in &cleaning.entries[cleaning.next..end] {
+            match entry.kind {
+                EntryKind::Tombstone if entry.seq > oldest => cleaning.tombstones.push(Tombstone {
+                    namespace: entry.namespace,
+                    key: entry.key,
+                    version: entry.version,
+                    seq: entry.seq,
+                }),
+                EntryKind::Tombstone => {}
+                EntryKind::Block => {
+                    let Some(ns) = self.namespaces.find(entry.namespace) else { continue };
+                    let page = entry.start / self.geometry.align as u32;
+                    let Some(found) = self.index.find(ns, &entry.key) else { continue };
+                    if found.is_at(cleaning.victim, page) {
+                        let leased = self.leases.holds(now, &(ns, entry.key));
+                        cleaning.items.push(Item {
+                            ns,
+                            key: entry.key,
+                            place: found.place(),
+                            rank: found.rank,
+                            leased,
+                        });
+                    }
+                }
+            }
+        }
+        cleaning.next = end;
+        if end == cleaning.entries.len() {
+            cleaning.entries = Vec::new();
+            self.choose(&mut cleaning);
+        }
+        self.cleaning = Some(cleaning);
+        true
+    }
+
+    /// Decides what is written again: everything durable; of the cache what is leased, then what is worth most.
+    fn choose(&mut self, cleaning: &mut Cleaning) {
+        cleaning.next = 0;
+        cleaning.phase = Phase::Move;
+        cleaning.keep = cleaning.items.len();
+        if cleaning.durable {
+            return;
+        }
+        // When puts wait for room there is no time to write again what is merely warm.
+        let hurry = self.segments.free_len() <= SPARE_SEGMENTS;
+        let mean = self.segments.cache_rank_mean();
+        let worth = |item: &Item| item.leased || (!hurry && u64::from(item.rank) > mean);
+        let keep_first = |item: &Item| (item.leased, item.rank);
+        cleaning.items.sort_by_key(|item| std::cmp::Reverse(keep_first(item)));
+        let budget = u64::from(self.geometry.segment_units) * REAPPEND_SHARE.0 / REAPPEND_SHARE.1;
+        let mut units = 0;
+        let fits = |item: &Item| {
+            units += u64::from(item.place.units());
+            worth(item) && units <= budget
+        };
+        cleaning.keep = cleaning.items.iter().map(fits).take_while(|fits| *fits).count();
+        cleaning.next = cleaning.keep;
+        cleaning.phase = Phase::Drop;
+    }
+
+    fn drop_step(&mut self) -> bool {
+        let Some(mut cleaning) = self.cleaning.take() else { return false };
+        let end = (cleaning.next + ENTRIES_PER_TURN).min(cleaning.items.len());
+        for item in &cleaning.items[cleaning.next..end] {
+            self.evict_if_at(item.ns, &item.key, item.place);
+        }
+        cleaning.next = end;
+        if end == cleaning.items.len() {
+            cleaning.items.truncate(cleaning.keep);
+            cleaning.next = 0;
+            cleaning.phase = Phase::Move;
+        }
+        self.cleaning = Some(cleaning);
+        true
+    }
+
+    fn evict_if_at(&mut self, ns: u16, key: &Key, place: Place) {
+        if self.index.find(ns, key).is_some_and(|e| e.place() == place) {
+            self.evict_entry(ns, key);
+        }
+    }
+
+    fn move_step(&mut self) -> bool {
+        let Some(mut cleaning) = self.cleaning.take() else { return false };
+        let mut began = false;
+        while cleaning.next < cleaning.items.len() {
+            let Item { ns, key, place, .. } = cleaning.items[cleaning.next];
+            let bytes = self.geometry.bytes(place.units());
+            if cleaning.flying > 0 && cleaning.flying_bytes + bytes > MOVING_BYTES_MAX {
+                break;
+            }
+            if self.index.find(ns, &key).is_some_and(|e| e.place() == place) {
+                let Some(buf) = self.dram.alloc(&self.arena, bytes as usize) else {
+                    if cleaning.durable || cleaning.flying > 0 {
+                        break;
+                    }
+                    self.evict_if_at(ns, &key, place);
+                    cleaning.next += 1;
+                    continue;
+                };
+                cleaning.flying += 1;
+                cleaning.flying_bytes += bytes;
+                let offset = self.geometry.at(place.segment, place.page);
+                self.read(Lane::Reappend, Op::VictimRecord { item: cleaning.next }, offset, ReadInto::Buf(buf));
+                began = true;
+            }
+            cleaning.next += 1;
+        }
+        if cleaning.next == cleaning.items.len() && cleaning.flying == 0 {
+            cleaning.phase = if cleaning.durable { Phase::Tombstones } else { Phase::Done };
+            began = true;
+        }
+        self.cleaning = Some(cleaning);
+        began
+    }
+
+    pub(crate) fn victim_record_done(&mut self, item: usize, result: Result<(), DiskError>, read: Option<ReadInto>) {
+        let Some(Item { ns, key, place, .. }) = self.cleaning.as_ref().and_then(|c| c.items.get(item)).cloned() else {
+            return;
+        };
+        let Some(ReadInto::Buf(buf)) = read.filter(|_| result.is_ok()) else {
+            // What is durable may be readable another day.
+            return self.move_ended(place, true);
+        };
+        let trailer_at = place.payload_units as usize * self.geometry.align;
+        let descriptor =
+            decode_trailer(&buf[trailer_at..]).ok().and_then(|view| self.is_record_of(&view, ns, &key, place));
+        match descriptor {
+            Some(descriptor) => {
+                self.verifies.push_back(VerifyJob::new(buf.freeze(), descriptor, Purpose::Move { item }))
+            }
+            None => {
+                self.drop_bad(ns, &key, place);
+                self.move_ended(place, false);
+            }
+        }
+    }
+
+    pub(crate) fn move_verified(&mut self, _now: Millis, item: usize, data: Shared, good: bool) {
+        let Some(cleaning) = &self.cleaning else { return };
+        let durable = cleaning.durable;
+        let Some(Item { ns, key, place, .. }) = cleaning.items.get(item).cloned() else { return };
+        if !good {
+            self.drop_bad(ns, &key, place);
+            return self.move_ended(place, false);
+        }
+        if !self.index.find(ns, &key).is_some_and(|e| e.place() == place) || self.write_failed {
+            return self.move_ended(place, false);
+        }
+        let kind = if durable { SegmentKind::Durable } else { SegmentKind::Reappend };
+        let trailer_at = place.payload_units as usize * self.geometry.align;
+        let written = data.thaw().ok().and_then(|mut buf| {
+            let view = decode_trailer(&buf[trailer_at..]).ok()?;
+            let entry = self.moved_entry(&view, ns, &key, place)?;
+            if !self.ensure_place(kind, place.units(), 1, true) {
+                return None;
+            }
+            let spot = self.take_place(kind, place.units(), &[entry])?;
+            restamp(&mut buf[trailer_at..], spot.generation, spot.nonce);
+            Some((spot, buf))
+        });
+        let Some((spot, buf)) = written else {
+            if !durable {
+                self.evict_if_at(ns, &key, place);
+            }
+            return self.move_ended(place, durable);
+        };
+        let to = Place { segment: spot.segment, page: spot.page, ..place };
+        self.counted.reappend_bytes += buf.len() as u64;
+        let of = RecordOf::Move { ns, key, from: place, to, durable };
+        let action = durable.then_some(Action::Moved);
+        if durable && let Some(cleaning) = &mut self.cleaning {
+            cleaning.unflushed += 1;
+        }
+        self.write_record(Lane::Reappend, &spot, buf.freeze(), of, action);
+    }
+
+    fn moved_entry(
+        &self,
+        view: &forebay_format::TrailerView<'_>,
+        ns: u16,
+        key: &Key,
+        place: Place,
+    ) -> Option<FooterEntry> {
+        let meta = forebay_types::Descriptor::decode(view.body).ok()?.meta;
+        Some(FooterEntry {
+            kind: EntryKind::Block,
+            namespace: meta.namespace,
+            key: *key,
+            version: meta.version,
+            seq: view.seq,
+            length: place.length(self.geometry.align) as u32,
+            start: 0,
+            record_bytes: 0,
+            rank: self.index.find(ns, key).map_or(0, |e| e.rank),
+            expiry_utc_s: meta.expiry_utc_s,
+        })
+    }
+
+    /// A moved record is written: from now on it is read at its new place.
+    pub(crate) fn move_written(&mut self, of: RecordOf, ok: bool) {
+        let RecordOf::Move { ns, key, from, to, durable } = of else { return };
+        if ok && self.index.find(ns, &key).is_some_and(|e| e.place() == from) {
+            let leased = self.leases.holds_any(&(ns, key));
+            if let Some(entry) = self.index.find_mut(ns, &key) {
+                entry.set_place(to);
+                let rank = entry.rank;
+                self.segments.remove_live(from.segment, from.units(), rank);
+                self.segments.add_live(to.segment, to.units(), rank);
+                if leased {
+                    self.segments.get_mut(from.segment).leased_units -= from.units();
+                    self.segments.get_mut(to.segment).leased_units += to.units();
+                }
+            }
+        }
+        self.move_ended(from, durable && !ok);
+    }
+
+    fn move_ended(&mut self, place: Place, failed: bool) {
+        let bytes = self.geometry.bytes(place.units());
+        if let Some(cleaning) = &mut self.cleaning {
+            cleaning.flying -= 1;
+            cleaning.flying_bytes -= bytes;
+            cleaning.failed |= failed && cleaning.durable;
+        }
+    }
+
+    /// True when only a flush is missing.
+    pub(crate) fn awaits_flush(&self) -> bool {
+        self.cleaning.as_ref().is_some_and(|cleaning| cleaning.phase == Phase::Flush)
+    }
+
+    /// Tombstones that may still be needed go along.
+    fn carry_tombstones(&mut self) -> bool {
+        let Some(mut cleaning) = self.cleaning.take() else { return false };
+        let mut stuck = false;
+        while !cleaning.failed && !cleaning.tombstones.is_empty() {
+            let at = cleaning.tombstones.len().saturating_sub(forebay_format::TOMBSTONES_MAX);
+            if !self.write_tombstones(&cleaning.tombstones[at..], Some(Action::Moved)) {
+                stuck = true;
+                break;
+            }
+            cleaning.tombstones.truncate(at);
+            cleaning.unflushed += 1;
+        }
+        if !stuck {
+            cleaning.phase = if cleaning.unflushed > 0 { Phase::Flush } else { Phase::Done };
+            // `Moved` comes as each record's write is completed; the flush that frees the victim must come after the last.
+            self.flusher.demand();
+        }
+        self.cleaning = Some(cleaning);
+        !stuck
+    }
+
+    /// A moved durable record is flushed, or never will be.
+    pub(crate) fn moved(&mut self, ok: bool) {
+        let Some(cleaning) = &mut self.cleaning else { return };
+        cleaning.failed |= !ok;
+        cleaning.unflushed = cleaning.unflushed.saturating_sub(1);
+        if cleaning.unflushed == 0 && cleaning.phase == Phase::Flush {
+            cleaning.phase = Phase::Done;
+        }
+    }
+
+    fn end_cleaning(&mut self) -> bool {
+        let Some(cleaning) = self.cleaning.take() else { return false };
+        let victim = cleaning.victim;
+        let s = self.segments.get_mut(victim);
+        if cleaning.failed {
+            // Its blocks stay readable; another try would meet the same end.
+            s.stuck = true;
+            return true;
+        }
+        if s.live_units > 0 {
+            // Blocks its footer does not list: found by sweeping the index.
+            s.footer_count = None;
+            s.stuck |= cleaning.durable && s.tombstone_seq_max > 0;
+            return true;
+        }
+        self.counted.segments_freed += 1;
+        let heed_pins = !self.mutant(Mutant::ReuseWhileRead);
+        self.segments.release(victim, heed_pins);
+        true
+    }
+
+    /// Makes room for `units` in a namespace of the cache: when it would be over its quota it loses its coldest, down to 15/16 of it, so that the
+    /// search is paid once for many puts.
+    pub(crate) fn make_quota(&mut self, now: Millis, ns: u16, units: u32) -> bool {
+        let bytes = self.geometry.bytes(units);
+        let Some(slot) = self.namespaces.get(ns) else { return false };
+        let Some(quota) = slot.row.quota_bytes else { return true };
+        if slot.bytes + bytes <= quota {
+            return true;
+        }
+        let goal = slot.bytes + bytes - quota.min((quota / 16 * 15).max(bytes));
+        let before = self.counted.evicted;
+        self.shed(now, ns, goal);
+        self.counted.evicted_quota += self.counted.evicted - before;
+        self.namespaces.get(ns).is_some_and(|slot| slot.bytes + bytes <= quota)
+    }
+
+    /// Makes room in the index for a block: its table may not grow past the ceiling, so that table loses its coldest sixteenth.
+    pub(crate) fn make_index_room(&mut self, now: Millis, ns: u16, key: &Key) -> bool {
+        let Some(table) = self.index.full_table_for(ns, key, self.index_others()) else { return true };
+        let mut coldest: Vec<(bool, u32, u16, Key)> = self
+            .index
+            .table(table)
+            .filter(|e| !self.namespaces.is_durable(e.ns))
+            .map(|e| (self.leases.holds(now, &(e.ns, e.key)), e.rank, e.ns, e.key))
+            .collect();
+        coldest.sort_unstable_by_key(|(leased, rank, ..)| (*leased, *rank));
+        coldest.truncate(coldest.len().div_ceil(16));
+        let evicted = coldest.len();
+        for (_, _, ns, key) in coldest {
+            self.evict_entry(ns, &key);
+        }
+        self.counted.evicted_index += evicted as u64;
+        evicted > 0
+    }
+
+    /// Evicts the coldest of a namespace of the cache until `bytes` are free. Blocks are spread over the index's tables by hash,
+    /// so a few tables are a fair sample; a small index is looked at whole.
+    fn shed(&mut self, now: Millis, ns: u16, bytes: u64) {
+        let mut freed = 0;
+        for heed_leases in [true, false] {
+            for _ in 0..SHEDS_PER_PUT {
+                if freed >= bytes {
+                    return;
+                }
+                let (mut sample, whole) = self.sample(now, ns, heed_leases);
+                if sample.is_empty() && whole {
+                    break;
+                }
+                sample.sort_unstable_by_key(|(rank, _)| *rank);
+                let most = if whole { sample.len() } else { sample.len().div_ceil(16) };
+                for (_, key) in sample.into_iter().take(most) {
+                    if freed >= bytes {
+                        break;
+                    }
+                    freed += self.evict_entry(ns, &key);
+                }
+            }
+        }
+    }
+
+    /// Candidates from the next tables of the index, and whether these were all tables.
+    fn sample(&mut self, now: Millis, ns: u16, heed_leases: bool) -> (Vec<(u32, Key)>, bool) {
+        let mut sample = Vec::new();
+        let (mut visited, mut tables) = (0, 0);
+        while visited < SHED_VISITS && tables < self.index.tables() {
+            self.shed_cursor = (self.shed_cursor + 1) % self.index.tables();
+            tables += 1;
+            for entry in self.index.table(self.shed_cursor) {
+                visited += 1;
+                if entry.ns == ns && !(heed_leases && self.leases.holds(now, &(ns, entry.key))) {
+                    sample.push((entry.rank, entry.key));
+                }
+            }
+        }
+        (sample, tables == self.index.tables())
+    }
+}

@@ -1,0 +1,358 @@
+//! Getting: from DRAM at once, from the drive into the arena or straight into a client's memory.
+
+use std::ops::Range;
+
+use forebay_format::{RecordKind, TRAILER_HEADER_BYTES, TrailerView, decode_trailer};
+use forebay_io::{Disk, DiskError, ReadInto, Shared};
+use forebay_tokenomics::Reuse;
+use forebay_types::limits::{PIECE_BYTES, STEP_BYTES};
+use forebay_types::{Descriptor, Key, Millis, MissReason, Tier};
+
+use crate::dram::Cached;
+use crate::face::{Event, Found, GetRequest, GetResult, GetStarted};
+use crate::index::Place;
+use crate::lanes::{Lane, SMALL_GET_BYTES};
+use crate::store::{Mutant, Op, Store};
+use crate::verify::{Purpose, VerifyJob};
+
+/// A read of a record's end: from a piece of its payload to the end of its trailer.
+pub(crate) struct ReadOp {
+    token: u64,
+    ns: u16,
+    key: Key,
+    place: Place,
+    /// First byte of the block that is read.
+    from: u64,
+    /// Bytes of the block that were asked for, in whole pieces.
+    want: Range<u64>,
+    promote: bool,
+}
+
+/// A range that does not reach its block's end: its pieces and the trailer are read apart.
+pub(crate) struct RangeGet {
+    token: u64,
+    ns: u16,
+    key: Key,
+    place: Place,
+    want: Range<u64>,
+    pieces: Option<Shared>,
+    trailer: Option<Shared>,
+    failed: Option<MissReason>,
+    left: u8,
+}
+
+/// The pieces that cover `offset..offset + length` of a block, `length` 0 being "to the end".
+fn whole_pieces(offset: u64, length: u64, block: u64) -> Range<u64> {
+    let piece = PIECE_BYTES as u64;
+    let end = if length == 0 { block } else { offset.saturating_add(length).min(block) };
+    let start = (offset.min(block)) / piece * piece;
+    start..end.next_multiple_of(piece).min(block).max(start)
+}
+
+impl<D: Disk> Store<D> {
+    /// Begins a get.
+    pub fn get(&mut self, now: Millis, request: GetRequest) -> GetStarted {
+        let started = self.try_get(now, request);
+        if let GetStarted::Miss(reason) = &started {
+            self.counted.misses += 1;
+            self.counted.busy += u64::from(*reason == MissReason::Busy);
+        }
+        started
+    }
+
+    fn try_get(&mut self, _now: Millis, request: GetRequest) -> GetStarted {
+        let GetRequest { token, namespace, key, offset, length, room, into, batch, depth_in_batch } = request;
+        let Some(ns) = self.namespaces.find(namespace) else { return GetStarted::Miss(MissReason::Namespace) };
+        let align = self.geometry.align;
+        let Some(entry) = self.index.find(ns, &key) else { return GetStarted::Miss(self.reason_gone(ns, &key)) };
+        let (place, old_rank, touched) = (entry.place(), entry.rank, entry.touched());
+        let block = place.length(align);
+        let want = whole_pieces(offset, length, block);
+        if want.end - want.start > room {
+            return GetStarted::TooSmall { need: want.end - want.start };
+        }
+        let turn = self.turn_of(batch);
+        let rank = self.policy.touch(turn, depth_in_batch, old_rank, Reuse::Unknown);
+        self.set_rank(ns, &key, rank);
+
+        if let Some(cached) = self.dram.get(ns, &key) {
+            let found = found_in(cached, Tier::Dram, want);
+            self.dram.set_rank(ns, &key, rank);
+            self.counted.hits_dram += 1;
+            return GetStarted::Hit(found);
+        }
+        let promote = touched;
+        if let Some(entry) = self.index.find_mut(ns, &key) {
+            entry.set_touched(true);
+        }
+        let payload_padded = place.payload_units as usize * align;
+        let record = place.units() as usize * align;
+        let whole = want.start == 0 && want.end == block;
+        let at_record = self.geometry.at(place.segment, place.page);
+
+        if whole
+            && !promote
+            && let Some(mut landing) = into
+            && landing.len() >= record
+        {
+            landing.truncate(record);
+            if landing.is_aligned(align) {
+                let lane = lane_for(record);
+                if self.lanes.is_full(lane) {
+                    return GetStarted::Miss(MissReason::Busy);
+                }
+                self.segments.pin(place.segment);
+                let op = ReadOp { token, ns, key, place, from: 0, want, promote: false };
+                self.read(lane, Op::Read(op), at_record, ReadInto::Landing(landing));
+                return GetStarted::Pending;
+            }
+        }
+
+        // One read when it costs little more than two: the whole record of a small block, or everything up to the trailer.
+        let to_end = want.end == block;
+        let from = if promote || record <= SMALL_GET_BYTES { 0 } else { want.start };
+        if to_end || from == 0 && (promote || record <= SMALL_GET_BYTES) {
+            let len = record - from as usize;
+            let lane = lane_for(len);
+            if self.lanes.is_full(lane) {
+                return GetStarted::Miss(MissReason::Busy);
+            }
+            let Some(buf) = self.dram.alloc(&self.arena, len) else { return GetStarted::Miss(MissReason::Busy) };
+            self.segments.pin(place.segment);
+            let op = ReadOp { token, ns, key, place, from, want, promote };
+            self.read(lane, Op::Read(op), at_record + from, ReadInto::Buf(buf));
+            return GetStarted::Pending;
+        }
+
+        let pieces_len = (want.end.next_multiple_of(align as u64) - want.start) as usize;
+        let lane = lane_for(pieces_len);
+        if self.lanes.is_full(lane) {
+            return GetStarted::Miss(MissReason::Busy);
+        }
+        let buffers = self.dram.alloc(&self.arena, pieces_len.max(align));
+        let Some((pieces, trailer)) = buffers.zip(self.dram.alloc(&self.arena, record - payload_padded)) else {
+            return GetStarted::Miss(MissReason::Busy);
+        };
+        // Once for each of the two reads.
+        self.segments.pin(place.segment);
+        self.segments.pin(place.segment);
+        let at_pieces = at_record + want.start;
+        let range = RangeGet { token, ns, key, place, want, pieces: None, trailer: None, failed: None, left: 2 };
+        let range = self.ranges.insert(range);
+        self.read(lane, Op::RangePieces(range), at_pieces, ReadInto::Buf(pieces));
+        self.read(lane, Op::RangeTrailer(range), at_record + payload_padded as u64, ReadInto::Buf(trailer));
+        GetStarted::Pending
+    }
+
+    pub(crate) fn set_rank(&mut self, ns: u16, key: &Key, rank: u32) {
+        let Some(entry) = self.index.find_mut(ns, key) else { return };
+        let (place, old) = (entry.place(), entry.rank);
+        entry.rank = rank;
+        self.segments.remove_live(place.segment, place.units(), old);
+        self.segments.add_live(place.segment, place.units(), rank);
+    }
+
+    /// True when `view` is the record that the index promised at `place`.
+    pub(crate) fn is_record_of(&self, view: &TrailerView<'_>, ns: u16, key: &Key, place: Place) -> Option<Descriptor> {
+        let segment = self.segments.get(place.segment);
+        let align = self.geometry.align;
+        let whole = view.kind == RecordKind::Block
+            && view.belongs_to(segment.generation, segment.nonce)
+            && view.payload_padded as usize == place.payload_units as usize * align;
+        let descriptor = Descriptor::decode(view.body).ok().filter(|_| whole)?;
+        let meta = &descriptor.meta;
+        let id = self.namespaces.get(ns)?.row.id;
+        (meta.namespace == id && meta.key == *key && meta.length == place.length(align)).then_some(descriptor)
+    }
+
+    pub(crate) fn read_done(
+        &mut self,
+        _now: Millis,
+        op: ReadOp,
+        result: Result<(), DiskError>,
+        read: Option<ReadInto>,
+    ) {
+        let result = self.read_ended(op, result, read);
+        self.got(result.0, result.1);
+    }
+
+    fn got(&mut self, token: u64, result: GetResult) {
+        match &result {
+            GetResult::Found(_) => {
+                self.counted.hits_nvme += 1;
+                self.counted.bounced += 1;
+            }
+            GetResult::Landed { .. } => {
+                self.counted.hits_nvme += 1;
+                self.counted.landed_direct += 1;
+            }
+            GetResult::Miss(_) => self.counted.misses += 1,
+        }
+        self.events.push(Event::Got { token, result });
+    }
+
+    /// Why a read must not be answered although it succeeded: the namespace or the block has gone meanwhile.
+    fn gone(&self, ns: u16, key: &Key) -> Option<MissReason> {
+        if self.namespaces.get(ns).is_none_or(|slot| slot.purging) {
+            return Some(MissReason::Namespace);
+        }
+        self.index.find(ns, key).is_none().then(|| self.reason_gone(ns, key))
+    }
+
+    fn read_ended(&mut self, op: ReadOp, result: Result<(), DiskError>, read: Option<ReadInto>) -> (u64, GetResult) {
+        let ReadOp { token, ns, key, place, from, want, promote } = op;
+        let gone = self.gone(ns, &key);
+        let align = self.geometry.align;
+        let miss = |reason| (token, GetResult::Miss(reason));
+        let ended = match (result, read, gone) {
+            (Err(_), _, _) | (_, None, _) => miss(MissReason::Unavailable),
+            (Ok(()), _, Some(reason)) => miss(reason),
+            (Ok(()), Some(ReadInto::Landing(landing)), None) => {
+                self.counted.read_bytes += landing.len() as u64;
+                let trailer_offset = (place.payload_units as usize * align + TRAILER_HEADER_BYTES) as u64;
+                (token, GetResult::Landed { landing, length: place.length(align), trailer_offset })
+            }
+            (Ok(()), Some(ReadInto::Buf(buf)), None) => {
+                self.counted.read_bytes += buf.len() as u64;
+                let trailer_at = place.payload_units as usize * align - from as usize;
+                let checked = decode_trailer(&buf[trailer_at..])
+                    .ok()
+                    .and_then(|view| Some((self.is_record_of(&view, ns, &key, place)?, view.body.len())));
+                match checked {
+                    None => {
+                        self.drop_bad(ns, &key, place);
+                        miss(MissReason::Corrupt)
+                    }
+                    Some((descriptor, body_len)) => {
+                        let descriptor_at = trailer_at + TRAILER_HEADER_BYTES;
+                        let length = place.length(align);
+                        let arena_offset = buf.arena_offset();
+                        let small = promote && length as usize <= STEP_BYTES;
+                        if small && !self.mutant(Mutant::SkipCheck) && !descriptor.verify(&buf[..length as usize]) {
+                            self.drop_bad(ns, &key, place);
+                            self.segments.unpin(place.segment);
+                            return miss(MissReason::Corrupt);
+                        }
+                        let data = buf.freeze();
+                        let range = descriptor_at..descriptor_at + body_len;
+                        let cached = Cached { data: data.clone(), length, descriptor: range.clone() };
+                        if small {
+                            self.promote(ns, key, place, arena_offset, cached);
+                        } else if promote {
+                            let purpose = Purpose::Promote { ns, key, place, arena_offset, cached };
+                            self.verifies.push_back(VerifyJob::new(data.clone(), descriptor, purpose));
+                        }
+                        let payload = (want.start - from) as usize..(want.end - from) as usize;
+                        let found = Found {
+                            tier: Tier::Nvme,
+                            descriptor_in: data.clone(),
+                            data,
+                            payload,
+                            descriptor: range,
+                            offset: want.start,
+                            block_length: length,
+                        };
+                        (token, GetResult::Found(found))
+                    }
+                }
+            }
+        };
+        self.segments.unpin(place.segment);
+        ended
+    }
+
+    /// Takes a verified record that was read into DRAM, unless it has gone or moved meanwhile.
+    pub(crate) fn promote(&mut self, ns: u16, key: Key, place: Place, arena_offset: usize, cached: Cached) {
+        if self.dram.contains(ns, &key) {
+            return;
+        }
+        let Some(rank) = self.index.find(ns, &key).filter(|e| e.place() == place).map(|e| e.rank) else { return };
+        self.dram.insert(ns, key, rank, arena_offset, cached);
+        self.counted.promotions += 1;
+    }
+
+    pub(crate) fn range_done(
+        &mut self,
+        _now: Millis,
+        number: u64,
+        is_pieces: bool,
+        result: Result<(), DiskError>,
+        read: Option<ReadInto>,
+    ) {
+        let Some(range) = self.ranges.get_mut(number) else { return };
+        let segment = range.place.segment;
+        range.left -= 1;
+        match (result, read) {
+            (Ok(()), Some(ReadInto::Buf(buf))) => {
+                self.counted.read_bytes += buf.len() as u64;
+                let part = if is_pieces { &mut range.pieces } else { &mut range.trailer };
+                *part = Some(buf.freeze());
+            }
+            _ => range.failed = Some(MissReason::Unavailable),
+        }
+        let last = range.left == 0;
+        if last && let Some(range) = self.ranges.remove(number) {
+            let token = range.token;
+            let result = self.range_ended(range);
+            self.got(token, result);
+        }
+        self.segments.unpin(segment);
+    }
+
+    fn range_ended(&mut self, range: RangeGet) -> GetResult {
+        let RangeGet { ns, key, place, want, pieces, trailer, failed, .. } = range;
+        if let Some(reason) = failed.or_else(|| self.gone(ns, &key)) {
+            return GetResult::Miss(reason);
+        }
+        let Some((pieces, trailer)) = pieces.zip(trailer) else { return GetResult::Miss(MissReason::Unavailable) };
+        let checked = decode_trailer(&trailer)
+            .ok()
+            .filter(|view| self.is_record_of(view, ns, &key, place).is_some())
+            .map(|view| view.body.len());
+        let Some(body_len) = checked else {
+            self.drop_bad(ns, &key, place);
+            return GetResult::Miss(MissReason::Corrupt);
+        };
+        GetResult::Found(Found {
+            tier: Tier::Nvme,
+            payload: 0..(want.end - want.start) as usize,
+            data: pieces,
+            descriptor_in: trailer,
+            descriptor: TRAILER_HEADER_BYTES..TRAILER_HEADER_BYTES + body_len,
+            offset: want.start,
+            block_length: place.length(self.geometry.align),
+        })
+    }
+}
+
+fn lane_for(bytes: usize) -> Lane {
+    if bytes <= SMALL_GET_BYTES { Lane::SmallGet } else { Lane::LargeGet }
+}
+
+fn found_in(cached: &Cached, tier: Tier, want: Range<u64>) -> Found {
+    Found {
+        tier,
+        data: cached.data.clone(),
+        payload: want.start as usize..want.end as usize,
+        descriptor_in: cached.data.clone(),
+        descriptor: cached.descriptor.clone(),
+        offset: want.start,
+        block_length: cached.length,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_widened_to_whole_pieces() {
+        let piece = PIECE_BYTES as u64;
+        assert_eq!(whole_pieces(0, 0, 100), 0..100);
+        assert_eq!(whole_pieces(10, 20, 100), 0..100);
+        assert_eq!(whole_pieces(piece + 1, 1, 5 * piece), piece..2 * piece);
+        assert_eq!(whole_pieces(piece, 0, 2 * piece + 7), piece..2 * piece + 7);
+        assert_eq!(whole_pieces(2 * piece, u64::MAX, 2 * piece + 7), 2 * piece..2 * piece + 7);
+        assert_eq!(whole_pieces(9 * piece, 5, 2 * piece), 2 * piece..2 * piece);
+    }
+}

@@ -1,0 +1,132 @@
+//! Namespaces of a shard: short numbers for the index, bytes held, and the table on the drive.
+
+use std::collections::BTreeMap;
+
+use forebay_format::{NamespaceRow, NamespaceTable};
+use forebay_types::limits::NAMESPACES_MAX;
+use forebay_types::{Class, NamespaceId};
+
+/// One namespace.
+pub(crate) struct Slot {
+    pub(crate) row: NamespaceRow,
+    /// Bytes on the drive with padding.
+    pub(crate) bytes: u64,
+    /// Removed; its blocks are being swept from the index, and its short number is not given again before they are gone.
+    pub(crate) purging: bool,
+}
+
+/// All namespaces of a shard.
+#[derive(Default)]
+pub(crate) struct Namespaces {
+    slots: Vec<Option<Slot>>,
+    by_id: BTreeMap<NamespaceId, u16>,
+    pub(crate) sequence: u64,
+    /// Callers who wait for the table to be saved.
+    pub(crate) unsaved: Vec<u64>,
+    pub(crate) saving: bool,
+    /// Callers whom the table being written will satisfy.
+    in_table: Vec<u64>,
+    /// Short number and next table of the index to sweep.
+    pub(crate) purge: Option<(u16, usize)>,
+}
+
+impl Namespaces {
+    pub(crate) fn load(table: NamespaceTable) -> Self {
+        let mut all = Namespaces { sequence: table.sequence, ..Namespaces::default() };
+        for row in table.rows {
+            all.upsert(row);
+        }
+        all
+    }
+
+    pub(crate) fn table(&self) -> NamespaceTable {
+        NamespaceTable { sequence: self.sequence, rows: self.rows().cloned().collect() }
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &NamespaceRow> {
+        self.slots.iter().flatten().filter(|slot| !slot.purging).map(|slot| &slot.row)
+    }
+
+    /// False when there are too many.
+    pub(crate) fn upsert(&mut self, row: NamespaceRow) -> bool {
+        if let Some(slot) = self.by_id.get(&row.id).and_then(|at| self.slots[usize::from(*at)].as_mut()) {
+            slot.row = row;
+            return true;
+        }
+        let id = row.id;
+        let slot = Some(Slot { row, bytes: 0, purging: false });
+        let at = match self.slots.iter().position(Option::is_none) {
+            Some(at) => {
+                self.slots[at] = slot;
+                at
+            }
+            // Twice the catalogue's bound: as many may be on their way out.
+            None if self.slots.len() >= 2 * NAMESPACES_MAX => return false,
+            None => {
+                self.slots.push(slot);
+                self.slots.len() - 1
+            }
+        };
+        self.by_id.insert(id, at as u16);
+        true
+    }
+
+    pub(crate) fn begin_save(&mut self) {
+        self.saving = true;
+        self.in_table = std::mem::take(&mut self.unsaved);
+    }
+
+    /// The callers whom the table just written satisfies.
+    pub(crate) fn unsaved_taken(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.in_table)
+    }
+
+    /// Takes a namespace out of sight. Its slot stays until [`Self::vacate`].
+    pub(crate) fn remove(&mut self, id: NamespaceId) -> bool {
+        let Some(at) = self.by_id.remove(&id) else { return false };
+        if let Some(slot) = &mut self.slots[usize::from(at)] {
+            slot.purging = true;
+        }
+        true
+    }
+
+    pub(crate) fn next_to_purge(&self) -> Option<u16> {
+        self.slots.iter().position(|slot| slot.as_ref().is_some_and(|s| s.purging)).map(|at| at as u16)
+    }
+
+    pub(crate) fn vacate(&mut self, at: u16) {
+        self.slots[usize::from(at)] = None;
+    }
+
+    pub(crate) fn find(&self, id: NamespaceId) -> Option<u16> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(crate) fn get(&self, at: u16) -> Option<&Slot> {
+        self.slots.get(usize::from(at))?.as_ref()
+    }
+
+    pub(crate) fn is_durable(&self, at: u16) -> bool {
+        self.get(at).is_some_and(|slot| slot.row.class == Class::Durable)
+    }
+
+    pub(crate) fn add_bytes(&mut self, at: u16, bytes: u64) {
+        if let Some(Some(slot)) = self.slots.get_mut(usize::from(at)) {
+            slot.bytes += bytes;
+        }
+    }
+
+    pub(crate) fn remove_bytes(&mut self, at: u16, bytes: u64) {
+        if let Some(Some(slot)) = self.slots.get_mut(usize::from(at)) {
+            slot.bytes -= bytes;
+        }
+    }
+
+    /// Bytes of all and of the durable ones.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        self.slots.iter().flatten().fold((0, 0), |(all, durable), slot| {
+            let d = if slot.row.class == Class::Durable { slot.bytes } else { 0 };
+            (all + slot.bytes, durable + d)
+        })
+    }
+}

@@ -1,0 +1,226 @@
+//! Segments as the store knows them in memory: what state each is in, how much of it is alive and what that is worth. No I/O.
+
+use std::collections::VecDeque;
+
+use forebay_format::{SEGMENT_HEADER_BYTES, SegmentKind, SliceLayout};
+
+/// Segments that only cleaning may open: one to move into, one for when that is full.
+pub(crate) const SPARE_SEGMENTS: usize = 2;
+
+/// Sizes in units of the alignment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Geometry {
+    pub(crate) layout: SliceLayout,
+    pub(crate) align: usize,
+    pub(crate) segment_units: u32,
+    pub(crate) header_units: u32,
+}
+
+impl Geometry {
+    pub(crate) fn new(layout: SliceLayout) -> Self {
+        let align = layout.align;
+        Geometry {
+            layout,
+            align,
+            segment_units: (layout.segment_bytes / align as u64) as u32,
+            header_units: (SEGMENT_HEADER_BYTES / align) as u32,
+        }
+    }
+
+    pub(crate) fn bytes(&self, units: u32) -> u64 {
+        u64::from(units) * self.align as u64
+    }
+
+    /// Where a unit of a segment lies, from the slice's start.
+    pub(crate) fn at(&self, segment: u16, page: u32) -> u64 {
+        self.layout.segment_at(u32::from(segment)) + self.bytes(page)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// In the free list.
+    Free,
+    /// Being written.
+    Open,
+    /// Full; its footer is on its way.
+    Sealing,
+    /// Whole.
+    Sealed,
+    /// Freed, and still read by somebody.
+    Leaving,
+}
+
+/// One segment.
+#[derive(Debug, Clone)]
+pub(crate) struct Segment {
+    pub(crate) state: State,
+    pub(crate) kind: SegmentKind,
+    /// Number of its opening, drawn from the same counter as records' sequence numbers: a segment whose generation is above a tombstone's number
+    /// was opened later and cannot hold what was forgotten.
+    pub(crate) generation: u64,
+    pub(crate) nonce: u64,
+    /// The lowest generation that a start after a crash may find here: what was here before, until the new header is flushed. 0: nothing.
+    pub(crate) oldest_on_disk: u64,
+    /// Entries of its footer; `None` when it has none that can be read.
+    pub(crate) footer_count: Option<u32>,
+    pub(crate) live_units: u32,
+    /// Sum over live blocks of units x rank.
+    pub(crate) worth: u64,
+    pub(crate) leased_units: u32,
+    /// Reads in flight. A segment that is read is never rewritten, so a recycled one can never leak into a client's memory.
+    pub(crate) pins: u32,
+    /// Highest number of a tombstone in it; 0 if it has none.
+    pub(crate) tombstone_seq_max: u64,
+    /// Cleaning found it unreadable; left alone.
+    pub(crate) stuck: bool,
+}
+
+impl Segment {
+    fn blank() -> Self {
+        Segment {
+            state: State::Free,
+            kind: SegmentKind::Cache,
+            generation: 0,
+            nonce: 0,
+            oldest_on_disk: 0,
+            footer_count: None,
+            live_units: 0,
+            worth: 0,
+            leased_units: 0,
+            pins: 0,
+            tombstone_seq_max: 0,
+            stuck: false,
+        }
+    }
+}
+
+/// All segments of a shard.
+pub(crate) struct Segments {
+    all: Vec<Segment>,
+    /// First freed, first used: all of the drive wears alike, and what was freed last can still be found by a start after a crash.
+    free: VecDeque<u16>,
+}
+
+impl Segments {
+    /// Nothing on the drive, nothing free yet.
+    pub(crate) fn new(count: u32) -> Self {
+        Segments { all: vec![Segment::blank(); count as usize], free: VecDeque::new() }
+    }
+
+    pub(crate) fn get(&self, segment: u16) -> &Segment {
+        &self.all[usize::from(segment)]
+    }
+
+    pub(crate) fn get_mut(&mut self, segment: u16) -> &mut Segment {
+        &mut self.all[usize::from(segment)]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &Segment)> {
+        self.all.iter().enumerate().map(|(i, s)| (i as u16, s))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Segment> {
+        self.all.iter_mut()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(crate) fn free_len(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(crate) fn push_free(&mut self, segment: u16) {
+        let s = self.get_mut(segment);
+        debug_assert_eq!(s.live_units, 0, "a segment with blocks in it is not free");
+        s.state = State::Free;
+        s.leased_units = 0;
+        s.worth = 0;
+        s.stuck = false;
+        self.free.push_back(segment);
+    }
+
+    pub(crate) fn pop_free(&mut self) -> Option<u16> {
+        self.free.pop_front()
+    }
+
+    /// Frees a segment, at once or when nobody reads it any more.
+    pub(crate) fn release(&mut self, segment: u16, heed_pins: bool) {
+        if heed_pins && self.get(segment).pins > 0 {
+            self.get_mut(segment).state = State::Leaving;
+        } else {
+            self.push_free(segment);
+        }
+    }
+
+    pub(crate) fn pin(&mut self, segment: u16) {
+        self.get_mut(segment).pins += 1;
+    }
+
+    pub(crate) fn unpin(&mut self, segment: u16) {
+        let s = self.get_mut(segment);
+        s.pins -= 1;
+        if s.pins == 0 && s.state == State::Leaving {
+            self.push_free(segment);
+        }
+    }
+
+    pub(crate) fn add_live(&mut self, segment: u16, units: u32, rank: u32) {
+        let s = self.get_mut(segment);
+        s.live_units += units;
+        s.worth += u64::from(units) * u64::from(rank);
+    }
+
+    pub(crate) fn remove_live(&mut self, segment: u16, units: u32, rank: u32) {
+        let s = self.get_mut(segment);
+        s.live_units -= units;
+        s.worth -= u64::from(units) * u64::from(rank);
+    }
+
+    /// The lowest generation that a start after a crash may find anywhere but in `except`.
+    pub(crate) fn oldest_on_disk(&self, except: u16) -> u64 {
+        let others = self.iter().filter(|(i, s)| *i != except && s.oldest_on_disk > 0);
+        others.map(|(_, s)| s.oldest_on_disk).min().unwrap_or(u64::MAX)
+    }
+
+    /// The segment of the cache whose eviction loses least, for which fewer than a quarter of its bytes are leased.
+    ///
+    /// Worth is counted above the coldest segment's mean, so that age weighs against fullness: with ranks that grow for ever, worth above zero
+    /// would be the same for all.
+    pub(crate) fn cache_victim(&self, geometry: &Geometry) -> Option<u16> {
+        let candidates = || {
+            self.iter().filter(|(_, s)| {
+                s.state == State::Sealed
+                    && s.kind != SegmentKind::Durable
+                    && s.pins == 0
+                    && s.leased_units <= geometry.segment_units / 4
+            })
+        };
+        let mean = |s: &Segment| if s.live_units == 0 { u64::MAX } else { s.worth / u64::from(s.live_units) };
+        let base = candidates().map(|(_, s)| mean(s)).min()?;
+        let base = if base == u64::MAX { 0 } else { base.saturating_sub(1) };
+        candidates()
+            .min_by_key(|(_, s)| (s.worth.saturating_sub(u64::from(s.live_units) * base), s.generation))
+            .map(|(i, _)| i)
+    }
+
+    /// The durable segment with the most dead space, if moving its living blocks out wins at least `gain` units.
+    pub(crate) fn durable_victim(&self, geometry: &Geometry, gain: u32) -> Option<u16> {
+        let room = geometry.segment_units - geometry.header_units;
+        self.iter()
+            .filter(|(_, s)| s.state == State::Sealed && s.kind == SegmentKind::Durable && s.pins == 0 && !s.stuck)
+            .filter(|(_, s)| s.live_units + gain <= room)
+            .min_by_key(|(_, s)| (s.live_units, s.generation))
+            .map(|(i, _)| i)
+    }
+
+    /// Mean rank of what the cache holds.
+    pub(crate) fn cache_rank_mean(&self) -> u64 {
+        let cache = self.iter().filter(|(_, s)| s.kind != SegmentKind::Durable);
+        let (worth, units) =
+            cache.fold((0u128, 0u64), |(w, u), (_, s)| (w + u128::from(s.worth), u + u64::from(s.live_units)));
+        if units == 0 { 0 } else { (worth / u128::from(units)) as u64 }
+    }
+}

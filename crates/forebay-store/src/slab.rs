@@ -1,0 +1,39 @@
+//! Numbered places for things that come back by number.
+
+/// Things by number. A number is not given again while it is held, nor soon after.
+pub(crate) struct Slab<T> {
+    slots: Vec<(u32, Option<T>)>,
+    free: Vec<u32>,
+}
+
+impl<T> Slab<T> {
+    pub(crate) fn new() -> Self {
+        Slab { slots: Vec::new(), free: Vec::new() }
+    }
+
+    pub(crate) fn insert(&mut self, value: T) -> u64 {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            (self.slots.len() - 1) as u32
+        });
+        let (lap, slot) = &mut self.slots[at as usize];
+        *slot = Some(value);
+        u64::from(*lap) << 32 | u64::from(at)
+    }
+
+    fn slot(&mut self, number: u64) -> Option<&mut (u32, Option<T>)> {
+        self.slots.get_mut(number as u32 as usize).filter(|(lap, _)| u64::from(*lap) == number >> 32)
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut T> {
+        self.slot(number)?.1.as_mut()
+    }
+
+    pub(crate) fn remove(&mut self, number: u64) -> Option<T> {
+        let (lap, slot) = self.slot(number)?;
+        let value = slot.take()?;
+        *lap = lap.wrapping_add(1);
+        self.free.push(number as u32);
+        Some(value)
+    }
+}

@@ -1,0 +1,502 @@
+//! The store itself: what it holds, and the turn that drives it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use forebay_format::{NamespaceRow, SegmentKind};
+use forebay_io::{Arena, Buf, Disk, DiskDone, DiskError, DiskOp, ReadInto, Shared};
+use forebay_tokenomics::{Lru, Policy, Turn};
+use forebay_types::{
+    Entropy, Key, Millis, MissReason, Namespace, NamespaceId, PutOutcome, RefusedReason, ShardId, Tier,
+};
+
+use crate::dram::Dram;
+use crate::evict::Cleaning;
+use crate::face::Event;
+use crate::flush::{Action, Flusher};
+use crate::get::{RangeGet, ReadOp};
+use crate::ghost::Ghosts;
+use crate::index::{Entry, Index, Place};
+use crate::lanes::{Lane, Lanes};
+use crate::leases::{Granted, Leases};
+use crate::namespaces::Namespaces;
+use crate::segments::{Geometry, Segments};
+use crate::slab::Slab;
+use crate::stats::StoreStats;
+use crate::verify::VerifyJob;
+use crate::write::{OpenSegment, RecordOf};
+
+/// How a store behaves.
+pub struct StoreConfig {
+    /// What ranks blocks.
+    pub policy: Box<dyn Policy>,
+    /// Most bytes of everything that grows with blocks; past it, blocks of the cache are evicted.
+    pub index_bytes_max: usize,
+    /// A guard to leave out, for tests that show that it matters.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<Mutant>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        StoreConfig {
+            policy: Box::new(Lru::new()),
+            index_bytes_max: 64 << 20,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+}
+
+/// A guard that can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "mutants"), expect(unreachable_pub, reason = "built for tests only"))]
+pub enum Mutant {
+    /// Flushes are said to be done and never asked for.
+    NoFlush,
+    /// Durable puts are acknowledged when they are submitted.
+    AckBeforeCompletion,
+    /// Footers are written without waiting for the records.
+    FooterBeforeRecords,
+    /// A start takes any whole footer for its segment's.
+    GenerationIgnored,
+    /// Segments are freed while they are being read.
+    ReuseWhileRead,
+    /// Records read from the drive are not checked.
+    SkipCheck,
+}
+
+/// A request's place in the order of uses, shared by its keys. See [`Store::begin_batch`].
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    turn: Turn,
+    epoch: u32,
+}
+
+/// What an operation in flight is for.
+pub(crate) enum Op {
+    Read(ReadOp),
+    RangePieces(u64),
+    RangeTrailer(u64),
+    Suspect { ns: u16, key: Key, place: Place },
+    Record { segment: u16, number: u64, of: RecordOf, bytes: u64 },
+    Footer { segment: u16, bytes: u64 },
+    Table { bytes: u64 },
+    Flush,
+    VictimFooter,
+    VictimRecord { item: usize },
+}
+
+/// One shard on one slice of a drive.
+pub struct Store<D: Disk> {
+    pub(crate) disk: D,
+    pub(crate) arena: Arena,
+    pub(crate) shard: ShardId,
+    pub(crate) geometry: Geometry,
+    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) rebases: u32,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) utc_s: u64,
+    pub(crate) index: Index,
+    pub(crate) dram: Dram,
+    pub(crate) ghosts: Ghosts,
+    pub(crate) leases: Leases,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) segments: Segments,
+    pub(crate) lanes: Lanes,
+    pub(crate) ops: Slab<Op>,
+    pub(crate) ranges: Slab<RangeGet>,
+    pub(crate) verifies: VecDeque<VerifyJob>,
+    /// Segments being written or sealed.
+    pub(crate) writing: Vec<OpenSegment>,
+    pub(crate) flusher: Flusher,
+    pub(crate) cleaning: Option<Cleaning>,
+    /// Names of puts between reservation and commit; slots let go of theirs when they are dropped.
+    pub(crate) claims: Rc<RefCell<BTreeSet<(u16, Key)>>>,
+    /// Bytes of the arena that slots and unfinished writes of puts hold.
+    pub(crate) put_bytes: Rc<RefCell<usize>>,
+    /// Durable puts that are not durable yet: number, and who else waits for them.
+    pub(crate) undurable: BTreeMap<(u16, Key), (u64, Vec<u64>)>,
+    /// Forgets under way: the caller's token, records to go, whether all is well.
+    pub(crate) forgets: Slab<(u64, usize, bool)>,
+    /// Tombstones that found no place yet.
+    pub(crate) tombstones_waiting: VecDeque<(u64, Vec<forebay_format::Tombstone>)>,
+    /// Next number of a segment's opening, a put or a forget.
+    pub(crate) next: u64,
+    pub(crate) shed_cursor: usize,
+    pub(crate) write_failed: bool,
+    pub(crate) closing: bool,
+    pub(crate) events: Vec<Event>,
+    pub(crate) counted: StoreStats,
+    #[cfg(feature = "mutants")]
+    pub(crate) mutant: Option<Mutant>,
+}
+
+/// Leases looked at in one turn.
+const EXPIRED_PER_TURN: usize = 64;
+
+impl<D: Disk> Store<D> {
+    /// Its uuid.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Largest block it takes, in bytes.
+    pub fn block_bytes_max(&self) -> u64 {
+        self.geometry.layout.block_bytes_max()
+    }
+
+    /// Alignment of direct landings, in bytes.
+    pub fn align(&self) -> usize {
+        self.geometry.align
+    }
+
+    /// The disk, for waiting on it.
+    pub fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
+    /// Takes `len` bytes of the arena, evicting from DRAM for them. `None`: everything is in use, the caller is busy.
+    pub fn alloc(&mut self, len: usize) -> Option<Buf> {
+        self.dram.alloc(&self.arena, len)
+    }
+
+    /// Begins a request of `items` keys. All its gets and puts carry what this returns, each with its place in the request.
+    pub fn begin_batch(&mut self, items: u32) -> Batch {
+        if let Some(less) = self.policy.rebase() {
+            self.rebase(less);
+        }
+        Batch { turn: self.policy.begin(items), epoch: self.rebases }
+    }
+
+    /// The turn of a batch, a fresh one if ranks have been rebased since it began.
+    pub(crate) fn turn_of(&mut self, batch: Batch) -> Turn {
+        if batch.epoch == self.rebases { batch.turn } else { self.policy.begin(1) }
+    }
+
+    /// Once in three thousand million keys: a pass over the whole index, the one step of the loop that takes milliseconds.
+    fn rebase(&mut self, less: u32) {
+        self.rebases += 1;
+        for segment in self.segments.iter_mut() {
+            segment.worth = 0;
+        }
+        for table in 0..self.index.tables() {
+            for entry in self.index.table_mut(table) {
+                entry.rank = entry.rank.saturating_sub(less);
+                let place = entry.place();
+                self.segments.get_mut(place.segment).worth += u64::from(place.units()) * u64::from(entry.rank);
+            }
+        }
+        self.dram.rebase(less);
+    }
+
+    /// Adds a namespace or changes its quota. [`Event::NamespaceSaved`] follows; it can be used at once.
+    pub fn upsert_namespace(&mut self, token: u64, ns: &Namespace) {
+        let row = NamespaceRow::from(ns);
+        if self.namespaces.find(ns.id).and_then(|at| self.namespaces.get(at)).is_some_and(|slot| slot.row == row)
+            && !self.namespaces.saving
+        {
+            self.events.push(Event::NamespaceSaved { token, ok: true });
+            return;
+        }
+        if self.write_failed || !self.namespaces.upsert(row) {
+            self.events.push(Event::NamespaceSaved { token, ok: false });
+            return;
+        }
+        self.namespaces.unsaved.push(token);
+    }
+
+    /// Drops a namespace and all its blocks. [`Event::NamespaceSaved`] follows; its blocks are gone at once.
+    pub fn remove_namespace(&mut self, token: u64, id: NamespaceId) {
+        self.namespaces.remove(id);
+        if self.write_failed {
+            self.events.push(Event::NamespaceSaved { token, ok: false });
+        } else {
+            self.namespaces.unsaved.push(token);
+        }
+    }
+
+    /// The drive's table of namespaces. Secrets are not in it.
+    pub fn namespaces(&self) -> impl Iterator<Item = &NamespaceRow> {
+        self.namespaces.rows()
+    }
+
+    /// What a get would find, without touching it.
+    pub fn presence(&mut self, _now: Millis, ns: NamespaceId, key: &Key) -> Result<Tier, MissReason> {
+        let at = self.namespaces.find(ns).ok_or(MissReason::Namespace)?;
+        match self.index.find(at, key) {
+            Some(_) if self.dram.contains(at, key) => Ok(Tier::Dram),
+            Some(_) => Ok(Tier::Nvme),
+            None => Err(self.reason_gone(at, key)),
+        }
+    }
+
+    pub(crate) fn reason_gone(&self, ns: u16, key: &Key) -> MissReason {
+        let hash = self.index.seed().hash(ns, key);
+        if self.ghosts.contains(hash) { MissReason::Evicted } else { MissReason::Absent }
+    }
+
+    /// Holds a block for `hold_ms`, at most 30 s. False: absent, or a tenth of the shard is held already.
+    pub fn lease(&mut self, now: Millis, ns: NamespaceId, key: &Key, hold_ms: u64) -> bool {
+        let Some(at) = self.namespaces.find(ns) else { return false };
+        let Some(place) = self.index.find(at, key).map(Entry::place) else { return false };
+        match self.leases.grant(now, (at, *key), self.geometry.bytes(place.units()), hold_ms) {
+            Granted::No => {
+                self.counted.leases_refused += 1;
+                return false;
+            }
+            Granted::New => self.segments.get_mut(place.segment).leased_units += place.units(),
+            Granted::Longer => {}
+        }
+        self.counted.leases_granted += 1;
+        true
+    }
+
+    /// Collects completions, submits queued I/O by lane, cleans in bounded steps. True: there is more to do right now.
+    pub fn turn(&mut self, now: Millis, events: &mut Vec<Event>) -> bool {
+        let mut done = Vec::new();
+        self.disk.poll(&mut done);
+        let mut more = !done.is_empty();
+        for one in done {
+            self.complete(now, one);
+        }
+        more |= self.step(now);
+        self.lanes.pump(&mut self.disk);
+        events.append(&mut self.events);
+        more
+    }
+
+    /// Draws the next number of a segment's opening, a put or a forget.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// Bounded steps of everything that is not a completion.
+    pub(crate) fn step(&mut self, now: Millis) -> bool {
+        let mut more = self.verify_step(now);
+        for _ in 0..EXPIRED_PER_TURN {
+            let Some((ns, key)) = self.leases.expire_one(now) else { break };
+            if let Some(place) = self.index.find(ns, &key).map(Entry::place) {
+                self.segments.get_mut(place.segment).leased_units -= place.units();
+            }
+        }
+        more |= self.purge_step();
+        if !self.write_failed {
+            self.tombstones_step();
+            more |= self.clean_step(now);
+            self.seal_step();
+            self.save_table();
+            self.flush_step();
+        }
+        more
+    }
+
+    fn complete(&mut self, now: Millis, done: DiskDone) {
+        let Some(op) = self.ops.remove(done.token) else { return };
+        let DiskDone { result, read, .. } = done;
+        match op {
+            Op::Read(op) => self.read_done(now, op, result, read),
+            Op::RangePieces(range) => self.range_done(now, range, true, result, read),
+            Op::RangeTrailer(range) => self.range_done(now, range, false, result, read),
+            Op::Suspect { ns, key, place } => self.suspect_done(ns, key, place, result, read),
+            Op::Record { segment, number, of, bytes } => {
+                self.lanes.written(bytes);
+                self.record_done(segment, number, of, result);
+            }
+            Op::Footer { segment, bytes } => {
+                self.lanes.written(bytes);
+                self.footer_done(segment, result);
+            }
+            Op::Table { bytes } => {
+                self.lanes.written(bytes);
+                match result {
+                    Ok(()) => {
+                        let tokens = self.namespaces.unsaved_taken();
+                        self.flusher.add(Action::TableSaved(tokens), true);
+                    }
+                    Err(error) => self.fail_writes(error),
+                }
+            }
+            Op::Flush => self.flush_done(result),
+            Op::VictimFooter => self.victim_footer_done(result, read),
+            Op::VictimRecord { item } => self.victim_record_done(item, result, read),
+        }
+    }
+
+    /// Writes the table of namespaces when it has changed. One at a time; callers that come meanwhile wait for the next.
+    fn save_table(&mut self) {
+        if self.namespaces.unsaved.is_empty() || self.namespaces.saving {
+            return;
+        }
+        self.namespaces.sequence += 1;
+        let encoded = match self.namespaces.table().encode() {
+            Ok(bytes) => bytes,
+            Err(_) => {
+                let tokens = std::mem::take(&mut self.namespaces.unsaved);
+                self.events.extend(tokens.into_iter().map(|token| Event::NamespaceSaved { token, ok: false }));
+                return;
+            }
+        };
+        let Some(mut buf) = self.dram.alloc(&self.arena, encoded.len()) else { return };
+        buf.copy_from_slice(&encoded);
+        self.namespaces.begin_save();
+        let offset = self.geometry.layout.namespace_table_at(self.namespaces.sequence);
+        let bytes = encoded.len() as u64;
+        self.counted.meta_bytes += bytes;
+        let token = self.ops.insert(Op::Table { bytes });
+        self.lanes.push(Lane::Put, DiskOp::Write { token, offset, from: buf.freeze() }, bytes);
+    }
+
+    /// One table of the index for the namespace on its way out.
+    fn purge_step(&mut self) -> bool {
+        if self.namespaces.purge.is_none() {
+            self.namespaces.purge = self.namespaces.next_to_purge().map(|at| (at, 0));
+        }
+        let Some((at, table)) = self.namespaces.purge else { return false };
+        if table == self.index.tables() {
+            self.namespaces.purge = None;
+            // Puts of it that were reserved before hold its short number until they are committed and refused.
+            if !self.claims.borrow().iter().any(|(ns, _)| *ns == at) {
+                self.namespaces.vacate(at);
+            }
+            return true;
+        }
+        let keys: Vec<Key> = self.index.table(table).filter(|e| e.ns == at).map(|e| e.key).collect();
+        for key in keys {
+            self.drop_entry(at, &key);
+        }
+        self.namespaces.purge = Some((at, table + 1));
+        true
+    }
+
+    /// Takes a block out of everything but the drive.
+    pub(crate) fn drop_entry(&mut self, ns: u16, key: &Key) -> Option<Entry> {
+        let entry = self.index.remove(ns, key)?;
+        let place = entry.place();
+        self.segments.remove_live(place.segment, place.units(), entry.rank);
+        self.namespaces.remove_bytes(ns, self.geometry.bytes(place.units()));
+        self.dram.remove(ns, key);
+        if self.leases.release(&(ns, *key)) {
+            self.segments.get_mut(place.segment).leased_units -= place.units();
+        }
+        Some(entry)
+    }
+
+    /// Drops a block for room, and remembers that it did.
+    pub(crate) fn evict_entry(&mut self, ns: u16, key: &Key) -> u64 {
+        let Some(entry) = self.drop_entry(ns, key) else { return 0 };
+        self.ghosts.insert(self.index.seed().hash(ns, key));
+        self.counted.evicted += 1;
+        self.geometry.bytes(entry.place().units())
+    }
+
+    /// Drops a block whose record is bad, if it still lies at `place`.
+    pub(crate) fn drop_bad(&mut self, ns: u16, key: &Key, place: Place) {
+        self.counted.corrupt += 1;
+        if self.index.find(ns, key).is_some_and(|e| e.place() == place) {
+            self.drop_entry(ns, key);
+        }
+    }
+
+    pub(crate) fn read(&mut self, lane: Lane, op: Op, offset: u64, into: ReadInto) {
+        let bytes = into.len() as u64;
+        let token = self.ops.insert(op);
+        self.lanes.push(lane, DiskOp::Read { token, offset, into }, bytes);
+    }
+
+    pub(crate) fn write(&mut self, lane: Lane, op: Op, offset: u64, from: Shared) {
+        let bytes = from.len() as u64;
+        let token = self.ops.insert(op);
+        self.lanes.push(lane, DiskOp::Write { token, offset, from }, bytes);
+    }
+
+    /// The drive takes no more writes: everything that waits for one is told so. What is held can still be read.
+    pub(crate) fn fail_writes(&mut self, _error: DiskError) {
+        self.write_failed = true;
+        let mut actions = self.flusher.take_all();
+        for open in &mut self.writing {
+            actions.extend(open.take_actions());
+        }
+        for action in actions {
+            self.act(action, false);
+        }
+        for (group, _) in std::mem::take(&mut self.tombstones_waiting) {
+            self.forgotten(group, false);
+        }
+        let tokens = self.namespaces.unsaved_taken().into_iter().chain(std::mem::take(&mut self.namespaces.unsaved));
+        self.events.extend(tokens.map(|token| Event::NamespaceSaved { token, ok: false }));
+        for (_, (_, waiting)) in std::mem::take(&mut self.undurable) {
+            let outcome = PutOutcome::Refused(RefusedReason::Unavailable);
+            self.events.extend(waiting.into_iter().map(|token| Event::Put { token, outcome }));
+        }
+    }
+
+    /// True when this guard is left out.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn mutant(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// True when this guard is left out.
+    #[cfg(not(feature = "mutants"))]
+    pub(crate) fn mutant(&self, _mutant: Mutant) -> bool {
+        false
+    }
+
+    /// Seals, flushes and waits. Nothing depends on it: the next start is the one after a crash either way.
+    pub fn close(&mut self, now: Millis) {
+        self.closing = true;
+        for kind in [SegmentKind::Cache, SegmentKind::Durable, SegmentKind::Reappend] {
+            self.seal(kind);
+        }
+        self.flusher.demand();
+        // Ends: nothing new is begun, and every step either completes an operation or has nothing left to wait for.
+        loop {
+            let mut done = Vec::new();
+            self.lanes.pump(&mut self.disk);
+            if self.disk.in_flight() > 0 {
+                self.disk.wait(&mut done);
+            }
+            let idle = done.is_empty();
+            for one in done {
+                self.complete(now, one);
+            }
+            let more = self.step(now);
+            if idle && !more && self.lanes.is_empty() && self.disk.in_flight() == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Plain numbers.
+    pub fn stats(&self) -> StoreStats {
+        let (live_bytes, durable_bytes) = self.namespaces.bytes();
+        StoreStats {
+            blocks: self.index.len() as u64,
+            live_bytes,
+            durable_bytes,
+            segments: self.segments.len() as u64,
+            segment_bytes: self.geometry.layout.segment_bytes,
+            segments_free: self.segments.free_len() as u64,
+            dram_blocks: self.dram.len() as u64,
+            dram_bytes: self.dram.bytes() as u64,
+            arena_bytes: self.arena.len() as u64,
+            arena_free_bytes: self.arena.free_bytes() as u64,
+            index_bytes: (self.index.bytes() + self.index_others()) as u64,
+            leased_bytes: self.leases.bytes(),
+            write_failed: self.write_failed,
+            dram_evicted: self.dram.evicted,
+            ..self.counted.clone()
+        }
+    }
+
+    /// What grows with blocks beside the index itself.
+    pub(crate) fn index_others(&self) -> usize {
+        // A lease is two tree places of about its own size.
+        let footers: usize = self.writing.iter().map(OpenSegment::entries_bytes).sum();
+        self.ghosts.bytes() + self.dram.overhead_bytes() + self.leases.len() * 128 + footers
+    }
+}

@@ -1,0 +1,146 @@
+//! One small table of the index: open addressing in the order of hashes, in exactly as many 32-byte slots as it was given.
+//!
+//! A general hash table doubles, and leaves marks where something was removed that make it double again under churn: 33 to 130 bytes a block.
+//! This one grows by a quarter, stays between two thirds and five sixths full, leaves no marks, and gives memory back: 38 to 48 bytes. Entries with
+//! earlier hashes stand first, so a search for what is not there ends as soon as one for what is.
+
+use forebay_types::Key;
+
+use crate::index::{Entry, Seed};
+
+/// Slots of the smallest table.
+const SLOTS_MIN: usize = 4;
+
+/// Entries in the order of their hashes, as far as collisions allow.
+#[derive(Default)]
+pub(crate) struct Table {
+    slots: Vec<Option<Entry>>,
+    len: usize,
+}
+
+/// [`Entry`] has a niche for "nothing here".
+const _: () = assert!(size_of::<Option<Entry>>() == 32);
+
+impl Table {
+    /// Slot at which an entry of this hash would stand if it were alone.
+    fn home(&self, hash: u64) -> usize {
+        ((u128::from(hash) * self.slots.len() as u128) >> 64) as usize
+    }
+
+    fn after(&self, slot: usize) -> usize {
+        if slot + 1 == self.slots.len() { 0 } else { slot + 1 }
+    }
+
+    /// How far an entry stands behind its home.
+    fn distance(&self, seed: &Seed, slot: usize, entry: &Entry) -> usize {
+        let home = self.home(seed.inner(entry.ns, &entry.key));
+        if slot >= home { slot - home } else { slot + self.slots.len() - home }
+    }
+
+    pub(crate) fn position(&self, seed: &Seed, hash: u64, ns: u16, key: &Key) -> Option<usize> {
+        if self.len == 0 {
+            return None;
+        }
+        let mut slot = self.home(hash);
+        for distance in 0.. {
+            let entry = self.slots[slot].as_ref()?;
+            if entry.key == *key && entry.ns == ns {
+                return Some(slot);
+            }
+            // One that stands nearer to its home than we would: behind it nothing of ours can stand.
+            if self.distance(seed, slot, entry) < distance {
+                return None;
+            }
+            slot = self.after(slot);
+        }
+        None
+    }
+
+    pub(crate) fn at(&self, slot: usize) -> Option<&Entry> {
+        self.slots[slot].as_ref()
+    }
+
+    pub(crate) fn at_mut(&mut self, slot: usize) -> Option<&mut Entry> {
+        self.slots[slot].as_mut()
+    }
+
+    /// True when one more makes it grow.
+    pub(crate) fn is_full(&self) -> bool {
+        // A sixth stays empty: searches look at four slots in the mean.
+        (self.len + 1) * 6 > self.slots.len() * 5
+    }
+
+    /// Slots after growing.
+    fn grown(&self) -> usize {
+        (self.slots.len() * 5 / 4).max(self.slots.len() + SLOTS_MIN)
+    }
+
+    /// Bytes it grows by when it is full.
+    pub(crate) fn growth_bytes(&self) -> usize {
+        (self.grown() - self.slots.len()) * size_of::<Option<Entry>>()
+    }
+
+    /// Adds what is not there yet.
+    pub(crate) fn insert(&mut self, seed: &Seed, entry: Entry) {
+        if self.is_full() {
+            self.resize(seed, self.grown());
+        }
+        self.place(seed, entry);
+        self.len += 1;
+    }
+
+    fn place(&mut self, seed: &Seed, mut entry: Entry) {
+        let mut slot = self.home(seed.inner(entry.ns, &entry.key));
+        let mut distance = 0;
+        while let Some(other) = self.slots[slot] {
+            let its = self.distance(seed, slot, &other);
+            if its < distance {
+                self.slots[slot] = Some(entry);
+                (entry, distance) = (other, its);
+            }
+            slot = self.after(slot);
+            distance += 1;
+        }
+        self.slots[slot] = Some(entry);
+    }
+
+    pub(crate) fn remove(&mut self, seed: &Seed, slot: usize) -> Option<Entry> {
+        let removed = self.slots[slot].take()?;
+        self.len -= 1;
+        // Those behind it move up, until one stands at its home.
+        let (mut hole, mut next) = (slot, self.after(slot));
+        while let Some(entry) = self.slots[next] {
+            if self.distance(seed, next, &entry) == 0 {
+                break;
+            }
+            self.slots[hole] = Some(entry);
+            self.slots[next] = None;
+            (hole, next) = (next, self.after(next));
+        }
+        if self.slots.len() > 8 * SLOTS_MIN && self.len * 2 < self.slots.len() {
+            self.resize(seed, self.len * 4 / 3 + SLOTS_MIN);
+        }
+        Some(removed)
+    }
+
+    fn resize(&mut self, seed: &Seed, slots: usize) {
+        let mut fresh = Vec::with_capacity(slots);
+        fresh.resize(slots, None);
+        let old = std::mem::replace(&mut self.slots, fresh);
+        for entry in old.into_iter().flatten() {
+            self.place(seed, entry);
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.slots.iter().flatten()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.slots.iter_mut().flatten()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Option<Entry>>()
+    }
+}
