@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use forebay_coord::{Coordinator, Embedded, MemberRow};
 use forebay_net::Listener;
-use forebay_store::{FormatParams, RecoveryReport};
-use forebay_types::{Address, Clock, Entropy, NamespaceId, ShardId, SystemClock, SystemEntropy, Tenant};
+use forebay_store::{FormatParams, NamespaceRow, RecoveryReport};
+use forebay_types::{Address, Clock, Entropy, Namespace, NamespaceId, ShardId, SystemClock, SystemEntropy, Tenant};
 
 use crate::board::{Board, BoardShard};
 use crate::config::{NodeConfig, NodeError, Progress};
@@ -307,13 +307,7 @@ fn check(config: &NodeConfig) -> Result<(), NodeError> {
             return Err(NodeError::Config(format!("{} is given twice; give each --data once", data.path.display())));
         }
     }
-    if forebay_tokenomics::policy_by_name(&config.policy).is_none() {
-        return Err(NodeError::Config(format!(
-            "there is no policy {:?}; the policies are {}",
-            config.policy,
-            forebay_tokenomics::POLICY_NAMES.join(", ")
-        )));
-    }
+    policy(&config.policy)?;
     if config.listen.is_some() && config.token.as_ref().is_none_or(Vec::is_empty) {
         return refuse("listening on TCP needs a token that clients must show; give --token-file FILE");
     }
@@ -322,6 +316,13 @@ fn check(config: &NodeConfig) -> Result<(), NodeError> {
         return Err(NodeError::Memory { found: config.memory_bytes, need, shards });
     }
     Ok(())
+}
+
+fn policy(name: &str) -> Result<Box<dyn forebay_tokenomics::Policy>, NodeError> {
+    forebay_tokenomics::policy_by_name(name).ok_or_else(|| {
+        let known = forebay_tokenomics::POLICY_NAMES.join(", ");
+        NodeError::Config(format!("there is no policy {name:?}; the policies are {known}"))
+    })
 }
 
 fn listen(config: &NodeConfig) -> Result<(Vec<Listener>, Option<TcpListener>), NodeError> {
@@ -404,7 +405,12 @@ fn start_one(
     let format = drive.new.is_some().then(|| {
         let mut id = [0; 16];
         parts.entropy.fill(&mut id);
-        FormatParams { shard: ShardId(id), segment_bytes: config.segment_bytes, utc_s: parts.clock.utc_s() }
+        FormatParams {
+            shard: ShardId(id),
+            slice_index: slice,
+            segment_bytes: config.segment_bytes,
+            utc_s: parts.clock.utc_s(),
+        }
     });
     start(ShardSetup {
         number,
@@ -414,7 +420,7 @@ fn start_one(
         format,
         arena_bytes,
         index_bytes,
-        policy: config.policy.clone(),
+        policy: policy(&config.policy)?,
         engine: config.io,
         incarnation: parts.incarnation,
         epoch: parts.epoch.clone(),
@@ -437,6 +443,12 @@ fn total_memory(error: NodeError, shards: usize, found: u64) -> NodeError {
     }
 }
 
+/// Whether a row on a drive is the catalogue's namespace of that number: all but the quota stays as it was made.
+fn same_namespace(known: &Namespace, held: &NamespaceRow) -> bool {
+    let row = NamespaceRow { quota_bytes: held.quota_bytes, ..NamespaceRow::from(known) };
+    row == *held
+}
+
 /// Makes drives and catalogue agree: the catalogue says what exists; numbers a drive has seen are never given again.
 fn reconcile(
     links: &[Link],
@@ -455,7 +467,7 @@ fn reconcile(
         for held in &link.started.namespaces {
             match all.iter().find(|namespace| namespace.id == held.id) {
                 None => changes.push(Command::Remove { token: sent + changes.len() as u64, id: held.id }),
-                Some(known) if known.secret != held.secret => {
+                Some(known) if !same_namespace(known, held) => {
                     let path = catalogue.with_extension("");
                     return Err(NodeError::OtherCatalogue {
                         path,
@@ -467,7 +479,7 @@ fn reconcile(
             }
         }
         for namespace in &all {
-            if !link.started.namespaces.contains(namespace) {
+            if !link.started.namespaces.contains(&NamespaceRow::from(namespace)) {
                 changes.push(Command::Upsert { token: sent + changes.len() as u64, namespace: namespace.clone() });
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use forebay_io::Landing;
-use forebay_store::{Found, GetRequest, GetResult, GetStarted};
+use forebay_store::{Batch, Found, GetRequest, GetResult, GetStarted};
 use forebay_types::limits::{DATA_FRAME_BYTES_MAX, STEP_BYTES};
 use forebay_types::{LandingKind, MissReason, NamespaceId, Tier};
 use forebay_wire::{DataHeader, GetItem, GetOutcomeRef, GetOutcomesWriter};
@@ -49,6 +49,8 @@ pub(crate) struct Get {
     ready: VecDeque<(u32, Found)>,
     moving: Option<Moving>,
     told: Vec<(u32, Told)>,
+    /// Its place in the order of uses, taken when its first item starts.
+    batch: Option<Batch>,
 }
 
 #[derive(Debug)]
@@ -83,7 +85,17 @@ struct Way<'a, 'b> {
 impl Get {
     pub(crate) fn new(items: Vec<GetItem>) -> Self {
         let (states, open) = (vec![State::Waiting; items.len()], items.len());
-        Get { items, states, next: 0, open, reading: 0, ready: VecDeque::new(), moving: None, told: Vec::new() }
+        Get {
+            items,
+            states,
+            next: 0,
+            open,
+            reading: 0,
+            ready: VecDeque::new(),
+            moving: None,
+            told: Vec::new(),
+            batch: None,
+        }
     }
 
     /// The lane it begins in: the size of a streamed block is known only when it is found.
@@ -191,6 +203,8 @@ impl Get {
             Some(lent) => item.to.room.min(lent.region.len().saturating_sub(item.to.offset)),
             None => item.to.room,
         };
+        let items = self.items.len() as u32;
+        let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items));
         let request = GetRequest {
             token: token(way.id, index),
             namespace: way.namespace,
@@ -199,6 +213,7 @@ impl Get {
             length: item.length,
             room,
             into,
+            batch,
             depth_in_batch: index as u32,
         };
         let started = core.store.get(core.now_ms, request);

@@ -1,7 +1,7 @@
 //! Puts: bytes into the arena, checked piece by piece as they arrive, then handed to the store.
 
 use forebay_io::PeerRegion;
-use forebay_store::{Committed, PutSlot, Reserve};
+use forebay_store::{Batch, Committed, PutSlot, Reserve};
 use forebay_types::limits::PIECE_BYTES;
 use forebay_types::{Descriptor, NamespaceId, PutOutcome, RefusedReason, SumBinding};
 use forebay_wire::{Message, PutItem};
@@ -37,6 +37,8 @@ pub(crate) struct Put {
     receiving: Vec<Filling>,
     gos: Vec<u32>,
     outcomes: Vec<(u32, PutOutcome)>,
+    /// Its place in the order of uses, taken when its first item starts.
+    batch: Option<Batch>,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,7 @@ impl Put {
             receiving: Vec::new(),
             gos: Vec::new(),
             outcomes: Vec::new(),
+            batch: None,
         }
     }
 
@@ -136,7 +139,9 @@ impl Put {
         if streamed && conn.put_bytes > 0 && conn.put_bytes + length > PUT_CREDIT_BYTES {
             return false;
         }
-        match core.store.reserve(core.now_ms, &item.descriptor, index) {
+        let items = self.items.len() as u32;
+        let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items));
+        match core.store.reserve(core.now_ms, &item.descriptor, batch, index) {
             Reserve::Exists => self.outcome(core, index, PutOutcome::Exists),
             Reserve::Refused(RefusedReason::Busy) => return false,
             Reserve::Refused(reason) => return self.refuse(core, index, reason),

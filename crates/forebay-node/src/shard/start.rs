@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use forebay_io::{Arena, DriveFile, Engine, EngineKind, Waker};
-use forebay_store::{FormatParams, RecoveryReport, Store, StoreConfig};
+use forebay_store::{FormatParams, NamespaceRow, RecoveryReport, Store, StoreConfig};
 use forebay_types::limits::STEP_BYTES;
-use forebay_types::{Clock, Entropy, Namespace, ShardId};
+use forebay_types::{Clock, Entropy, ShardId};
 
 use super::core::Core;
 use super::output::Output;
@@ -36,7 +36,7 @@ pub(crate) struct ShardSetup {
     pub(crate) format: Option<FormatParams>,
     pub(crate) arena_bytes: usize,
     pub(crate) index_bytes: usize,
-    pub(crate) policy: String,
+    pub(crate) policy: Box<dyn forebay_tokenomics::Policy>,
     pub(crate) engine: EngineKind,
     pub(crate) incarnation: u64,
     pub(crate) epoch: Arc<AtomicU64>,
@@ -56,7 +56,7 @@ pub(crate) struct Started {
     pub(crate) engine: &'static str,
     /// Kernel features it does without, each with the reason.
     pub(crate) without: Vec<String>,
-    pub(crate) namespaces: Vec<Namespace>,
+    pub(crate) namespaces: Vec<NamespaceRow>,
 }
 
 /// A shard's thread, as the node holds it.
@@ -134,7 +134,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     if let Some(params) = &setup.format {
         forebay_store::format_slice(&mut engine, &arena, params).map_err(failed)?;
     }
-    let config = StoreConfig { index_bytes_max: setup.index_bytes };
+    let config = StoreConfig { policy: setup.policy, index_bytes_max: setup.index_bytes };
     let (now_us, utc_s) = (setup.clock.now_us(), setup.clock.utc_s());
     let (store, recovery) = Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;
     let started = Started {
