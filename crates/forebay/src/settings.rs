@@ -84,7 +84,7 @@ impl Layer {
     fn file(path: &Path, text: &str) -> Result<Self, String> {
         let shown = path.display();
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-            let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            let line = e.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
             format!("the settings file {shown} is not TOML (line {line}): {}", e.message())
         })?;
         let mut layer = Layer::default();

@@ -45,8 +45,7 @@ fn is_list(value: &Value) -> bool {
 
 /// One column for each element, one row for each figure: shards are few, figures are many.
 fn show_list(name: &str, list: &[Value]) -> Result<(), Stop> {
-    let columns: Vec<Vec<(String, &Value)>> =
-        list.iter().filter_map(Value::as_object).map(|object| flattened(object.iter())).collect();
+    let columns: Vec<Vec<(String, &Value)>> = list.iter().filter_map(Value::as_object).map(flattened).collect();
     let Some(first) = columns.first() else { return Ok(()) };
     let numbers: Vec<String> = (0..columns.len()).map(|i| i.to_string()).collect();
     let header: Vec<&str> = std::iter::once(name).chain(numbers.iter().map(String::as_str)).collect();
@@ -62,7 +61,7 @@ fn show_list(name: &str, list: &[Value]) -> Result<(), Stop> {
     say::show(&table)
 }
 
-/// Objects inside become names with dots; zeros of long families (reasons of misses, say) are left out.
+/// Objects inside become names with dots.
 fn flattened<'a>(fields: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Vec<(String, &'a Value)> {
     let mut flat = Vec::new();
     for (name, value) in fields {
@@ -74,8 +73,10 @@ fn flattened<'a>(fields: impl IntoIterator<Item = (&'a String, &'a Value)>) -> V
     flat
 }
 
+/// Zeros of long families (reasons of misses, kinds of errors) would bury what did happen; how much was asked is always said.
 fn inside<'a>(outer: &str, inner: &'a Map<String, Value>) -> Vec<(String, &'a Value)> {
-    flattened(inner.iter()).into_iter().map(|(name, value)| (format!("{outer}.{name}"), value)).collect()
+    let told = |(name, value): &(String, &Value)| value.as_u64() != Some(0) || name == "asked";
+    flattened(inner).into_iter().filter(told).map(|(name, value)| (format!("{outer}.{name}"), value)).collect()
 }
 
 fn shown(name: &str, value: &Value) -> String {
@@ -120,8 +121,9 @@ mod tests {
 
     #[test]
     fn inner_figures_get_names_with_dots() {
-        let stats: Value = serde_json::json!({"get": {"hits": {"dram": 1}}, "puts": 2});
+        let stats: Value =
+            serde_json::json!({"get": {"asked": 0, "hits": {"dram": 1}, "misses": {"absent": 0}}, "puts": 0});
         let names: Vec<String> = flattened(stats.as_object().unwrap()).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["get.hits.dram", "puts"]);
+        assert_eq!(names, ["get.asked", "get.hits.dram", "puts"]);
     }
 }
