@@ -106,7 +106,7 @@ pub struct Counters {
     pub broken: u64,
     /// Connections made after the first to a shard broke.
     pub reconnects: u64,
-    /// Times a node was seen to have restarted.
+    /// Times a shard was found to be served by a node that has restarted since.
     pub restarts: u64,
     /// Gets asked again with more room, because a block was longer than expected.
     pub grown: u64,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_types::limits::{CREDIT_BYTES_DEFAULT, DEADLINE_US_DEFAULT, DEADLINE_US_MAX, KEYS_PER_MESSAGE_MAX};
+use forebay_types::limits::{DEADLINE_US_DEFAULT, DEADLINE_US_MAX, KEYS_PER_MESSAGE_MAX};
 
 /// How a [`crate::Client`] behaves. `Options::default()` suits most.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ impl Default for Options {
             deadline: Duration::from_micros(DEADLINE_US_DEFAULT),
             region_bytes: 256 << 20,
             in_flight: 1024,
-            in_flight_bytes: CREDIT_BYTES_DEFAULT as usize,
+            in_flight_bytes: 16 << 20,
             connections: 16,
             spin_us: 40,
             block_bytes_hint: 64 << 10,
