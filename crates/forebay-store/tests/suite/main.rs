@@ -1,0 +1,4 @@
+//! The store over the disk that forgets, judged from outside.
+
+mod rig;
+mod story;
