@@ -13,6 +13,9 @@ use crate::config::{DataConfig, NodeConfig, NodeError, Progress};
 /// Drives are a whole number of these, in bytes: what is asked for is rounded down.
 const GRAIN_BYTES: u64 = 4096;
 
+/// Longest wait for a drive's lock at start, in microseconds.
+const LOCK_WAIT_US: u64 = 3_000_000;
+
 /// A drive, open and locked.
 pub(crate) struct Drive {
     pub(crate) file: DriveFile,
@@ -31,7 +34,7 @@ impl Drive {
     ) -> Result<Self, NodeError> {
         let path = data.path.as_path();
         let asked = data.capacity & !(GRAIN_BYTES - 1);
-        let file = match DriveFile::open(path) {
+        let file = match open_when_free(path, clock) {
             Ok(file) => match read_superblock(&file)? {
                 Found::Drive(superblock) => {
                     return Self::known(path, file, &superblock, asked, config.shards_per_drive);
@@ -97,6 +100,23 @@ impl Drive {
         }
         Ok(())
     }
+}
+
+/// Opens a drive, waiting a little for its lock: the lock is held by the description that writes, so a node that was just killed holds it until its
+/// last write has ended (tens of milliseconds; a sick drive takes longer). Past the wait, the owner is taken for alive.
+fn open_when_free(path: &Path, clock: &Arc<dyn Clock>) -> Result<DriveFile, DriveError> {
+    let give_up_us = clock.now_us() + LOCK_WAIT_US;
+    loop {
+        match DriveFile::open(path) {
+            Err(DriveError::InUse { .. }) if clock.now_us() < give_up_us => pause(),
+            opened => return opened,
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a lock on a file gives no event to wait for with a deadline")]
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(2));
 }
 
 fn layout(path: &Path, len: u64, config: &NodeConfig, align: usize) -> Result<DriveLayout, NodeError> {
