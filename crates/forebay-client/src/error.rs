@@ -11,7 +11,7 @@ use forebay_wire::ErrorCode;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nothing answers at the address.
-    #[error("cannot connect to {address}: {source}; is a node serving there? start one with `forebay serve {flag}`", flag = serve_flag(address))]
+    #[error("{}; a node is started with `forebay serve {}`", unreached(address, source), serve_flag(address))]
     Connect {
         /// Where.
         address: Address,
@@ -132,6 +132,12 @@ impl ClientError {
             code => ClientError::Refused { address, code, text },
         }
     }
+}
+
+/// The link's own sentence names the address already; other errors of the kernel do not.
+fn unreached(address: &Address, source: &io::Error) -> String {
+    let text = source.to_string();
+    if text.starts_with("cannot connect") { text } else { format!("cannot connect to {address}: {text}") }
 }
 
 fn serve_flag(address: &Address) -> String {

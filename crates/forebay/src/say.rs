@@ -6,6 +6,9 @@ use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, pre
 
 use crate::stop::Stop;
 
+/// Narrower than this, lines are left to the terminal to break.
+const TABLE_COLUMNS_MIN: u16 = 60;
+
 /// A line of data on stdout.
 pub(crate) fn line(text: &str) -> Result<(), Stop> {
     bytes(text.as_bytes()).and_then(|()| bytes(b"\n"))
@@ -60,7 +63,9 @@ pub(crate) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
     let drawn = std::io::stdout().is_terminal();
     table.load_style(if drawn { presets::UTF8_BORDERS_ONLY } else { presets::NOTHING });
-    table.set_content_arrangement(if drawn { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
+    // Some terminals say that they have no columns; breaking every word to fit them helps nobody.
+    let fits = drawn && table.width().is_some_and(|columns| columns >= TABLE_COLUMNS_MIN);
+    table.set_content_arrangement(if fits { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
     if !colour(&std::io::stdout()) {
         table.force_no_tty();
     }

@@ -100,6 +100,12 @@ impl Keeper {
         Ok(())
     }
 
+    /// Waits, unless the keeper has something to say.
+    pub(crate) fn pause(&mut self, time: Duration) {
+        // What it could say now is the end of a node that is known to be gone.
+        let _ = self.said.recv_timeout(time);
+    }
+
     /// Fails if the node ended by itself.
     pub(crate) fn check_node(&mut self) -> Result<(), DemoError> {
         loop {

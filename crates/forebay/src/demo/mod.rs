@@ -192,9 +192,22 @@ impl Killer for Child {
         self.keeper.kill_node()
     }
     fn restart(&mut self) -> Result<(), DemoError> {
-        self.keeper.start_node(&self.args)
+        // The dead process's last write may still be under way; until it has ended the drive is locked and a node refuses to start.
+        let mut tries = RESTARTS_MAX;
+        loop {
+            let started = self.keeper.start_node(&self.args);
+            tries -= 1;
+            if started.is_ok() || tries == 0 {
+                return started;
+            }
+            self.keeper.pause(BETWEEN_RESTARTS);
+        }
     }
 }
+
+/// Tries to start the node again: ten seconds of them, while a dead process's last writes end within a fraction of one.
+const RESTARTS_MAX: u32 = 400;
+const BETWEEN_RESTARTS: Duration = Duration::from_millis(20);
 
 /// The node runs in the demo's directory, so its paths are short and its socket's path fits.
 const DRIVE: &str = "drive";
