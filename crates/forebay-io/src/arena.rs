@@ -1,15 +1,14 @@
-//! The arena: one sealed memfd, mapped once, cut into buffers.
+//! The arena: one span of anonymous memory, mapped once, cut into buffers.
 //!
 //! It serves at once as registered buffers of a ring, as a target of direct I/O and as what sockets send from. It belongs
-//! to one thread: a shard never waits for another, so there is nothing to lock.
+//! to one thread: a shard never waits for another, so there is nothing to lock. Nobody else ever maps it, so it need not be a memfd, for
+//! which most machines have no huge pages.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut, Range};
-use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::Extents;
@@ -37,7 +36,6 @@ pub struct Arena(Rc<Inner>);
 struct Inner {
     base: NonNull<u8>,
     len: usize,
-    _fd: OwnedFd,
     extents: RefCell<Extents>,
 }
 
@@ -47,21 +45,25 @@ impl Arena {
     pub fn new(bytes: usize) -> Result<Self, ArenaError> {
         let len = bytes.max(1).next_multiple_of(2 << 20);
         let fail = |source| ArenaError::Memory { bytes: len, source };
-        let fd =
-            rustix::fs::memfd_create("forebay-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(fail)?;
-        rustix::fs::ftruncate(&fd, len as u64).map_err(fail)?;
-        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(fail)?;
-        // SAFETY: a fresh mapping at an address the kernel chooses, of a file that cannot shrink.
+        // SAFETY: a fresh mapping at an address the kernel chooses.
         let base = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
         }
         .map_err(fail)?;
-        // Huge pages make direct I/O and copies visibly faster where the machine grants them; where not, nothing is lost.
-        // SAFETY: the range is the mapping just made.
-        let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxHugepage) };
-        let base = NonNull::new(base.cast()).ok_or(fail(rustix::io::Errno::NOMEM))?;
+        // Huge pages make direct I/O and copies visibly faster where the machine grants them; where not, nothing is lost. A forked child must not
+        // share pages the kernel writes.
+        for advice in [Advice::LinuxHugepage, Advice::LinuxDontFork] {
+            // SAFETY: the range is the mapping just made, and the advice changes no byte.
+            let _ = unsafe { rustix::mm::madvise(base, len, advice) };
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| fail(rustix::io::Errno::NOMEM))?;
         let extents = RefCell::new(Extents::new(len, ARENA_ALIGN));
-        Ok(Arena(Rc::new(Inner { base, len, _fd: fd, extents })))
+        Ok(Arena(Rc::new(Inner { base, len, extents })))
     }
 
     /// Takes a buffer of `len` bytes, whose start is aligned to 4 KiB and whose capacity is rounded up to 4 KiB. `None` when no hole is
@@ -145,7 +147,7 @@ impl Deref for Buf {
     type Target = [u8];
     #[expect(unsafe_code, reason = "the arena's memory as a slice")]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the extent is mapped while `arena` lives, is initialised (a memfd reads as zeros), and is this buffer's alone: an operation
+        // SAFETY: the extent is mapped while `arena` lives, is initialised (fresh memory reads as zeros), and is this buffer's alone: an operation
         // in flight owns the `Buf` itself, so nobody can hold `&Buf` while the kernel writes.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
     }

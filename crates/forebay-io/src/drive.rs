@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -21,6 +22,9 @@ const ALIGN_DEFAULT: usize = 4096;
 
 /// One write of `prewrite`, in bytes: large enough for a drive's full speed.
 const PREWRITE_STEP_BYTES: usize = 4 << 20;
+
+/// How often a lock is tried again: an owner's last writes were seen to end 80 ms after it was gone.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// Why a drive cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +148,21 @@ impl DriveFile {
             return Err(DriveError::TooSmall { path: path.into(), found: drive.len, least: DRIVE_BYTES_MIN });
         }
         Ok(drive)
+    }
+
+    /// Opens it, trying again for `patience` while it is in use: the last writes of an owner that was killed may still be ending, and its lock with them.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the kernel tells nobody when a lock becomes free, and waiting for it cannot be timed"
+    )]
+    pub fn open_within(path: &Path, patience: Duration) -> Result<Self, DriveError> {
+        for _ in 0..patience.as_millis() / LOCK_RETRY.as_millis() {
+            match Self::open(path) {
+                Err(DriveError::InUse { .. }) => std::thread::sleep(LOCK_RETRY),
+                opened => return opened,
+            }
+        }
+        Self::open(path)
     }
 
     /// Bytes.

@@ -1,6 +1,6 @@
 //! Memory that the kernel may write, and the disks that write it.
 //!
-//! The room where `unsafe` lives: the arena (one sealed memfd), regions shared with clients, direct I/O by io_uring or by
+//! The room where `unsafe` lives: the arena, regions shared with clients, direct I/O by io_uring or by
 //! threads behind one seam ([`Disk`]), readiness of sockets on the same ring, and the simulated disk that forgets.
 //! It knows no key, no record and no policy: only offsets, buffers and tokens.
 //!

@@ -8,6 +8,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use rustix::fs::{FileType, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -84,6 +85,12 @@ impl PeerRegion {
         self.0.map.is_some()
     }
 
+    /// Whether the machine gives huge pages to such memory, as far as its settings tell. Where it does not, scattered pages split a large read into
+    /// more requests than a drive likes: reading into the arena and copying was then 1.7 times as fast as landing directly (1 MiB, 16 in flight).
+    pub fn has_huge_pages(&self) -> bool {
+        self.is_mapped() && huge_pages_off().is_none()
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
         self.0.len
@@ -147,16 +154,6 @@ impl PeerRegion {
             Some(end) if end <= self.0.len => Ok(offset as usize),
             _ => Err(RegionError::Outside { offset, len }),
         }
-    }
-
-    /// The mapping, for registering it with a ring.
-    pub(crate) fn mapped(&self) -> Option<(NonNull<u8>, usize)> {
-        self.0.map.map(|map| (map, self.0.len as usize))
-    }
-
-    /// What tells this region from others while it lives.
-    pub(crate) fn identity(&self) -> usize {
-        Rc::as_ptr(&self.0).addr()
     }
 }
 
@@ -260,6 +257,23 @@ fn copy(from: *const u8, to: *mut u8, len: usize) {
     // cannot overlap: no slice of ours ever points into a peer's mapping. Should the peer write meanwhile, the bytes copied are any mix, and
     // whoever asked for them checks the copy.
     unsafe { std::ptr::copy_nonoverlapping(from, to, len) }
+}
+
+/// Why memfds get no huge pages; absent when they do.
+pub(crate) fn huge_pages_off() -> Option<&'static str> {
+    static OFF: OnceLock<Option<String>> = OnceLock::new();
+    OFF.get_or_init(|| {
+        let setting = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+        let said = std::fs::read_to_string(setting).unwrap_or_default();
+        let chosen = said.split('[').nth(1).and_then(|rest| rest.split(']').next()).unwrap_or("absent");
+        match chosen {
+            "always" | "within_size" | "advise" | "force" => None,
+            _ => Some(format!(
+                "{setting} is \"{chosen}\"; write \"advise\" there, for about twice the throughput of landings"
+            )),
+        }
+    })
+    .as_deref()
 }
 
 fn strict_overcommit() -> bool {

@@ -2,6 +2,9 @@
 //!
 //! It runs on the file system of the build directory: tmpfs takes direct I/O without minding alignment and so would prove less.
 
+#![expect(clippy::unwrap_used, reason = "a test says so by failing")]
+#![expect(clippy::disallowed_methods, reason = "a second thread to be woken by")]
+
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -360,6 +363,32 @@ fn many_sockets_are_told_of_together() {
 }
 
 #[test]
+fn more_news_than_the_ring_holds_is_not_lost() {
+    use std::io::{Read, Write};
+    each_engine(|name, mut engine, _arena| {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (quiet, mut other) = UnixStream::pair().unwrap();
+        for (fd, token) in [(&ours, 1), (&quiet, 2)] {
+            fd.set_nonblocking(true).unwrap();
+            engine.watch(fd.as_fd(), token);
+        }
+        told_nothing(&mut engine);
+        let mut sink = [0; 4096];
+        for _ in 0..10_000 {
+            theirs.write_all(b"x").unwrap();
+            let _ = (&ours).read(&mut sink);
+        }
+        other.write_all(b"x").unwrap();
+        assert!(wait_for(&mut engine, |r| r.token == 2).readable, "{name}");
+        told_nothing(&mut engine);
+        for (theirs, token) in [(&mut theirs, 1), (&mut other, 2)] {
+            theirs.write_all(b"x").unwrap();
+            assert!(wait_for(&mut engine, |r| r.token == token).readable, "{name}: {token} is watched still");
+        }
+    });
+}
+
+#[test]
 fn a_wake_from_another_thread_ends_the_wait_and_none_is_lost() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -444,6 +473,7 @@ fn a_drive_has_one_owner_and_is_free_at_once_when_it_goes() {
             let buf = arena.alloc(1 << 20).unwrap();
             engine.submit(DiskOp::Write { token: 1, offset: 0, from: buf.freeze() }).unwrap();
             drop(engine);
+            assert!(DriveFile::open_within(&scratch.0, Duration::ZERO).is_ok(), "{name}");
             drive = DriveFile::open(&scratch.0).unwrap_or_else(|e| panic!("{name}, round {round}: {e}"));
         }
     }

@@ -112,8 +112,8 @@ pub struct Probe {
     pub ring: EngineFeatures,
     /// What may be locked in memory, in bytes; absent when there is no limit. Registered buffers count against it.
     pub memlock_bytes: Option<u64>,
-    /// Why regions and arenas get no huge pages; absent when they do.
-    pub huge_pages_off: Option<String>,
+    /// Why regions get no huge pages, and what to do; absent when they do.
+    pub huge_pages_off: Option<&'static str>,
 }
 
 /// Looks at what this machine offers to engines.
@@ -130,15 +130,11 @@ pub fn probe() -> Probe {
         }
     };
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
-    let shmem = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default();
-    let chosen = shmem.split('[').nth(1).and_then(|rest| rest.split(']').next()).unwrap_or("absent").to_owned();
-    let huge_pages_off = match chosen.as_str() {
-        "always" | "within_size" | "advise" | "force" => None,
-        _ => Some(format!(
-            "/sys/kernel/mm/transparent_hugepage/shmem_enabled is \"{chosen}\"; write \"advise\" there for about twice the throughput"
-        )),
-    };
-    Probe { ring: EngineFeatures { name, features }, memlock_bytes: limit.current, huge_pages_off }
+    Probe {
+        ring: EngineFeatures { name, features },
+        memlock_bytes: limit.current,
+        huge_pages_off: crate::region::huge_pages_off(),
+    }
 }
 
 /// A wait as the kernel takes it: seconds and nanoseconds, no longer than a day, so that no sum overflows.

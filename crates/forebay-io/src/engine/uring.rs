@@ -14,7 +14,7 @@ use super::features::{Deny, Feature, clamp_wait};
 use super::table::Table;
 use super::watch::{WatchId, Watches};
 use super::{Outcome, Verb, Waker, Work};
-use crate::{Arena, DriveFile, PeerRegion};
+use crate::{Arena, DriveFile};
 
 /// Completions the ring holds before the kernel keeps them aside. Sockets can be busy while the thread is.
 const CQ_ENTRIES_MIN: u32 = 1024;
@@ -113,10 +113,6 @@ impl Ring {
         let fd = self.waker.event().as_raw_fd();
         self.arm(fd, libc::POLLIN, TAG_WAKE << 56);
     }
-
-    pub(super) fn add_region(&mut self, _region: &PeerRegion) {}
-
-    pub(super) fn drop_region(&mut self, _region: &PeerRegion) {}
 
     /// Submits what is queued, waits if nothing is there and `patience` allows, and collects.
     pub(super) fn turn(&mut self, patience: Option<Duration>, results: &mut Vec<Outcome>, watches: &mut Watches) {
