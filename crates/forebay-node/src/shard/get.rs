@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use forebay_io::Landing;
 use forebay_store::{Batch, Found, GetRequest, GetResult, GetStarted};
-use forebay_types::limits::{DATA_FRAME_BYTES_MAX, STEP_BYTES};
+use forebay_types::limits::{DATA_FRAME_BYTES_MAX, PIECE_BYTES, STEP_BYTES};
 use forebay_types::{LandingKind, MissReason, NamespaceId, Tier};
 use forebay_wire::{DataHeader, GetItem, GetOutcomeRef, GetOutcomesWriter};
 
@@ -255,7 +255,8 @@ impl Get {
     fn copy(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64, mut moving: Moving) -> Step {
         let to = self.items[moving.item as usize].to;
         let payload = moving.found.payload();
-        let end = payload.len().min(moving.done + STEP_BYTES);
+        let step = STEP_BYTES.min(usize::try_from(*left).unwrap_or(0).max(PIECE_BYTES));
+        let end = payload.len().min(moving.done + step);
         let written = match way.regions.iter().find(|lent| lent.id == to.region) {
             Some(lent) if payload.len() as u64 <= to.room => {
                 lent.region.write_at(to.offset + moving.done as u64, &payload[moving.done..end]).is_ok()

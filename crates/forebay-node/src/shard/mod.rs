@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use forebay_io::Ready;
 use forebay_store::{Event, StoreStats};
+use forebay_types::limits::STEP_BYTES;
 use forebay_types::{Clock, Epoch, MissReason, Namespace, NamespaceId, RefusedReason};
 use forebay_wire::{ErrorCode, Message, Welcome};
 
@@ -46,6 +47,9 @@ const SPIN_US: u64 = 50;
 /// Past this many useful spins in a row spinning goes on; each useless one costs one.
 const SPIN_SCORE_MAX: u32 = 8;
 const SPIN_SCORE_MIN: u32 = 3;
+
+/// What one request may spend before its neighbours in the lane have their turn, in bytes.
+const SHARE: i64 = STEP_BYTES as i64 / 2;
 
 /// How often the store gets a turn when nothing else happens: half of what a put may stay off the drive.
 const IDLE_TURN_MS: u64 = 50;
@@ -322,8 +326,8 @@ impl Shard {
             request.queued = false;
             let Some(conn) = self.conns.get_mut(request.conn) else { continue };
             let (number, namespace) = (request.number, request.namespace);
-            // A large request takes half of what is left at most, so that its neighbours in the lane move too.
-            let share = (left / 2).max(1).min(left);
+            // One request does not spend all of it, so that its neighbours in the lane move too.
+            let share = left.min(SHARE);
             let mut budget = share;
             let step = match &mut request.work {
                 Work::Get(get) => {
