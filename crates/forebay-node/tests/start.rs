@@ -111,3 +111,35 @@ fn both_engines_serve() {
         }
     }
 }
+
+#[test]
+fn the_least_memory_that_is_named_is_enough() {
+    use forebay_types::{Class, PutOutcome};
+    for segment in [4 * MIB, 32 * MIB] {
+        let folder = Folder::new();
+        let config = |memory_bytes| {
+            let mut config = folder.config();
+            config.data[0].capacity = 18 * segment.max(16 * MIB);
+            config.segment_bytes = Some(segment);
+            config.memory_bytes = memory_bytes;
+            config
+        };
+        let node = match Node::start(config(MIB)) {
+            Err(NodeError::Memory { need, .. }) => match Node::start(config(need)) {
+                Err(NodeError::Memory { need, .. }) => Node::start(config(need)).unwrap(),
+                started => started.unwrap(),
+            },
+            other => panic!("{other:?}"),
+        };
+        // The largest block fits, again and again.
+        let ns = hand::Hand::control(&node).namespace("a", Class::Cache).id;
+        let mut hand = hand::Hand::shard(&node);
+        let len = node.reports()[0].block_bytes_max as usize;
+        for number in 0..4 {
+            let bytes = hand::block(number, len);
+            assert_eq!(hand.put_stream(ns, hand::key(number), &bytes), PutOutcome::Cached);
+            assert!(hand.get_stream(ns, &[hand::key(number)])[0].1 == bytes);
+        }
+        assert!(matches!(hand.get_stream(ns, &[hand::key(0)])[0].0, forebay_wire::GetOutcome::Hit { .. }));
+    }
+}
