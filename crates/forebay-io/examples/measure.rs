@@ -24,7 +24,9 @@ fn main() {
     let path = args.next().unwrap();
     let bytes: u64 = args.next().unwrap_or("2147483648".into()).parse().unwrap();
     let path = Path::new(&path);
-    let drive = DriveFile::open(path).or_else(|_| DriveFile::create(path, bytes, true, &mut |_| {})).unwrap();
+    let patience = std::time::Duration::from_secs(5);
+    let drive =
+        DriveFile::open_within(path, patience).or_else(|_| DriveFile::create(path, bytes, true, &mut |_| {})).unwrap();
     println!("{:#?}", forebay_io::probe());
     println!("align {}, direct {}", drive.align(), drive.is_direct());
     let all = Deny::default();
@@ -48,6 +50,9 @@ fn main() {
             let arena = Arena::new(64 << 20).unwrap();
             let options = EngineOptions { kind, depth: 64, deny };
             let mut engine = Engine::with(options, drive.try_clone().unwrap(), 0, drive.len(), &arena).unwrap();
+            for off in engine.features().features.iter().filter(|f| f.off.is_some()) {
+                println!("{name}: no {}: {}", off.name, off.off.as_deref().unwrap_or_default());
+            }
             let region = Region::owned(64 << 20).unwrap();
             let peer = PeerRegion::import(region.fd().try_clone_to_owned().unwrap(), region.len() as u64).unwrap();
             for (len, depth) in [(1 << 20, 16), (64 << 10, 1)] {
