@@ -18,8 +18,14 @@ use crate::slab::Id;
 /// What looking one key up costs at least of a lane's budget, in bytes that could be copied meanwhile.
 const ITEM_COST: i64 = 2048;
 
-/// Items of one get that may be read or held at once: enough to keep a drive busy, few enough not to hold its neighbours' memory.
-const WINDOW: usize = 32;
+/// Items of one get that may be read or held at once: enough to keep a drive busy.
+const WINDOW_MAX: usize = 32;
+
+/// Bytes they may have together, about: a reader that is slow must not hold the memory of its neighbours.
+const WINDOW_BYTES: u64 = 32 << 20;
+
+/// What a block is taken for before one was found, when the client does not say how much it takes.
+const UNKNOWN_BYTES: u64 = 4 << 20;
 
 /// Reads a shard has in flight at most, over all gets. A drive's own queue is shorter.
 const PENDING_MAX: usize = 512;
@@ -45,6 +51,8 @@ pub(crate) struct Get {
     next: usize,
     /// Items without outcome.
     pub(crate) open: usize,
+    /// Bytes its next block probably has.
+    size: u64,
     reading: usize,
     ready: VecDeque<(u32, Found)>,
     moving: Option<Moving>,
@@ -84,12 +92,16 @@ struct Way<'a, 'b> {
 
 impl Get {
     pub(crate) fn new(items: Vec<GetItem>) -> Self {
-        let (states, open) = (vec![State::Waiting; items.len()], items.len());
+        let size = match items.first() {
+            Some(item) if item.to.region.0 != 0 => item.to.room,
+            _ => UNKNOWN_BYTES,
+        };
         Get {
+            states: vec![State::Waiting; items.len()],
+            open: items.len(),
             items,
-            states,
             next: 0,
-            open,
+            size,
             reading: 0,
             ready: VecDeque::new(),
             moving: None,
@@ -151,7 +163,8 @@ impl Get {
                 return Step::Again;
             }
             // Reads start before bytes move: the drive works meanwhile.
-            let window = self.reading + self.ready.len() < WINDOW && core.reads < PENDING_MAX;
+            let most = ((WINDOW_BYTES / self.size.max(1)) as usize).clamp(2, WINDOW_MAX);
+            let window = self.reading + self.ready.len() < most && core.reads < PENDING_MAX;
             let mut starved = self.next < self.items.len() && !window;
             if self.next < self.items.len() && window {
                 if self.start(core, way, left) {
@@ -224,6 +237,7 @@ impl Get {
         *left -= ITEM_COST;
         match started {
             GetStarted::Hit(found) => {
+                self.size = found.payload().len() as u64;
                 let moving = Moving { item: index as u32, found, done: 0, streaming: false };
                 self.states[index] = State::Ready;
                 if lent.is_some() && moving.found.payload().len() as u64 <= SMALL_BYTES_MAX {
@@ -380,7 +394,10 @@ impl Get {
         }
         self.states[item] = State::Ready;
         match result {
-            GetResult::Found(found) => self.ready.push_back((item as u32, found)),
+            GetResult::Found(found) => {
+                self.size = found.payload().len() as u64;
+                self.ready.push_back((item as u32, found));
+            }
             GetResult::Landed { length, trailer_offset, .. } => {
                 self.told.push((item as u32, Told::Landed { length, trailer_offset }));
             }
