@@ -86,11 +86,11 @@ impl<P> Lane<P> {
         P: Part<S>,
     {
         if self.part.is_done() {
-            self.finish();
+            self.finish(at);
             return true;
         }
         if at.now_us >= at.deadline_us {
-            self.run_out(core, shared);
+            self.run_out(core, shared, at);
             return true;
         }
         if self.lent.is_none() && !self.reach(core, epoch, shared, at) {
@@ -100,7 +100,7 @@ impl<P> Lane<P> {
         match self.part.pump(link, shared, at) {
             Ok(moved) => {
                 if self.part.is_done() {
-                    self.finish();
+                    self.finish(at);
                 }
                 moved
             }
@@ -111,10 +111,10 @@ impl<P> Lane<P> {
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, at: Moment) {
         self.over = true;
         if let Some(lent) = self.lent.take() {
-            lent.give_back();
+            lent.give_back(at.now_us);
         }
     }
 
@@ -138,13 +138,13 @@ impl<P> Lane<P> {
     }
 
     /// The deadline has passed.
-    fn run_out<S>(&mut self, core: &Core, shared: &mut S)
+    fn run_out<S>(&mut self, core: &Core, shared: &mut S, at: Moment)
     where
         P: Part<S>,
     {
         if let Some(mut lent) = self.lent.take() {
             let sound = lent.link().is_some_and(|link| self.part.give_up(link).is_ok() && link.is_between_frames());
-            if sound { lent.give_back() } else { lent.broke(core) }
+            if sound { lent.give_back(at.now_us) } else { lent.broke(core) }
         }
         let why = if self.down_since_us.is_some() { Why::Unavailable } else { Why::Deadline };
         self.end(why, shared);

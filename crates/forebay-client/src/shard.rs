@@ -20,6 +20,9 @@ const CONNECT_US_MAX: u64 = 1_000_000;
 /// How soon a call looks again for a connection when all are in use, in microseconds.
 const BUSY_US: u64 = 200;
 
+/// A connection idle for longer, in microseconds, is looked at before it is used: slices lent over one that is dead would be lost.
+const RESTED_US: u64 = 1000;
+
 /// A shard and the connections to it.
 pub(crate) struct Shard {
     pub(crate) id: ShardId,
@@ -34,8 +37,8 @@ pub(crate) struct Shard {
 
 #[derive(Default)]
 struct State {
-    #[expect(clippy::vec_box, reason = "a link is some hundred bytes and moves between calls all the time")]
-    idle: Vec<Box<Link>>,
+    /// With the time each was given back. Boxed: a link is some hundred bytes and moves between calls all the time.
+    idle: Vec<(u64, Box<Link>)>,
     open: usize,
     next_try_us: u64,
     backoff_us: u64,
@@ -78,7 +81,7 @@ impl Shard {
         let now = core.clock.now_us();
         {
             let mut state = self.lock();
-            if let Some(link) = self.take_idle(&mut state, core) {
+            if let Some(link) = self.take_idle(&mut state, core, now) {
                 return Checkout::Ready(Lent { shard: self.clone(), link: Some(link) });
             }
             if state.open >= core.options.connections {
@@ -149,16 +152,17 @@ impl Shard {
         last
     }
 
-    fn take_idle(&self, state: &mut State, core: &Core) -> Option<Box<Link>> {
+    fn take_idle(&self, state: &mut State, core: &Core, now_us: u64) -> Option<Box<Link>> {
         let mut aside = Vec::new();
         let mut found = None;
-        while let Some(mut link) = state.idle.pop() {
-            if link.owes() && link.drain().is_err() {
+        while let Some((since_us, mut link)) = state.idle.pop() {
+            let rested = now_us.saturating_sub(since_us) > RESTED_US;
+            if (rested || link.owes()) && link.drain().is_err() {
                 self.count_broken(state, core);
                 continue;
             }
             if link.owes_too_much() {
-                aside.push(link);
+                aside.push((since_us, link));
                 continue;
             }
             found = Some(link);
@@ -185,11 +189,11 @@ impl Lent {
     }
 
     /// The connection is sound and may serve the next call.
-    pub(crate) fn give_back(mut self) {
+    pub(crate) fn give_back(mut self, now_us: u64) {
         if let Some(link) = self.link.take() {
             let mut state = self.shard.lock();
             if link.is_between_frames() {
-                state.idle.push(link);
+                state.idle.push((now_us, link));
             } else {
                 state.open -= 1;
             }
@@ -204,9 +208,9 @@ impl Lent {
         if self.link.take().is_some() {
             shard.count_broken(&mut state, core);
         }
-        for mut link in std::mem::take(&mut state.idle) {
+        for (since_us, mut link) in std::mem::take(&mut state.idle) {
             match link.drain() {
-                Ok(()) => state.idle.push(link),
+                Ok(()) => state.idle.push((since_us, link)),
                 Err(_) => shard.count_broken(&mut state, core),
             }
         }
