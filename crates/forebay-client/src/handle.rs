@@ -11,8 +11,8 @@ use forebay_types::{Clock, Entropy, Key, MissReason, Namespace, PutOutcome, Refu
 use crate::block::{BlockRef, GetResult, IntoError};
 use crate::counters::PutCounters;
 use crate::drive::{Lane, by_owner, drive};
+use crate::get::take::{Fill, Keep, Visit};
 use crate::get::{self, Ask};
-use crate::get_take::{Fill, Keep, Visit};
 use crate::matching::{self, Matched};
 use crate::mesh::Core;
 use crate::options::bounded_deadline;

@@ -1,7 +1,7 @@
 //! How keys are made: 128 bits of BLAKE3, keyed by the namespace's secret.
 //!
 //! Nobody without the secret can compute a namespace's keys, and equal engine hashes in two namespaces give unrelated keys. The derivation is a
-//! promise: changing a bit of it empties every cache. The vectors below and in `docs/placement.md` hold it.
+//! promise: changing a bit of it empties every cache. The vectors below hold it.
 
 use forebay_types::{Key, Secret};
 

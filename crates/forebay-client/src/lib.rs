@@ -29,8 +29,6 @@ mod drive;
 mod error;
 mod forget;
 mod get;
-mod get_arrivals;
-mod get_take;
 mod handle;
 mod keys;
 mod link;

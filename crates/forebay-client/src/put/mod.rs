@@ -3,134 +3,29 @@
 //! Sums are computed once, here, over the bytes that the node will read: the copy in a region, or the caller's own memory when they go through the
 //! socket. From then on they are only checked. The bytes belong to the call until the node has answered.
 
-use std::borrow::Cow;
+mod answers;
+mod block;
+mod item;
+
 use std::collections::VecDeque;
-use std::ops::Range;
 
-use forebay_io::Slice;
-use forebay_types::limits::{DATA_FRAME_BYTES_MAX, PIECE_BYTES};
-use forebay_types::{
-    BlockMeta, Descriptor, Key, NamespaceId, Part as BlockPart, PartName, PieceSums, PutOutcome, RefusedReason,
-    RegionId, Version,
-};
-use forebay_wire::{DataHeader, Message, Place, PutItem, ReuseHint};
+use forebay_types::limits::PIECE_BYTES;
+use forebay_types::{NamespaceId, PutOutcome, RefusedReason, RegionId};
+use forebay_wire::{Message, Place, PutItem, ReuseHint};
 
-use crate::ClientError;
 use crate::counters::PutCounters;
 use crate::drive::{Moment, Part, Why};
-use crate::link::{Link, LinkError, Owed, Sink, Source, refusal_for};
+use crate::link::{Link, LinkError, Owed};
 use crate::mesh::Core;
+use answers::Answers;
+pub use block::{PutBlock, PutBytes};
+pub(crate) use item::PutItemState;
+use item::State;
 
 /// Most items of one message.
 const ITEMS_PER_MESSAGE: usize = 256;
 /// Payload bytes after which a message is sent: the node copies the first blocks while the next are summed.
 const BYTES_PER_MESSAGE: usize = 1 << 20;
-
-/// A block to put, with whatever is known about it beside its bytes.
-#[derive(Debug)]
-pub struct PutBlock<'a> {
-    pub(crate) bytes: PutBytes<'a>,
-    meta: BlockMeta,
-}
-
-/// A block's bytes before they are put.
-#[derive(Debug)]
-pub enum PutBytes<'a> {
-    /// The caller's memory: copied once on a Unix socket, sent from where it is on TCP.
-    Memory(Cow<'a, [u8]>),
-    /// A slice from [`crate::Client::alloc`]: not copied at all on a Unix socket.
-    Slice(Slice),
-}
-
-impl<'a> From<&'a [u8]> for PutBytes<'a> {
-    fn from(bytes: &'a [u8]) -> Self {
-        PutBytes::Memory(Cow::Borrowed(bytes))
-    }
-}
-
-impl From<Vec<u8>> for PutBytes<'_> {
-    fn from(bytes: Vec<u8>) -> Self {
-        PutBytes::Memory(Cow::Owned(bytes))
-    }
-}
-
-impl From<Slice> for PutBytes<'_> {
-    fn from(slice: Slice) -> Self {
-        PutBytes::Slice(slice)
-    }
-}
-
-impl PutBytes<'_> {
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        match self {
-            PutBytes::Memory(bytes) => bytes,
-            PutBytes::Slice(slice) => slice,
-        }
-    }
-}
-
-impl<'a> PutBlock<'a> {
-    /// A block of these bytes.
-    pub fn new(key: Key, bytes: impl Into<PutBytes<'a>>) -> Self {
-        let bytes = bytes.into();
-        let meta = BlockMeta::plain(NamespaceId(0), key, Version(0), bytes.as_slice().len() as u64);
-        PutBlock { bytes, meta }
-    }
-
-    /// Names ranges of the block. They are in order and do not overlap.
-    pub fn parts(mut self, parts: &[(&str, Range<u64>)]) -> Result<Self, ClientError> {
-        let named = parts.iter().map(|(name, range)| {
-            let length = range.end.checked_sub(range.start);
-            let invalid = || {
-                ClientError::Invalid(format!(
-                    "{name:?} is not a part: its name has 1 to 16 bytes, and its range does not end before it starts"
-                ))
-            };
-            Ok(BlockPart {
-                name: PartName::new(name).ok_or_else(invalid)?,
-                offset: range.start,
-                length: length.ok_or_else(invalid)?,
-            })
-        });
-        self.meta.parts = named.collect::<Result<_, ClientError>>()?;
-        match self.meta.problem() {
-            // Its length has an outcome of its own, `too_large`.
-            Some(problem) if self.meta.length > 0 && !self.meta.parts.is_empty() => {
-                Err(ClientError::Invalid(problem.into()))
-            }
-            _ => Ok(self),
-        }
-    }
-
-    /// The chain it belongs to: 64 bits that name its root.
-    #[must_use]
-    pub fn chain(mut self, root: u64) -> Self {
-        self.meta.chain = root;
-        self
-    }
-
-    /// The key of the block before it, and how many blocks are before it.
-    #[must_use]
-    pub fn behind(mut self, parent: &Key, position: u32) -> Self {
-        self.meta.parent = parent.place_token();
-        self.meta.position = position;
-        self
-    }
-
-    /// Tokens it holds.
-    #[must_use]
-    pub fn tokens(mut self, tokens: u32) -> Self {
-        self.meta.tokens = tokens;
-        self
-    }
-
-    /// When it expires, in seconds since 1970, UTC; 0 never.
-    #[must_use]
-    pub fn expiry_utc_s(mut self, seconds: u64) -> Self {
-        self.meta.expiry_utc_s = seconds;
-        self
-    }
-}
 
 /// What the parts of one call share.
 pub(crate) struct PutCall<'c, 'b> {
@@ -152,67 +47,6 @@ impl PutCall<'_, '_> {
             self.bytes += bytes as u64;
         }
         self.outcomes[index as usize] = Some(outcome);
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    /// The node reads it from its slice.
-    InRegion,
-    /// The node says when its bytes may come.
-    Announced,
-    /// Its bytes are on their way.
-    Going,
-    Done,
-}
-
-/// A block on its way.
-pub(crate) struct PutItemState<'b> {
-    pub(crate) index: u32,
-    meta: BlockMeta,
-    bytes: PutBytes<'b>,
-    /// Length at the start; the bytes may be gone when the outcome comes.
-    length: usize,
-    /// The descriptor's encoding, once its sums are computed.
-    descriptor: Vec<u8>,
-    request: u32,
-    state: State,
-}
-
-impl<'b> PutItemState<'b> {
-    pub(crate) fn new(index: u32, block: PutBlock<'b>, namespace: NamespaceId, version: Version) -> Self {
-        let PutBlock { bytes, mut meta } = block;
-        let length = bytes.as_slice().len();
-        meta.namespace = namespace;
-        meta.version = version;
-        PutItemState { index, meta, bytes, length, descriptor: Vec::new(), request: 0, state: State::Waiting }
-    }
-
-    pub(crate) fn place(&self) -> u64 {
-        self.meta.place
-    }
-
-    /// Computes the sums, over a copy in `to` if there is one.
-    fn describe(&mut self, to: Option<&mut Slice>) {
-        let binding = self.meta.binding();
-        let bytes = self.bytes.as_slice();
-        let sums = match to {
-            None => PieceSums::of(&binding, bytes),
-            // Each piece is summed right after it was copied, while it is near: the sums are of what the node will read.
-            Some(to) => {
-                let pieces = bytes.chunks(PIECE_BYTES).zip(to.chunks_mut(PIECE_BYTES)).enumerate();
-                PieceSums(
-                    pieces
-                        .map(|(i, (from, to))| {
-                            to.copy_from_slice(from);
-                            binding.sum(i, to)
-                        })
-                        .collect(),
-                )
-            }
-        };
-        Descriptor { meta: self.meta.clone(), sums }.encode(&mut self.descriptor);
     }
 }
 
@@ -459,75 +293,5 @@ impl<'b> Part<PutCall<'_, 'b>> for PutPart<'b> {
             }
         }
         self.done = 0;
-    }
-}
-
-impl Source for PutPart<'_> {
-    fn next(&mut self) -> Option<DataHeader> {
-        loop {
-            let (request, slot, at, from) = *self.to_send.front()?;
-            let item = &self.items[at as usize];
-            let left = item.length - from;
-            if item.request != request || item.state != State::Going || left == 0 {
-                self.to_send.pop_front();
-                continue;
-            }
-            let length = left.min(DATA_FRAME_BYTES_MAX);
-            // Blocks take turns, so that a small one does not wait for a large one.
-            self.to_send.pop_front();
-            if length < left {
-                self.to_send.push_back((request, slot, at, from + length));
-            }
-            self.sending = at;
-            return Some(DataHeader { request, item: slot, offset: from as u64, length: length as u32 });
-        }
-    }
-
-    fn payload(&self, header: &DataHeader) -> &[u8] {
-        let from = header.offset as usize;
-        let bytes = self.items.get(self.sending as usize).map_or(&[][..], |item| item.bytes.as_slice());
-        bytes.get(from..from + header.length as usize).unwrap_or(&[])
-    }
-}
-
-/// Takes in what a connection brings for one part of a call.
-struct Answers<'p, 'k, 'c, 'b> {
-    part: &'p mut PutPart<'b>,
-    call: &'k mut PutCall<'c, 'b>,
-}
-
-impl Sink for Answers<'_, '_, '_, '_> {
-    fn message(&mut self, message: Message) -> Result<(), LinkError> {
-        match message {
-            Message::PutOutcomes { request, outcomes } => {
-                for (slot, outcome) in outcomes {
-                    if let Some(at) = self.part.item(request, slot)? {
-                        self.part.end(at, outcome, self.call);
-                    }
-                }
-            }
-            Message::PutGo { request, items } => {
-                for slot in items {
-                    let Some(at) = self.part.item(request, slot)? else { continue };
-                    if self.part.items[at as usize].state != State::Announced {
-                        return Err(LinkError::Protocol("a go for a block that was not announced"));
-                    }
-                    self.part.items[at as usize].state = State::Going;
-                    self.part.to_send.push_back((request, slot, at, 0));
-                }
-            }
-            Message::Error { request, code, .. } => {
-                let Some(found) = self.part.requests.iter().find(|found| found.number == request) else {
-                    return Ok(());
-                };
-                for at in found.items.clone() {
-                    if self.part.items[at as usize].request == request {
-                        self.part.end(at, PutOutcome::Refused(refusal_for(code)), self.call);
-                    }
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
 }

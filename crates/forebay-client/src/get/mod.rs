@@ -4,23 +4,25 @@
 //! and never holds more memory than the window. Over regions an item takes a slice before it is asked for; over a plain socket it takes memory
 //! when its first byte comes.
 
+mod arrivals;
+mod call;
+pub(crate) mod take;
+
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use forebay_io::{Loan, Slice};
-use forebay_types::limits::{BLOCK_BYTES_MAX, PIECE_BYTES};
-use forebay_types::{Clock, Descriptor, Key, LandingKind, MissReason, NamespaceId, RegionId, Tier, Version};
+use forebay_types::limits::BLOCK_BYTES_MAX;
+use forebay_types::{Descriptor, Key, MissReason, RegionId, Tier, Version};
 use forebay_wire::{GetItem, Message, Place, ReuseHint};
 
-use crate::block::Arrived;
-use crate::counters::GetCounters;
-use crate::drive::{Lane, Moment, Part, Why, by_owner, drive};
-use crate::get_arrivals::Arrivals;
-use crate::handle::{CallLimits, EXPECTED_BYTES_MAX, Space};
+use crate::drive::{Moment, Part, Why};
+use crate::handle::EXPECTED_BYTES_MAX;
 use crate::link::{Link, LinkError, Nothing, Owed};
 use crate::memory::Memory;
-use crate::mesh::Core;
+use arrivals::Arrivals;
+use call::GetCall;
+pub(crate) use call::{Ask, Taker, run};
 
 /// Most items of one message: the node starts on the first while the next is still being written.
 const ITEMS_PER_MESSAGE: usize = 256;
@@ -30,85 +32,6 @@ const LARGE_BYTES: usize = 64 << 10;
 const SPARES_MAX: usize = 64;
 /// Times an item may come back as too small before it comes through the socket, where any length fits.
 const GROWN_MAX: u8 = 1;
-
-/// One key of a call, and what of its block: bytes from `start`, up to `end` (`None`: all).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ask {
-    pub(crate) key: Key,
-    pub(crate) start: u64,
-    pub(crate) end: Option<u64>,
-}
-
-impl Ask {
-    pub(crate) fn whole(key: Key) -> Self {
-        Ask { key, start: 0, end: None }
-    }
-
-    pub(crate) fn range(key: Key, range: &Range<u64>) -> Self {
-        // Beyond the largest block there is nothing: the answer is empty, and its numbers stay small.
-        let start = range.start.min(BLOCK_BYTES_MAX);
-        Ask { key, start, end: Some(range.end.clamp(start, BLOCK_BYTES_MAX)) }
-    }
-
-    /// First byte and length on the wire: whole pieces, at least one; length 0 is "to the end".
-    pub(crate) fn on_wire(&self) -> (u64, u64) {
-        let piece = PIECE_BYTES as u64;
-        let offset = self.start / piece * piece;
-        match self.end {
-            None => (offset, 0),
-            Some(end) => (offset, end.max(offset + 1).next_multiple_of(piece) - offset),
-        }
-    }
-}
-
-/// Takes what a call gets, on the calling thread.
-pub(crate) trait Taker {
-    /// Checks and takes a block. The memory comes back if it is not kept; `Err` if the bytes are not right.
-    fn take(&mut self, index: usize, arrived: Arrived) -> Result<Option<Memory>, Memory>;
-    /// No block.
-    fn miss(&mut self, index: usize, reason: MissReason);
-}
-
-/// What the parts of one call share.
-pub(crate) struct GetCall<'a> {
-    pub(crate) core: &'a Core,
-    pub(crate) namespace: NamespaceId,
-    pub(crate) asks: &'a [Ask],
-    pub(crate) taker: &'a mut dyn Taker,
-    pub(crate) window_items: usize,
-    /// Bytes a block probably has.
-    pub(crate) expected_bytes: usize,
-    /// This may be the fault of an old table: keys that another shard may own go here instead of being missed, once.
-    pub(crate) moved: Option<Vec<u32>>,
-    pub(crate) counts: GetCounts,
-}
-
-/// What one call counts.
-#[derive(Default)]
-pub(crate) struct GetCounts {
-    pub(crate) keys: GetCounters,
-    pub(crate) bytes: u64,
-    pub(crate) landings: [u64; LandingKind::ALL.len()],
-    pub(crate) corrupt: u64,
-    pub(crate) grown: u64,
-    pub(crate) no_room: u64,
-    pub(crate) longest: usize,
-    pub(crate) missed: Vec<Key>,
-}
-
-impl GetCall<'_> {
-    pub(crate) fn miss(&mut self, index: u32, reason: MissReason) {
-        if matches!(reason, MissReason::NotMine)
-            && let Some(moved) = &mut self.moved
-        {
-            moved.push(index);
-            return;
-        }
-        self.counts.keys.miss(reason);
-        self.counts.missed.push(self.asks[index as usize].key);
-        self.taker.miss(index as usize, reason);
-    }
-}
 
 /// Where an item stands.
 pub(crate) enum State {
@@ -406,50 +329,4 @@ impl Part<GetCall<'_>> for GetPart {
         }
         self.done = self.items.len();
     }
-}
-
-/// Runs one get call: every ask has its outcome with the taker when this returns.
-pub(crate) fn run(space: &Space, core: &Core, asks: &[Ask], taker: &mut dyn Taker, limits: CallLimits) {
-    let deadline_us = core.clock.now_us() + limits.deadline_us;
-    let mut call = GetCall {
-        core,
-        namespace: space.namespace.id,
-        asks,
-        taker,
-        window_items: limits.in_flight,
-        expected_bytes: space.expected_bytes.load(Ordering::Relaxed),
-        moved: Some(Vec::new()),
-        counts: GetCounts::default(),
-    };
-    round(&mut call, 0..asks.len() as u32, deadline_us);
-    let moved = call.moved.take().unwrap_or_default();
-    if !moved.is_empty() {
-        core.stale.store(true, Ordering::Relaxed);
-        round(&mut call, moved.into_iter(), deadline_us);
-    }
-    let mut counts = call.counts;
-    counts.keys.asked = asks.len() as u64;
-    space.expect(counts.longest);
-    let broken = core.promises.broken(space.namespace.id, core.clock.now_us(), &counts.missed);
-    core.cells.add(|all| {
-        all.get.add(&counts.keys);
-        all.get_bytes += counts.bytes;
-        crate::counters::add(&mut all.landings, &counts.landings);
-        all.corrupt += counts.corrupt;
-        all.grown += counts.grown;
-        all.no_room += counts.no_room;
-        all.match_broken += broken;
-    });
-}
-
-fn round(call: &mut GetCall<'_>, indices: impl Iterator<Item = u32>, deadline_us: u64) {
-    let table = call.core.table(deadline_us);
-    let asks = call.asks;
-    let (owned, orphans) = by_owner(&table, indices, |index| asks[index as usize].key.place_token());
-    for index in orphans {
-        call.miss(index, MissReason::Unavailable);
-    }
-    let mut lanes: Vec<_> =
-        owned.into_iter().map(|(shard, indices)| Lane::new(shard, GetPart::new(indices.into_iter()))).collect();
-    drive(call.core, table.epoch, &mut lanes, call, deadline_us);
 }

@@ -7,8 +7,8 @@ use forebay_types::limits::BLOCK_BYTES_MAX;
 use forebay_types::{Descriptor, LandingKind, MissReason, RegionId, Tier, Version};
 use forebay_wire::{DataHeader, GetOutcomeRef, GetOutcomesView, Message};
 
+use super::{GetCall, GetPart, State, Stream};
 use crate::block::Arrived;
-use crate::get::{GetCall, GetPart, State, Stream};
 use crate::link::{LinkError, Sink, miss_for};
 use crate::memory::Memory;
 

@@ -1,0 +1,122 @@
+//! How a link begins: connecting and shaking hands.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use forebay_net::Socket;
+use forebay_types::limits::CREDIT_BYTES_DEFAULT;
+use forebay_types::{Address, Clock, Epoch, ShardId};
+use forebay_wire::{Hello, Message, WIRE_VERSION, Welcome, features};
+
+use super::receive::INBOX_BYTES;
+use super::{Link, LinkError, Sink};
+
+/// What a link introduces itself with.
+pub(crate) struct Introduction<'a> {
+    pub(crate) shard: ShardId,
+    pub(crate) token: Option<&'a [u8]>,
+    pub(crate) epoch: Epoch,
+    pub(crate) regions: bool,
+}
+
+impl Link {
+    /// Connects and shakes hands, in at most `timeout`.
+    pub(crate) fn connect(
+        address: &Address,
+        about: &Introduction<'_>,
+        timeout: Duration,
+        clock: &dyn Clock,
+    ) -> Result<Link, LinkError> {
+        let deadline_us = clock.now_us().saturating_add(timeout.as_micros() as u64);
+        let socket = Socket::connect(address, timeout)?;
+        Link::greet(socket, matches!(address, Address::Unix(_)), about, deadline_us, clock)
+    }
+
+    /// Shakes hands on a fresh connection.
+    pub(crate) fn greet(
+        socket: Socket,
+        local: bool,
+        about: &Introduction<'_>,
+        deadline_us: u64,
+        clock: &dyn Clock,
+    ) -> Result<Link, LinkError> {
+        let with_regions = about.regions && local;
+        let offered = if with_regions { features::REGIONS | features::DIRECT } else { 0 };
+        let hello = Hello {
+            version: WIRE_VERSION,
+            features: offered,
+            shard: about.shard,
+            credential: if local { Vec::new() } else { about.token.unwrap_or_default().to_vec() },
+            epoch: about.epoch,
+            lane: 0,
+            trace: 0,
+            credit_bytes: CREDIT_BYTES_DEFAULT,
+        };
+        let mut link = Link::raw(socket, local);
+        link.queue(&Message::Hello(hello))?;
+        let mut greeting = Greeting(None);
+        while greeting.0.is_none() {
+            link.step(&mut greeting, deadline_us, clock)?;
+        }
+        if let Some(welcome) = greeting.0 {
+            if welcome.version == 0 || welcome.version > WIRE_VERSION {
+                return Err(LinkError::Protocol("it welcomed with a version that was not offered"));
+            }
+            link.with_regions = with_regions && welcome.features & features::REGIONS != 0;
+            link.welcome = welcome;
+        }
+        Ok(link)
+    }
+
+    /// Before its handshake.
+    fn raw(socket: Socket, local: bool) -> Self {
+        Link {
+            socket,
+            welcome: Welcome {
+                version: 0,
+                features: 0,
+                incarnation: 0,
+                epoch: Epoch(0),
+                block_bytes_max: 0,
+                align: 0,
+                credit_bytes: 0,
+            },
+            local,
+            with_regions: false,
+            known_regions: Vec::new(),
+            regions_version: 0,
+            adding: Vec::new(),
+            out: Vec::new(),
+            sent: 0,
+            riding: VecDeque::new(),
+            sending: None,
+            behind: Vec::new(),
+            inbox: vec![0; INBOX_BYTES],
+            start: 0,
+            end: 0,
+            coming: None,
+            large: false,
+            scratch: Vec::new(),
+            next_request: 1,
+            owed_credit: 0,
+            lost: Vec::new(),
+            lost_bytes: 0,
+        }
+    }
+}
+
+/// Waits for the node's first message.
+struct Greeting(Option<Welcome>);
+
+impl Sink for Greeting {
+    fn message(&mut self, message: Message) -> Result<(), LinkError> {
+        match message {
+            Message::Welcome(welcome) if self.0.is_none() => {
+                self.0 = Some(welcome);
+                Ok(())
+            }
+            Message::Error { code, text, .. } => Err(LinkError::Refused { code, text }),
+            _ => Err(LinkError::Protocol("its first message is not a welcome")),
+        }
+    }
+}

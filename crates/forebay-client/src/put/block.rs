@@ -1,0 +1,115 @@
+//! Blocks before they are put.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use forebay_io::Slice;
+use forebay_types::{BlockMeta, Key, NamespaceId, Part, PartName, Version};
+
+use crate::ClientError;
+
+/// A block to put, with whatever is known about it beside its bytes.
+#[derive(Debug)]
+pub struct PutBlock<'a> {
+    pub(crate) bytes: PutBytes<'a>,
+    pub(super) meta: BlockMeta,
+}
+
+/// A block's bytes before they are put.
+#[derive(Debug)]
+pub enum PutBytes<'a> {
+    /// The caller's memory: copied once on a Unix socket, sent from where it is on TCP.
+    Memory(Cow<'a, [u8]>),
+    /// A slice from [`crate::Client::alloc`]: not copied at all on a Unix socket.
+    Slice(Slice),
+}
+
+impl<'a> From<&'a [u8]> for PutBytes<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        PutBytes::Memory(Cow::Borrowed(bytes))
+    }
+}
+
+impl From<Vec<u8>> for PutBytes<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        PutBytes::Memory(Cow::Owned(bytes))
+    }
+}
+
+impl From<Slice> for PutBytes<'_> {
+    fn from(slice: Slice) -> Self {
+        PutBytes::Slice(slice)
+    }
+}
+
+impl PutBytes<'_> {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            PutBytes::Memory(bytes) => bytes,
+            PutBytes::Slice(slice) => slice,
+        }
+    }
+}
+
+impl<'a> PutBlock<'a> {
+    /// A block of these bytes.
+    pub fn new(key: Key, bytes: impl Into<PutBytes<'a>>) -> Self {
+        let bytes = bytes.into();
+        let meta = BlockMeta::plain(NamespaceId(0), key, Version(0), bytes.as_slice().len() as u64);
+        PutBlock { bytes, meta }
+    }
+
+    /// Names ranges of the block. They are in order and do not overlap.
+    pub fn parts(mut self, parts: &[(&str, Range<u64>)]) -> Result<Self, ClientError> {
+        let named = parts.iter().map(|(name, range)| {
+            let length = range.end.checked_sub(range.start);
+            let invalid = || {
+                ClientError::Invalid(format!(
+                    "{name:?} is not a part: its name has 1 to 16 bytes, and its range does not end before it starts"
+                ))
+            };
+            Ok(Part {
+                name: PartName::new(name).ok_or_else(invalid)?,
+                offset: range.start,
+                length: length.ok_or_else(invalid)?,
+            })
+        });
+        self.meta.parts = named.collect::<Result<_, ClientError>>()?;
+        match self.meta.problem() {
+            // Its length has an outcome of its own, `too_large`.
+            Some(problem) if self.meta.length > 0 && !self.meta.parts.is_empty() => {
+                Err(ClientError::Invalid(problem.into()))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// The chain it belongs to: 64 bits that name its root.
+    #[must_use]
+    pub fn chain(mut self, root: u64) -> Self {
+        self.meta.chain = root;
+        self
+    }
+
+    /// The key of the block before it, and how many blocks are before it.
+    #[must_use]
+    pub fn behind(mut self, parent: &Key, position: u32) -> Self {
+        self.meta.parent = parent.place_token();
+        self.meta.position = position;
+        self
+    }
+
+    /// Tokens it holds.
+    #[must_use]
+    pub fn tokens(mut self, tokens: u32) -> Self {
+        self.meta.tokens = tokens;
+        self
+    }
+
+    /// When it expires, in seconds since 1970, UTC; 0 never.
+    #[must_use]
+    pub fn expiry_utc_s(mut self, seconds: u64) -> Self {
+        self.meta.expiry_utc_s = seconds;
+        self
+    }
+}
