@@ -23,7 +23,9 @@ pub enum AddressError {
     #[error("{0:?} is not an address; write unix:PATH or tcp:HOST:PORT")]
     Form(String),
     /// Over the kernel's bound.
-    #[error("the socket path {0:?} has {1} bytes and the kernel takes at most 107; choose a shorter one, for example under /tmp")]
+    #[error(
+        "the socket path {0:?} has {1} bytes and the kernel takes at most 107; choose a shorter one, for example under /tmp"
+    )]
     PathTooLong(String, usize),
 }
 
@@ -52,7 +54,9 @@ impl FromStr for Address {
                 e => e,
             }),
             Some(("tcp", rest)) => match rest.rsplit_once(':') {
-                Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Address::Tcp(rest.to_owned())),
+                Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                    Ok(Address::Tcp(rest.to_owned()))
+                }
                 _ => Err(form()),
             },
             _ => Err(form()),

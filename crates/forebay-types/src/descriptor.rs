@@ -142,7 +142,11 @@ impl Descriptor {
         }
         for at in (0..parts).map(|i| FIXED_BYTES + i * PART_BYTES) {
             let name = PartName::from_bytes(std::array::from_fn(|i| bytes[at + i])).ok_or(Malformed("part name"))?;
-            meta.parts.push(Part { name, offset: u64_at(at + PART_NAME_BYTES), length: u64_at(at + PART_NAME_BYTES + 8) });
+            meta.parts.push(Part {
+                name,
+                offset: u64_at(at + PART_NAME_BYTES),
+                length: u64_at(at + PART_NAME_BYTES + 8),
+            });
         }
         if let Some(problem) = meta.problem() {
             return Err(Malformed(problem));

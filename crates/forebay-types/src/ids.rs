@@ -115,7 +115,9 @@ mod tests {
     #[test]
     fn a_bad_key_is_told_what_is_wrong_with_it() {
         assert!("01ab".parse::<Key>().unwrap_err().to_string().contains("4 characters"));
-        assert!("01AB00000000000000000000000000ff".parse::<Key>().unwrap_err().to_string().contains("another character"));
+        assert!(
+            "01AB00000000000000000000000000ff".parse::<Key>().unwrap_err().to_string().contains("another character")
+        );
         assert!("é1ab0000000000000000000000000ff".parse::<Key>().is_err());
     }
 }

@@ -118,7 +118,9 @@ pub enum NamespaceError {
     #[error("a namespace's name is 1 to 64 letters, digits, '-', '_', '.', '/' or ':', this is {0:?}")]
     Name(String),
     /// Not a field.
-    #[error("a fingerprint has no field {0:?}; its fields are model, weights, lora, dtype, quant, layout, block_tokens, hash, hash_seed, shape")]
+    #[error(
+        "a fingerprint has no field {0:?}; its fields are model, weights, lora, dtype, quant, layout, block_tokens, hash, hash_seed, shape"
+    )]
     UnknownField(String),
     /// Not a value.
     #[error("the fingerprint field {0} takes at most 256 bytes without control characters")]
