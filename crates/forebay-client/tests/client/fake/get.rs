@@ -77,10 +77,7 @@ impl Conn<'_> {
                 descriptor,
                 trailer_offset: 0,
             };
-            self.outcome(request, slot, hit.clone())?;
-            if trick == Trick::Twice {
-                self.outcome(request, slot, hit)?;
-            }
+            self.hit(request, slot, hit, trick)?;
             return self.stream(request, slot, offset, &payload, trick);
         };
         if payload.len() as u64 > item.to.room {
@@ -101,11 +98,14 @@ impl Conn<'_> {
         let landing = if direct { LandingKind::Direct } else { LandingKind::Bounce };
         let tier = if direct { Tier::Nvme } else { Tier::Dram };
         let hit = GetOutcome::Hit { tier, landing, offset, length, descriptor, trailer_offset };
-        self.outcome(request, slot, hit.clone())?;
+        self.hit(request, slot, hit, trick)
+    }
+
+    fn hit(&mut self, request: u32, slot: u32, hit: GetOutcome, trick: Trick) -> Served {
         if trick == Trick::Twice {
-            self.outcome(request, slot, hit)?;
+            self.outcome(request, slot, hit.clone())?;
         }
-        Ok(())
+        self.outcome(request, slot, hit)
     }
 
     fn stream(&mut self, request: u32, slot: u32, offset: u64, payload: &[u8], trick: Trick) -> Served {
