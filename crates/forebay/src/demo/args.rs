@@ -41,10 +41,10 @@ pub(crate) struct DemoArgs {
     pub(crate) sharing: SharingArg,
 
     /// How the node reads and writes its drive.
-    #[arg(long, value_name = "ENGINE", value_parser = ["auto", "uring", "threads"], default_value = "auto")]
+    #[arg(long, env = "FOREBAY_IO", value_name = "ENGINE", value_parser = ["auto", "uring", "threads"], default_value = "auto")]
     pub(crate) io: String,
 
-    /// Memory for the node [default: a quarter of the blocks, between 256 MiB and 4 GiB].
+    /// Memory for the node [default: a quarter of the blocks, between 64 MiB and 4 GiB].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) memory: Option<u64>,
 

@@ -201,13 +201,13 @@ fn make_dir(parent: &Path) -> std::io::Result<PathBuf> {
 
 fn start<'a>(dir: &Path, args: impl Iterator<Item = &'a str>) -> std::io::Result<Child> {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log_of(dir))?;
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(args)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    // Settings of whoever runs the demo are for other nodes.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"FOREBAY_")) {
+        command.env_remove(name);
+    }
+    let mut child =
+        command.args(args).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
     let stdout = child.stdout.take();
     let relay = move || {
         if let Some(stdout) = stdout {

@@ -36,6 +36,12 @@ pub(crate) struct Kill {
 }
 
 impl Kill {
+    /// What was in flight, for people.
+    pub(crate) fn in_flight_words(&self) -> String {
+        let calls = |n: u64, verb: &str| format!("{n} {verb}{}", if n == 1 { "" } else { "s" });
+        format!("{} and {} in flight", calls(self.in_flight.0, "get"), calls(self.in_flight.1, "put"))
+    }
+
     /// Share of keys that survived; none if there was none to ask for.
     pub(crate) fn share(&self) -> Option<f64> {
         (self.asked > 0).then(|| self.survived as f64 / self.asked as f64)

@@ -115,7 +115,11 @@ fn play(args: &DemoArgs, parent: &Path) -> Result<Option<String>, DemoError> {
         seed: args.seed,
         io: &args.io,
     };
-    let text = if args.json { format!("{}\n", summary.json()) } else { format!("\n{}", summary.text()) };
+    let text = if args.json {
+        format!("{}\n", summary.json())
+    } else {
+        format!("\n{}", summary.text(say::table(&["", "", "what it means"])))
+    };
     // A closed pipe is the reader's choice.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(summary.problem())
@@ -148,7 +152,7 @@ fn replay_all(
                 let killed_us = course.clock.now_us();
                 let done = kill_and_restart(course, &replay, hasty, index, node)?;
                 away_us = course.clock.now_us() - killed_us;
-                bar.println(told(index, &done));
+                bar.suspend(|| say::note(&told(index, &done)));
                 kill = Some(done);
             }
         }
@@ -164,9 +168,9 @@ fn replay_all(
 }
 
 fn told(index: usize, kill: &Kill) -> String {
-    let (gets, puts) = kill.in_flight;
     format!(
-        "request {index}: SIGKILL with {gets} gets and {puts} puts in flight; back in {:.2} s with {} of {} blocks",
+        "request {index}: SIGKILL with {}; back in {:.2} s with {} of {} blocks",
+        kill.in_flight_words(),
         kill.recovery.as_secs_f64(),
         kill.survived,
         kill.asked

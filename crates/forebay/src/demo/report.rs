@@ -169,13 +169,12 @@ impl Summary<'_> {
         })
     }
 
-    /// A table for people, and under it what it rests on.
-    pub(crate) fn text(&self) -> String {
-        let mut table = Table::new();
+    /// A table for people, drawn into an empty one of three columns, and under it what it rests on.
+    pub(crate) fn text(&self, mut table: Table) -> String {
         table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_header(["", "", "what it means"]);
         for [name, value, meaning] in self.rows() {
-            table.add_row([Cell::new(name), Cell::new(value).set_alignment(CellAlignment::Right), Cell::new(meaning)]);
+            let value = Cell::new(value).set_alignment(CellAlignment::Right);
+            table.add_row([Cell::new(name), value, Cell::new(meaning).set_alignment(CellAlignment::Left)]);
         }
         format!("{table}\n\n{}", self.basis())
     }
@@ -197,10 +196,7 @@ impl Summary<'_> {
             row("hit rate", percent(all.hit_rate()), "blocks found with all blocks before them".into()),
         ];
         if let Some(kill) = self.kill {
-            let back = format!(
-                "from SIGKILL, with {} gets and {} puts in flight, to the first verified hit",
-                kill.in_flight.0, kill.in_flight.1
-            );
+            let back = format!("from SIGKILL, with {}, to the first verified hit", kill.in_flight_words());
             let share = kill.share().map_or("-".into(), percent);
             let of = match kill.asked {
                 0 => "nothing was a second old at the kill; try more --requests".to_owned(),
@@ -251,14 +247,17 @@ impl Summary<'_> {
     fn basis(&self) -> String {
         let a = self.assumed;
         format!(
-            "Replayed: {}. KV: {} bytes a token here ({} has {}), blocks of {} tokens, drive {}, memory {}.\n\
-             Assumed: prefill on {GPU_SOURCE} at {:.0} % of its peak, {:.2} $ a GPU-hour ({GPU_RATE_SOURCE}); {:.2} $ a million input tokens, \
-             {:.2} $ cached ({PRICE_SOURCE}).\nShape of {}: {}.\n",
+            "Replayed  {}, in blocks of {} tokens.\n\
+             KV        {} bytes a token here, to suit this machine; {} has {} in bf16. Drive {}, memory {}.\n\
+             Assumed   {GPU_SOURCE} at {:.0} % of it,\n          \
+             {:.2} $ a GPU-hour ({GPU_RATE_SOURCE}),\n          \
+             {:.2} $ a million input tokens, {:.2} $ cached ({PRICE_SOURCE}).\n\
+             Model     {}: shape from {}.\n",
             self.source,
-            self.sizes.bytes_per_token,
+            self.block_tokens,
+            count(self.sizes.bytes_per_token),
             self.model.name,
             count(self.model.kv_bytes_per_token()),
-            self.block_tokens,
             format_size(self.sizes.capacity),
             format_size(self.sizes.memory),
             a.gpu_utilisation * 100.0,
@@ -378,7 +377,7 @@ mod tests {
     #[test]
     fn the_table_says_what_it_rests_on() {
         with_summary(kill(1000, 995), 0, |summary| {
-            let text = summary.text();
+            let text = summary.text(Table::new());
             for words in ["99.50 %", "0.32 s", "130 000", "llama-3.1-8b", "2.50 $", "H100", "wrong bytes", "86 400"] {
                 assert!(text.contains(words), "{words} is not in\n{text}");
             }

@@ -13,7 +13,7 @@ const TRACE_TRAFFIC_BYTES: u64 = 80 << 30;
 const MODEL_TRAFFIC_BYTES: u64 = 24 << 30;
 /// Blocks below this are smaller than a drive's page and save nothing.
 const BLOCK_BYTES_LEAST: u64 = 4096;
-const MEMORY_LEAST: u64 = 256 << 20;
+const MEMORY_LEAST: u64 = 64 << 20;
 const MEMORY_MOST: u64 = 4 << 30;
 
 /// What is to be replayed and what there is to do it with.
