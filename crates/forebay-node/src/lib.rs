@@ -4,15 +4,19 @@
 //! holds no policy of its own: what is kept is the store's to decide, where a block lives the client's. A shard's thread takes a request from its
 //! first byte to its last; the control thread accepts, says who is who, and keeps the catalogue of namespaces.
 
+mod assemble;
 mod board;
+mod check;
 mod config;
 mod control;
 mod counters;
 mod drives;
 mod http;
+mod json;
 mod lanes;
 mod metrics;
 mod node;
+mod reconcile;
 mod shard;
 mod slab;
 mod wake;

@@ -1,4 +1,4 @@
-//! Metrics as Prometheus reads them, and the same numbers as JSON.
+//! Metrics as Prometheus reads them.
 
 use std::fmt::Write;
 
@@ -46,91 +46,72 @@ fn labelled(key: &'static str, values: impl Iterator<Item = (String, u64)>) -> V
     values.map(|(label, value)| Sample { labels: vec![(key, label)], value: value as f64 }).collect()
 }
 
+type NodeNumber = (&'static str, &'static str, fn(&Counters) -> u64);
+
+/// Counters of the node that have no labels.
+const NODE_COUNTERS: &[NodeNumber] = &[
+    ("forebay_put_asked_total", "Blocks that clients asked to keep.", |c| c.put_asked.get()),
+    ("forebay_put_cached_total", "Blocks kept, which may vanish.", |c| c.put_cached.get()),
+    ("forebay_put_durable_total", "Blocks kept on stable storage.", |c| c.put_durable.get()),
+    ("forebay_put_exists_total", "Blocks that were held already.", |c| c.put_exists.get()),
+    ("forebay_put_sum_mismatch_total", "Blocks whose bytes did not match their sums on arrival.", |c| {
+        c.put_sum_mismatch.get()
+    }),
+    ("forebay_forget_asked_total", "Keys that clients asked to forget.", |c| c.forget_asked.get()),
+    ("forebay_forgotten_total", "Blocks forgotten.", |c| c.forgotten.get()),
+    ("forebay_get_bytes_total", "Payload handed to clients, in bytes.", |c| c.bytes_out.get()),
+    ("forebay_put_bytes_total", "Payload taken from clients, in bytes.", |c| c.bytes_in.get()),
+    ("forebay_corrupt_reports_total", "Blocks that clients said did not verify.", |c| c.corrupt_reports.get()),
+    ("forebay_leases_granted_total", "Leases granted to matches.", |c| c.leases_granted.get()),
+    ("forebay_leases_refused_total", "Leases refused to matches.", |c| c.leases_refused.get()),
+    ("forebay_requests_total", "Requests for blocks.", |c| c.requests.get()),
+    ("forebay_connections_total", "Connections taken.", |c| c.accepted.get()),
+    ("forebay_connections_cut_total", "Connections cut off: the peer took nothing or sent half a message.", |c| {
+        c.cut_off.get()
+    }),
+    ("forebay_regions_unmapped_total", "Regions not sealed, copied to through their descriptor.", |c| {
+        c.regions_unmapped.get()
+    }),
+    ("forebay_turns_total", "Turns of the shards' loops.", |c| c.turns.get()),
+];
+
 fn families(board: &Board) -> Vec<Family> {
     let mut all = Vec::new();
     for (verb, of) in VERBS {
         all.extend(asked_families(board, *verb, *of));
     }
-    let counter = |name, help, samples| Family { name, help, kind: "counter", samples };
-    let gauge = |name, help, samples| Family { name, help, kind: "gauge", samples };
-    let sum = |of: fn(&Counters) -> u64| one(board.sum(of));
+    for (name, help, of) in NODE_COUNTERS {
+        all.push(Family { name, help, kind: "counter", samples: one(board.sum(of)) });
+    }
+    all.extend(worded_families(board));
+    let gauge = |name, help, value| {
+        let samples = vec![Sample { labels: Vec::new(), value }];
+        Family { name, help, kind: "gauge", samples }
+    };
+    let longest_s = board.max(|c| c.turn_us_max.get()) as f64 / 1e6;
     all.extend([
-        counter("forebay_put_asked_total", "Blocks that clients asked to keep.", sum(|c| c.put_asked.get())),
-        counter("forebay_put_cached_total", "Blocks kept, which may vanish.", sum(|c| c.put_cached.get())),
-        counter("forebay_put_durable_total", "Blocks kept on stable storage.", sum(|c| c.put_durable.get())),
-        counter("forebay_put_exists_total", "Blocks that were held already.", sum(|c| c.put_exists.get())),
-        counter(
-            "forebay_put_refused_total",
-            "Blocks not kept.",
-            labelled(
-                "reason",
-                RefusedReason::ALL.iter().map(|r| (r.to_string(), board.sum(|c| c.put_refused[r.index()].get()))),
-            ),
-        ),
-        counter(
-            "forebay_put_sum_mismatch_total",
-            "Blocks whose bytes did not match their sums on arrival.",
-            sum(|c| c.put_sum_mismatch.get()),
-        ),
-        counter("forebay_forget_asked_total", "Keys that clients asked to forget.", sum(|c| c.forget_asked.get())),
-        counter("forebay_forgotten_total", "Blocks forgotten.", sum(|c| c.forgotten.get())),
-        counter(
-            "forebay_landing_total",
-            "Blocks and ranges handed over, by how their bytes came.",
-            labelled(
-                "kind",
-                LandingKind::ALL.iter().map(|k| (k.to_string(), board.sum(|c| c.landing[k.index()].get()))),
-            ),
-        ),
-        counter("forebay_get_bytes_total", "Payload handed to clients, in bytes.", sum(|c| c.bytes_out.get())),
-        counter("forebay_put_bytes_total", "Payload taken from clients, in bytes.", sum(|c| c.bytes_in.get())),
-        counter(
-            "forebay_corrupt_reports_total",
-            "Blocks that clients said did not verify.",
-            sum(|c| c.corrupt_reports.get()),
-        ),
-        counter("forebay_leases_granted_total", "Leases granted to matches.", sum(|c| c.leases_granted.get())),
-        counter("forebay_leases_refused_total", "Leases refused to matches.", sum(|c| c.leases_refused.get())),
-        counter("forebay_requests_total", "Requests for blocks.", sum(|c| c.requests.get())),
-        counter("forebay_connections_total", "Connections taken.", sum(|c| c.accepted.get())),
-        counter(
-            "forebay_connections_cut_total",
-            "Connections cut off, because the peer took nothing or sent half a message.",
-            sum(|c| c.cut_off.get()),
-        ),
-        counter(
-            "forebay_errors_total",
-            "Errors told to clients, by kind.",
-            labelled(
-                "kind",
-                ERROR_WORDS.iter().enumerate().map(|(i, word)| ((*word).to_owned(), board.sum(|c| c.errors[i].get()))),
-            ),
-        ),
-        gauge("forebay_connections", "Connections now.", one(board.connections())),
-        gauge("forebay_regions", "Regions lent by clients now.", sum(|c| c.regions.get())),
-        counter(
-            "forebay_regions_unmapped_total",
-            "Regions not sealed against shrinking, to which bytes are copied through the descriptor.",
-            sum(|c| c.regions_unmapped.get()),
-        ),
-        counter("forebay_turns_total", "Turns of the shards' loops.", sum(|c| c.turns.get())),
-        Family {
-            name: "forebay_turn_longest_seconds",
-            help: "Longest turn of a shard's loop since the start.",
-            kind: "gauge",
-            samples: vec![Sample { labels: Vec::new(), value: board.max(|c| c.turn_us_max.get()) as f64 / 1e6 }],
-        },
-        gauge("forebay_memory_bytes", "Memory the node was given, in bytes.", one(board.memory_bytes)),
-        gauge("forebay_epoch", "Version of the table of members.", one(board.epoch())),
-        Family {
-            name: "forebay_uptime_seconds",
-            help: "Time since the start.",
-            kind: "gauge",
-            samples: vec![Sample { labels: Vec::new(), value: board.uptime_s() }],
-        },
+        gauge("forebay_connections", "Connections now.", board.connections() as f64),
+        gauge("forebay_regions", "Regions lent by clients now.", board.sum(|c| c.regions.get()) as f64),
+        gauge("forebay_turn_longest_seconds", "Longest turn of a shard's loop since the start.", longest_s),
+        gauge("forebay_memory_bytes", "Memory the node was given, in bytes.", board.memory_bytes as f64),
+        gauge("forebay_epoch", "Version of the table of members.", board.epoch() as f64),
+        gauge("forebay_uptime_seconds", "Time since the start.", board.uptime_s()),
     ]);
     all.extend(store_families(board));
     all
+}
+
+/// Counters with a label each.
+fn worded_families(board: &Board) -> [Family; 3] {
+    let counter = |name, help, samples| Family { name, help, kind: "counter", samples };
+    let refused = RefusedReason::ALL.iter().map(|r| (r.to_string(), board.sum(|c| c.put_refused[r.index()].get())));
+    let landing = LandingKind::ALL.iter().map(|k| (k.to_string(), board.sum(|c| c.landing[k.index()].get())));
+    let errors = ERROR_WORDS.iter().enumerate().map(|(i, word)| ((*word).to_owned(), board.sum(|c| c.errors[i].get())));
+    [
+        counter("forebay_put_refused_total", "Blocks not kept.", labelled("reason", refused)),
+        counter("forebay_landing_total", "Blocks and ranges handed over, by how they came.", labelled("kind", landing)),
+        counter("forebay_errors_total", "Errors told to clients, by kind.", labelled("kind", errors)),
+    ]
 }
 
 type AskedOf = fn(&Counters) -> &Asked;
@@ -178,10 +159,10 @@ fn asked_families(board: &Board, names: [&'static str; 4], of: AskedOf) -> Vec<F
     all
 }
 
-type StoreNumber = (&'static str, &'static str, &'static str, fn(&StoreStats) -> u64);
+pub(crate) type StoreNumber = (&'static str, &'static str, &'static str, fn(&StoreStats) -> u64);
 
 /// Numbers of a shard's store, each with the shard as label.
-const STORE_NUMBERS: &[StoreNumber] = &[
+pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_blocks", "Blocks held.", "gauge", |s| s.blocks),
     ("forebay_drive_live_bytes", "Bytes on the drive that can be served, with padding.", "gauge", |s| s.live_bytes),
     ("forebay_drive_durable_bytes", "Of these, of durable namespaces.", "gauge", |s| s.durable_bytes),
@@ -240,76 +221,4 @@ fn store_families(board: &Board) -> Vec<Family> {
         samples: amplification,
     });
     all
-}
-
-/// The same numbers as one JSON object.
-pub(crate) fn json(board: &Board) -> String {
-    let number = |of: &dyn Fn(&Counters) -> u64| serde_json::Value::from(board.sum(of));
-    let asked = |of: AskedOf| {
-        let hits: serde_json::Map<_, _> =
-            Tier::ALL.iter().map(|t| (t.to_string(), number(&|c| of(c).hits[t.index()].get()))).collect();
-        let mut misses: serde_json::Map<_, _> =
-            MissReason::ALL.iter().map(|r| (r.to_string(), number(&|c| of(c).misses[r.index()].get()))).collect();
-        misses.insert("too_small".into(), number(&|c| of(c).too_small.get()));
-        serde_json::json!({
-            "asked": number(&|c| of(c).asked.get()),
-            "hits": hits,
-            "misses": misses,
-            "not_asked": number(&|c| of(c).not_asked.get()),
-        })
-    };
-    let refused: serde_json::Map<_, _> =
-        RefusedReason::ALL.iter().map(|r| (r.to_string(), number(&|c| c.put_refused[r.index()].get()))).collect();
-    let landing: serde_json::Map<_, _> =
-        LandingKind::ALL.iter().map(|k| (k.to_string(), number(&|c| c.landing[k.index()].get()))).collect();
-    let errors: serde_json::Map<_, _> =
-        ERROR_WORDS.iter().enumerate().map(|(i, word)| ((*word).to_owned(), number(&|c| c.errors[i].get()))).collect();
-    let shards: Vec<serde_json::Value> = board
-        .shards
-        .iter()
-        .map(|shard| {
-            let stats = shard.stats();
-            let mut row = serde_json::Map::new();
-            row.insert("shard".into(), shard.id.to_string().into());
-            row.insert("path".into(), shard.path.display().to_string().into());
-            row.insert("capacity_bytes".into(), shard.slice_bytes.into());
-            for (name, _, _, of) in STORE_NUMBERS {
-                let short = name.trim_start_matches("forebay_").trim_end_matches("_total");
-                row.insert(short.into(), of(&stats).into());
-            }
-            row.insert("write_amplification".into(), stats.write_amplification().into());
-            row.insert("connections".into(), shard.shown.counters.connections.get().into());
-            row.insert("turn_us_max".into(), shard.shown.counters.turn_us_max.get().into());
-            row.into()
-        })
-        .collect();
-    serde_json::json!({
-        "incarnation": format!("{:016x}", board.incarnation),
-        "epoch": board.epoch(),
-        "uptime_s": board.uptime_s(),
-        "engine": board.engine,
-        "memory_bytes": board.memory_bytes,
-        "connections": board.connections(),
-        "turn_us_max": board.max(|c| c.turn_us_max.get()),
-        "get": asked(|c| &c.get),
-        "match": asked(|c| &c.matched),
-        "contains": asked(|c| &c.contains),
-        "put": {
-            "asked": number(&|c| c.put_asked.get()),
-            "cached": number(&|c| c.put_cached.get()),
-            "durable": number(&|c| c.put_durable.get()),
-            "exists": number(&|c| c.put_exists.get()),
-            "refused": refused,
-            "sum_mismatch": number(&|c| c.put_sum_mismatch.get()),
-        },
-        "forget": { "asked": number(&|c| c.forget_asked.get()), "forgotten": number(&|c| c.forgotten.get()) },
-        "landing": landing,
-        "bytes": { "get": number(&|c| c.bytes_out.get()), "put": number(&|c| c.bytes_in.get()) },
-        "leases": { "granted": number(&|c| c.leases_granted.get()), "refused": number(&|c| c.leases_refused.get()) },
-        "corrupt_reports": number(&|c| c.corrupt_reports.get()),
-        "connections_cut": number(&|c| c.cut_off.get()),
-        "errors": errors,
-        "shards": shards,
-    })
-    .to_string()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forebay_io::Region;
 use forebay_net::Socket;
-use forebay_types::{Class, Entropy, MissReason, PutOutcome, RegionId, SeededEntropy};
+use forebay_types::{Class, Entropy, MissReason, NamespaceId, PutOutcome, RegionId, SeededEntropy};
 use forebay_wire::{ErrorCode, GetItem, GetOutcome, Message, Place, Presence, PutItem, ReuseHint};
 use hand::{Folder, Hand, In, WAIT, assert_identity, block, descriptor, hello, key, samples};
 
@@ -70,7 +70,7 @@ fn only_so_many_regions_can_be_lent() {
 
     // More descriptors than messages for them end the connection.
     let mut hoarder = Hand::shard(&node);
-    for _ in 0..10 {
+    for _ in 0..9 {
         let fd = region.fd();
         hoarder.send_with(&Message::Credit { bytes: 1 }, &[fd.as_fd(); 2]);
     }
@@ -105,6 +105,42 @@ fn places_outside_a_region_are_not_touched() {
     assert_identity(&node.metrics_text());
 }
 
+/// A few messages, well formed, as bytes.
+fn conversation(ns: NamespaceId, round: u64) -> Vec<u8> {
+    let small = block(round + 2, 3000);
+    let to = Place { room: u64::MAX, ..Place::default() };
+    let messages = [
+        Message::Get {
+            request: 1,
+            namespace: ns,
+            deadline_us: 1_000_000,
+            hint: ReuseHint::default(),
+            items: vec![GetItem { key: key(1), offset: 0, length: 0, to }; 3],
+        },
+        Message::Match {
+            request: 2,
+            namespace: ns,
+            deadline_us: 1_000_000,
+            hold_ms: 100,
+            stop_at_gap: true,
+            keys: vec![key(1); 10],
+        },
+        Message::Put {
+            request: 3,
+            namespace: ns,
+            deadline_us: 1_000_000,
+            hint: ReuseHint::default(),
+            items: vec![PutItem { descriptor: descriptor(ns, key(round + 2), &small), from: Place::default() }],
+        },
+        Message::Cancel { request: 1 },
+    ];
+    let mut wire = Vec::new();
+    for message in &messages {
+        forebay_wire::encode(message, &mut wire).expect("a small message");
+    }
+    wire
+}
+
 #[test]
 fn mutated_conversations_do_not_hurt_the_node() {
     let folder = Folder::new();
@@ -114,48 +150,18 @@ fn mutated_conversations_do_not_hurt_the_node() {
     let bytes = block(1, 100_000);
     assert_eq!(steady.put_stream(ns, key(1), &bytes), PutOutcome::Cached);
     let chance = SeededEntropy::new(7);
-    let to = Place { room: u64::MAX, ..Place::default() };
     for round in 0..200u64 {
         let mut hand = if round % 4 == 0 { Hand::raw(&node.addresses()[0]) } else { Hand::shard(&node) };
-        let small = block(round + 2, 3000);
-        let messages = [
-            Message::Get {
-                request: 1,
-                namespace: ns,
-                deadline_us: 1_000_000,
-                hint: ReuseHint::default(),
-                items: vec![GetItem { key: key(1), offset: 0, length: 0, to }; 3],
-            },
-            Message::Match {
-                request: 2,
-                namespace: ns,
-                deadline_us: 1_000_000,
-                hold_ms: 100,
-                stop_at_gap: true,
-                keys: vec![key(1); 10],
-            },
-            Message::Put {
-                request: 3,
-                namespace: ns,
-                deadline_us: 1_000_000,
-                hint: ReuseHint::default(),
-                items: vec![PutItem { descriptor: descriptor(ns, key(round + 2), &small), from: Place::default() }],
-            },
-            Message::Cancel { request: 1 },
-        ];
-        let mut wire = Vec::new();
-        for message in &messages {
-            forebay_wire::encode(message, &mut wire).unwrap();
-        }
+        let mut wire = conversation(ns, round);
         let flips = chance.word() % 3;
         for _ in 0..flips {
             let bit = chance.word() as usize % (wire.len() * 8);
             wire[bit / 8] ^= 1 << (bit % 8);
         }
-        let cut = if chance.word() % 2 == 0 { wire.len() } else { chance.word() as usize % wire.len() };
+        let cut = if chance.word().is_multiple_of(2) { wire.len() } else { chance.word() as usize % wire.len() };
         // The node may close while this is being sent.
         let _ = hand.socket.send(&[std::io::IoSlice::new(&wire[..cut.max(1)])], &[]);
-        if chance.word() % 2 == 0 {
+        if chance.word().is_multiple_of(2) {
             let _ = hand.next_within(Duration::from_millis(1));
         }
         drop(hand);

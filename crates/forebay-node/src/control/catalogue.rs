@@ -5,7 +5,7 @@ use forebay_types::{Namespace, NamespaceId, Secret, Tenant};
 use forebay_wire::{ErrorCode, Member, Message};
 
 use super::Control;
-use crate::metrics;
+use crate::json;
 use crate::shard::Command;
 use crate::slab::Id;
 
@@ -36,7 +36,7 @@ impl Control {
                 self.answer(id, request, &answer);
             }
             Message::Stats { request } => {
-                let json = metrics::json(&self.board);
+                let json = json::stats(&self.board);
                 self.answer(id, request, &Message::StatsAre { request, json });
             }
             Message::NamespaceList { request } => {

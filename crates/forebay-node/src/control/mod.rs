@@ -24,6 +24,7 @@ use crate::board::Board;
 use crate::shard::{Command, Saved};
 use crate::slab::{Id, Slab};
 use crate::wake::Wake;
+pub(crate) use catalogue::CHANGES_MAX;
 use catalogue::Change;
 
 /// Connections that have not said `Hello` yet. More wait in the listener's queue.

@@ -17,7 +17,7 @@ const KEY_COST: i64 = 1024;
 const FORGET_KEYS: usize = 128;
 
 impl Match {
-    fn counts<'a>(&self, core: &'a Core) -> &'a Asked {
+    pub(crate) fn counts<'a>(&self, core: &'a Core) -> &'a Asked {
         if self.stop_at_gap { &core.counters.matched } else { &core.counters.contains }
     }
 

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 
 use forebay_io::Landing;
 use forebay_store::{Batch, Found, GetRequest, GetResult, GetStarted};
-use forebay_types::limits::{DATA_FRAME_BYTES_MAX, PIECE_BYTES, STEP_BYTES};
-use forebay_types::{LandingKind, MissReason, NamespaceId, Tier};
-use forebay_wire::{DataHeader, GetItem, GetOutcomeRef, GetOutcomesWriter};
+use forebay_types::{MissReason, NamespaceId};
+use forebay_wire::{GetItem, GetOutcomeRef, GetOutcomesWriter};
 
 use super::conn::{Conn, OUTPUT_BYTES_HIGH};
 use super::core::Core;
@@ -31,7 +30,7 @@ const UNKNOWN_BYTES: u64 = 4 << 20;
 const PENDING_MAX: usize = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Waiting,
     /// Being read into the arena.
     Reading,
@@ -45,49 +44,49 @@ enum State {
 /// Keys being got.
 #[derive(Debug)]
 pub(crate) struct Get {
-    items: Vec<GetItem>,
-    states: Vec<State>,
+    pub(super) items: Vec<GetItem>,
+    pub(super) states: Vec<State>,
     /// The first item not started.
-    next: usize,
+    pub(super) next: usize,
     /// Items without outcome.
     pub(crate) open: usize,
     /// Bytes its next block probably has.
-    size: u64,
-    reading: usize,
-    ready: VecDeque<(u32, Found)>,
-    moving: Option<Moving>,
-    told: Vec<(u32, Told)>,
+    pub(super) size: u64,
+    pub(super) reading: usize,
+    pub(super) ready: VecDeque<(u32, Found)>,
+    pub(super) moving: Option<Moving>,
+    pub(super) told: Vec<(u32, Told)>,
     /// Its place in the order of uses, taken when its first item starts.
-    batch: Option<Batch>,
+    pub(super) batch: Option<Batch>,
 }
 
 #[derive(Debug)]
-struct Moving {
-    item: u32,
-    found: Found,
-    done: usize,
+pub(super) struct Moving {
+    pub(super) item: u32,
+    pub(super) found: Found,
+    pub(super) done: usize,
     /// Its outcome is said already: it goes out in DATA frames.
-    streaming: bool,
+    pub(super) streaming: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Told {
+pub(super) enum Told {
     Landed { length: u64, trailer_offset: u64 },
     Miss(MissReason),
 }
 
 /// Where outcomes and bytes of one step go.
-struct Way<'a, 'b> {
-    id: Id,
-    number: u32,
-    namespace: NamespaceId,
-    regions: &'a mut [Lent],
-    direct: bool,
-    credit: &'a mut u64,
+pub(super) struct Way<'a, 'b> {
+    pub(super) id: Id,
+    pub(super) number: u32,
+    pub(super) namespace: NamespaceId,
+    pub(super) regions: &'a mut [Lent],
+    pub(super) direct: bool,
+    pub(super) credit: &'a mut u64,
     /// Bytes that may be put in the output.
-    room: usize,
-    outcomes: GetOutcomesWriter<'b>,
-    frames: &'a mut Output,
+    pub(super) room: usize,
+    pub(super) outcomes: GetOutcomesWriter<'b>,
+    pub(super) frames: &'a mut Output,
 }
 
 impl Get {
@@ -195,40 +194,16 @@ impl Get {
     fn start(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64) -> bool {
         let index = self.next;
         let item = self.items[index];
-        let lent = match item.to.region.0 {
-            0 => None,
-            _ => match way.regions.iter_mut().find(|lent| lent.id == item.to.region && lent.dropping.is_none()) {
-                Some(lent) => Some(lent),
-                None => {
-                    self.next += 1;
-                    self.miss(core, way, index as u32, MissReason::Unavailable);
-                    return true;
-                }
-            },
-        };
-        let whole = item.offset == 0 && item.length == 0;
-        let into = lent
-            .as_ref()
-            .filter(|lent| way.direct && lent.owned && whole)
-            .and_then(|lent| landing(lent, &item, core.align));
+        let region = item.to.region;
+        let lent = way.regions.iter().position(|lent| lent.id == region && lent.dropping.is_none());
+        if region.0 != 0 && lent.is_none() {
+            self.next += 1;
+            self.miss(core, way, index as u32, MissReason::Unavailable);
+            return true;
+        }
+        let (into, room) = target(lent.map(|at| &way.regions[at]), &item, way.direct, core.align);
         let direct = into.is_some();
-        let room = match &lent {
-            Some(lent) => item.to.room.min(lent.region.len().saturating_sub(item.to.offset)),
-            None => item.to.room,
-        };
-        let items = self.items.len() as u32;
-        let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items));
-        let request = GetRequest {
-            token: token(way.id, index),
-            namespace: way.namespace,
-            key: item.key,
-            offset: item.offset,
-            length: item.length,
-            room,
-            into,
-            batch,
-            depth_in_batch: index as u32,
-        };
+        let request = self.request(core, way, index, into, room);
         let started = core.store.get(core.now_ms, request);
         if matches!(started, GetStarted::Miss(MissReason::Busy)) {
             return false;
@@ -250,8 +225,8 @@ impl Get {
                 self.reading += 1;
                 core.reads += 1;
                 self.states[index] = State::Reading;
-                if let (true, Some(lent)) = (direct, lent) {
-                    lent.landings += 1;
+                if let (true, Some(at)) = (direct, lent) {
+                    way.regions[at].landings += 1;
                     self.states[index] = State::Landing;
                 }
             }
@@ -265,112 +240,19 @@ impl Get {
         true
     }
 
-    /// Copies the next step into the client's region.
-    fn copy(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64, mut moving: Moving) -> Step {
-        let to = self.items[moving.item as usize].to;
-        let payload = moving.found.payload();
-        let step = STEP_BYTES.min(usize::try_from(*left).unwrap_or(0).max(PIECE_BYTES));
-        let end = payload.len().min(moving.done + step);
-        let written = match way.regions.iter().find(|lent| lent.id == to.region) {
-            Some(lent) if payload.len() as u64 <= to.room => {
-                lent.region.write_at(to.offset + moving.done as u64, &payload[moving.done..end]).is_ok()
-            }
-            _ => false,
-        };
-        *left -= (end - moving.done) as i64;
-        if !written {
-            // The file was cut, its memory is full, or the region went away meanwhile.
-            self.miss(core, way, moving.item, MissReason::Unavailable);
-        } else if end < payload.len() {
-            moving.done = end;
-            self.moving = Some(moving);
-        } else {
-            self.hit(core, way, &moving, LandingKind::Bounce);
-        }
-        Step::Again
-    }
-
-    /// Queues the next DATA frame.
-    fn stream(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64, mut moving: Moving) -> Step {
-        let (shared, range) = moving.found.shared();
-        let take = (range.len() - moving.done)
-            .min(DATA_FRAME_BYTES_MAX)
-            .min(usize::try_from(*way.credit).unwrap_or(usize::MAX));
-        if take == 0 || way.frames.len() >= way.room {
-            self.moving = Some(moving);
-            return if take == 0 { Step::Thirsty } else { Step::Blocked };
-        }
-        let header = DataHeader {
-            request: way.number,
-            item: moving.item,
-            offset: moving.found.offset + moving.done as u64,
-            length: take as u32,
-        };
-        let at = range.start + moving.done;
-        way.frames.data(&header, shared, at..at + take);
-        let all = range.len();
-        if !moving.streaming {
-            moving.streaming = true;
-            let outcome = found_outcome(&moving.found, LandingKind::Stream);
-            self.outcome(way, moving.item, outcome);
-        }
-        *way.credit -= take as u64;
-        *left -= take as i64;
-        moving.done += take;
-        if moving.done < all {
-            self.moving = Some(moving);
-        } else {
-            core.counters.get.hit(moving.found.tier);
-            core.counters.landed(LandingKind::Stream, all as u64);
-            self.settle(core, moving.item as usize);
-        }
-        Step::Again
-    }
-
-    fn hit(&mut self, core: &mut Core, way: &mut Way<'_, '_>, moving: &Moving, kind: LandingKind) {
-        self.outcome(way, moving.item, found_outcome(&moving.found, kind));
-        core.counters.get.hit(moving.found.tier);
-        core.counters.landed(kind, moving.found.payload().len() as u64);
-        self.settle(core, moving.item as usize);
-    }
-
-    fn miss(&mut self, core: &mut Core, way: &mut Way<'_, '_>, item: u32, reason: MissReason) {
-        self.outcome(way, item, GetOutcomeRef::Miss(reason));
-        core.counters.get.miss(reason);
-        self.settle(core, item as usize);
-    }
-
-    fn tell(&mut self, core: &mut Core, way: &mut Way<'_, '_>, item: u32, told: Told) {
-        match told {
-            Told::Miss(reason) => self.miss(core, way, item, reason),
-            Told::Landed { length, trailer_offset } => {
-                let outcome = GetOutcomeRef::Hit {
-                    tier: Tier::Nvme,
-                    landing: LandingKind::Direct,
-                    offset: 0,
-                    length,
-                    descriptor: &[],
-                    trailer_offset,
-                };
-                self.outcome(way, item, outcome);
-                core.counters.get.hit(Tier::Nvme);
-                core.counters.landed(LandingKind::Direct, length);
-                self.settle(core, item as usize);
-            }
-        }
-    }
-
-    fn outcome(&self, way: &mut Way<'_, '_>, item: u32, outcome: GetOutcomeRef<'_>) {
-        // A step's outcomes are a few hundred at most, far under a message's 4 MiB.
-        let fits = way.outcomes.push(item, outcome);
-        debug_assert!(fits);
-    }
-
-    fn settle(&mut self, core: &mut Core, item: usize) {
-        debug_assert!(self.states[item] != State::Done);
-        self.states[item] = State::Done;
-        self.open -= 1;
-        core.items -= 1;
+    fn request(
+        &mut self,
+        core: &mut Core,
+        way: &Way<'_, '_>,
+        index: usize,
+        into: Option<Landing>,
+        room: u64,
+    ) -> GetRequest {
+        let items = self.items.len() as u32;
+        let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items));
+        let GetItem { key, offset, length, .. } = self.items[index];
+        let (token, namespace) = (token(way.id, index), way.namespace);
+        GetRequest { token, namespace, key, offset, length, room, into, batch, depth_in_batch: index as u32 }
     }
 
     /// A read ended. Gives the region whose landing ended, if one did.
@@ -435,15 +317,13 @@ impl Get {
     }
 }
 
-fn found_outcome(found: &Found, landing: LandingKind) -> GetOutcomeRef<'_> {
-    GetOutcomeRef::Hit {
-        tier: found.tier,
-        landing,
-        offset: found.offset,
-        length: found.payload().len() as u64,
-        descriptor: found.descriptor(),
-        trailer_offset: 0,
-    }
+/// Where the drive may write directly, and the bytes there are for the payload.
+fn target(lent: Option<&Lent>, item: &GetItem, direct: bool, align: usize) -> (Option<Landing>, u64) {
+    let Some(lent) = lent else { return (None, item.to.room) };
+    let room = item.to.room.min(lent.region.len().saturating_sub(item.to.offset));
+    let whole = item.offset == 0 && item.length == 0;
+    let into = if direct && lent.owned && whole { landing(lent, item, align) } else { None };
+    (into, room)
 }
 
 /// The slice as a landing, when the drive can write there.

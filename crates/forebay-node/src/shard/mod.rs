@@ -8,14 +8,17 @@ mod ask;
 pub(crate) mod conn;
 pub(crate) mod core;
 mod get;
+mod get_move;
+mod life;
 mod output;
 mod put;
 mod receive;
+mod regions;
 mod request;
 mod serve;
 mod start;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,13 +26,12 @@ use std::time::Duration;
 use forebay_io::Ready;
 use forebay_store::{Event, StoreStats};
 use forebay_types::limits::STEP_BYTES;
-use forebay_types::{Clock, Epoch, MissReason, Namespace, NamespaceId, RefusedReason};
-use forebay_wire::{ErrorCode, Message, Welcome};
+use forebay_types::{Clock, MissReason, Namespace, NamespaceId, RefusedReason};
 
 use crate::counters::Counters;
 use crate::lanes::{Lane, Lanes};
 use crate::slab::{Id, Slab};
-use conn::{Conn, HALF_MESSAGE_US, HandedOver, OUTPUT_BYTES_LOW, PUT_CREDIT_BYTES};
+use conn::{Conn, HandedOver};
 use core::Core;
 use request::{Request, Step, Work};
 
@@ -56,9 +58,6 @@ const IDLE_TURN_MS: u64 = 50;
 
 /// How soon work that found a queue full or no memory is tried again, in microseconds.
 const RETRY_US: u64 = 500;
-
-/// How often clocks of connections are looked at.
-const CONN_CLOCKS_US: u64 = 100_000;
 
 /// How old the published statistics may be.
 const PUBLISH_US: u64 = 200_000;
@@ -200,7 +199,7 @@ impl Shard {
             self.on_ready(ready);
         }
         self.receive_all();
-        let again = self.store_turn();
+        let mut again = self.store_turn();
         if self.core.now_us >= self.deadline_us {
             self.expire();
         }
@@ -209,8 +208,13 @@ impl Shard {
                 self.enqueue_again(id);
             }
         }
+        let mut ran = false;
         for lane in Lane::ALL {
-            self.run_lane(lane);
+            ran |= self.run_lane(lane);
+        }
+        if ran {
+            // What was just asked of the store lies in its lanes until its next turn; asleep, nobody would hand it to the drive.
+            again |= self.store_turn();
         }
         for id in std::mem::take(&mut self.touched) {
             self.settle(id);
@@ -250,35 +254,6 @@ impl Shard {
         }
     }
 
-    fn welcome(&mut self, handed: HandedOver) {
-        use std::os::fd::AsFd;
-        if self.closing.is_some() {
-            return;
-        }
-        let features = handed.features;
-        let mut conn = Conn::new(handed, self.core.now_us);
-        conn.output.message(&Message::Welcome(Welcome {
-            version: forebay_wire::WIRE_VERSION,
-            features,
-            incarnation: self.incarnation,
-            epoch: Epoch(self.epoch.load(Ordering::Relaxed)),
-            block_bytes_max: self.core.store.block_bytes_max(),
-            align: self.core.align as u32,
-            credit_bytes: PUT_CREDIT_BYTES,
-        }));
-        // The control thread counts connections before it hands them over, so a full slab is only a race lost: the socket closes.
-        let Ok(id) = self.conns.insert(conn) else { return };
-        self.core.counters.connections.set(self.conns.len() as u64);
-        self.core.counters.accepted.add(1);
-        if let Some(conn) = self.conns.get_mut(id) {
-            self.core.store.disk_mut().watch(conn.socket.as_fd(), id.word());
-        }
-        self.list_readable(id);
-        self.mark_dirty(id);
-        // What came behind `Hello` is here already, and nothing will tell of it again.
-        self.parse_input(id);
-    }
-
     fn on_ready(&mut self, ready: &Ready) {
         let id = Id::from_word(ready.token);
         let Some(conn) = self.conns.get_mut(id) else { return };
@@ -290,18 +265,6 @@ impl Shard {
             self.list_readable(id);
         }
         self.mark_dirty(id);
-    }
-
-    /// Reads from a connection in the next turn, if it may be read from.
-    fn list_readable(&mut self, id: Id) {
-        if let Some(conn) = self.conns.get_mut(id)
-            && conn.readable
-            && !conn.listed
-            && !conn.is_paused()
-        {
-            conn.listed = true;
-            self.readable.push(id);
-        }
     }
 
     fn store_turn(&mut self) -> bool {
@@ -318,10 +281,13 @@ impl Shard {
         again
     }
 
-    fn run_lane(&mut self, lane: Lane) {
+    /// True if any request had its turn.
+    fn run_lane(&mut self, lane: Lane) -> bool {
         let mut left = self.lanes.begin(lane);
+        let mut ran = false;
         while left > 0 {
             let Some(id) = self.lanes.pop(lane) else { break };
+            ran = true;
             let Some(request) = self.requests.get_mut(id) else { continue };
             request.queued = false;
             let Some(conn) = self.conns.get_mut(request.conn) else { continue };
@@ -368,6 +334,7 @@ impl Shard {
             self.mark_dirty(conn);
         }
         self.lanes.end(lane, left);
+        ran
     }
 
     /// Puts a request that has something to do in its lane.
@@ -385,52 +352,6 @@ impl Shard {
         if let Some(request) = self.requests.get_mut(id) {
             request.queued = true;
             self.lanes.push(request.lane, id);
-        }
-    }
-
-    fn mark_dirty(&mut self, id: Id) {
-        if let Some(conn) = self.conns.get_mut(id)
-            && !conn.dirty
-        {
-            conn.dirty = true;
-            self.dirty.push(id);
-        }
-    }
-
-    /// Sends what there is to send.
-    fn flush(&mut self) {
-        use std::os::fd::AsFd;
-        for id in std::mem::take(&mut self.dirty) {
-            let Some(conn) = self.conns.get_mut(id) else { continue };
-            conn.dirty = false;
-            let before = conn.output.len();
-            if conn.writable && before > 0 {
-                match conn.output.flush(&conn.socket) {
-                    Ok(all) => conn.writable = all,
-                    Err(_) => {
-                        self.close_connection(id);
-                        continue;
-                    }
-                }
-                if conn.output.len() < before {
-                    conn.progress_us = self.core.now_us;
-                }
-            }
-            let wants = !conn.output.is_empty();
-            if wants != conn.watching_writable {
-                conn.watching_writable = wants;
-                self.core.store.disk_mut().watch_writable(conn.socket.as_fd(), id.word(), wants);
-            }
-            if conn.closing.is_some() && conn.output.is_empty() {
-                self.close_connection(id);
-                continue;
-            }
-            if conn.output.len() <= OUTPUT_BYTES_LOW && !conn.blocked.is_empty() {
-                for request in std::mem::take(&mut conn.blocked) {
-                    self.enqueue_again(request);
-                }
-            }
-            self.list_readable(id);
         }
     }
 
@@ -452,86 +373,10 @@ impl Shard {
         }
     }
 
-    /// Cuts off peers that take nothing or send half a message.
-    fn look_at_connections(&mut self) {
-        let now_us = self.core.now_us;
-        self.conn_clocks_us = now_us + CONN_CLOCKS_US;
-        let stuck = |conn: &Conn| {
-            let silent_us = now_us.saturating_sub(conn.progress_us);
-            let deaf = !conn.output.is_empty() && silent_us > conn.patience_us;
-            let half =
-                (!conn.input.is_empty() || conn.data_in.is_some()) && silent_us > HALF_MESSAGE_US && !conn.is_paused();
-            deaf || half || conn.closing.is_some_and(|at| now_us >= at)
-        };
-        let cut: Vec<Id> = self.conns.iter().filter(|(_, conn)| stuck(conn)).map(|(id, _)| id).collect();
-        for id in cut {
-            self.cut(id);
-        }
-    }
-
-    fn cut(&mut self, id: Id) {
-        self.core.counters.cut_off.add(1);
-        self.close_connection(id);
-    }
-
-    /// Lets a connection go with all it asked for. What still lands in its regions holds them until it has landed.
-    fn close_connection(&mut self, id: Id) {
-        let Some(conn) = self.conns.remove(id) else { return };
-        self.core.store.disk_mut().unwatch(id.word());
-        self.release(conn.grant);
-        for (_, request) in &conn.requests {
-            self.drop_request(*request);
-        }
-        for lent in &conn.regions {
-            self.core.store.disk_mut().drop_region(&lent.region);
-        }
-        self.core.counters.regions.set(self.core.counters.regions.get() - conn.regions.len() as u64);
-        self.core.counters.connections.set(self.conns.len() as u64);
-    }
-
     fn publish(&mut self, now_us: u64) {
         self.publish_us = now_us + PUBLISH_US;
         let stats = self.core.store.stats();
         *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stats;
-    }
-
-    fn begin_close(&mut self, deadline_us: u64) {
-        self.closing = Some(deadline_us);
-        let idle: Vec<Id> = self.conns.iter().map(|(id, _)| id).collect();
-        for id in idle {
-            self.say_closing(id);
-        }
-    }
-
-    fn say_closing(&mut self, id: Id) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.requests.is_empty() && conn.closing.is_none() {
-            let text = "the node is shutting down; connect again when it is back".to_owned();
-            conn.output.message(&Message::Error { request: 0, code: ErrorCode::Closing, text });
-            conn.closing = Some(self.core.now_us + 1_000_000);
-            self.mark_dirty(id);
-        }
-    }
-
-    /// Whether nothing is left to finish, or the time for it is over.
-    fn is_closed(&mut self, now_us: u64) -> bool {
-        let open: Vec<Id> = self.conns.iter().map(|(id, _)| id).collect();
-        for id in open {
-            self.say_closing(id);
-        }
-        self.flush();
-        self.conns.len() == 0 || self.closing.is_some_and(|deadline_us| now_us >= deadline_us)
-    }
-
-    fn close(mut self) {
-        let open: Vec<Id> = self.conns.iter().map(|(id, _)| id).collect();
-        for id in open {
-            self.close_connection(id);
-        }
-        let now_us = self.clock.now_us();
-        self.set_now(now_us);
-        self.core.store.close(self.core.now_ms);
-        self.publish(now_us);
     }
 }
 

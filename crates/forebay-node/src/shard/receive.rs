@@ -1,6 +1,7 @@
 //! Receiving: bytes to messages, and payload straight to where it belongs.
 
 use std::io::{self, IoSliceMut};
+use std::ops::Range;
 
 use forebay_types::limits::STEP_BYTES;
 use forebay_wire::{DataHeader, ErrorCode, Frame, HEADER_BYTES, Message, decode_header, next_frame};
@@ -87,66 +88,64 @@ impl Shard {
     }
 
     fn receive_once(&mut self, id: Id, most: usize) -> io::Result<Received> {
-        let Some(conn) = self.conns.get_mut(id) else { return Ok(Received::Closed) };
-        // When the budget is short, a connection gets only what it may keep without asking.
-        let most = if self.granted > INPUT_BUDGET_BYTES / 2 && conn.grant == 0 { INPUT_FREE_BYTES } else { most };
         let mut scratch = std::mem::take(&mut self.scratch);
-        let spare = &mut scratch[..most];
-        let mut fds = Vec::new();
-        let (mut rest_at, mut in_data) = (0, 0);
-        let received = match conn.data_in {
-            None => conn.socket.recv(&mut [IoSliceMut::new(spare)], &mut fds),
-            Some(data) => {
-                let target = data.put.and_then(|(request, item)| match &mut self.requests.get_mut(request)?.work {
-                    Work::Put(put) => put.target(item, data.at, data.left),
-                    _ => None,
-                });
-                match target {
-                    Some(target) => conn.socket.recv(&mut [IoSliceMut::new(target), IoSliceMut::new(spare)], &mut fds),
-                    // Nobody wants the bytes any more: they are dropped.
-                    None => {
-                        let received = conn.socket.recv(&mut [IoSliceMut::new(spare)], &mut fds);
-                        rest_at = data.left.min(*received.as_ref().unwrap_or(&0));
-                        received
-                    }
+        let received = match self.receive_into(id, &mut scratch[..most]) {
+            Ok(None) => Ok(Received::Closed),
+            Ok(Some((n, rest))) => {
+                if !rest.is_empty() {
+                    self.take_bytes(id, &scratch[rest]);
                 }
+                Ok(Received::Bytes(n))
             }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => Ok(Received::Drained),
+                io::ErrorKind::Interrupted => Ok(Received::Bytes(0)),
+                _ => Err(error),
+            },
         };
-        let n = match received {
-            Ok(n) => n,
-            Err(error) => {
-                self.scratch = scratch;
-                return match error.kind() {
-                    io::ErrorKind::WouldBlock => Ok(Received::Drained),
-                    io::ErrorKind::Interrupted => Ok(Received::Bytes(0)),
-                    _ => Err(error),
-                };
+        self.scratch = scratch;
+        received
+    }
+
+    /// Receives once: payload to where it belongs, the rest into `spare`. Gives how much came and where in `spare` the rest lies; `None`: the
+    /// peer has closed.
+    fn receive_into(&mut self, id: Id, spare: &mut [u8]) -> io::Result<Option<(usize, Range<usize>)>> {
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(None) };
+        // When the budget is short, a connection gets only what it may keep without asking.
+        let short = self.granted > INPUT_BUDGET_BYTES / 2 && conn.grant == 0;
+        let most = if short { INPUT_FREE_BYTES.min(spare.len()) } else { spare.len() };
+        let spare = &mut spare[..most];
+        let mut fds = Vec::new();
+        let target = conn.data_in.and_then(|data| {
+            let (request, item) = data.put?;
+            match &mut self.requests.get_mut(request)?.work {
+                Work::Put(put) => put.target(item, data.at, data.left),
+                _ => None,
             }
+        });
+        let placed = target.is_some();
+        let n = match target {
+            Some(target) => conn.socket.recv(&mut [IoSliceMut::new(target), IoSliceMut::new(spare)], &mut fds)?,
+            // Nobody wants the bytes of a DATA frame any more: they lie in front of the rest and are dropped.
+            None => conn.socket.recv(&mut [IoSliceMut::new(spare)], &mut fds)?,
         };
+        if n == 0 {
+            return Ok(None);
+        }
         conn.fds.extend(fds);
         conn.progress_us = self.core.now_us;
-        let crowded = conn.fds.len() > FDS_MAX;
+        if conn.fds.len() > FDS_MAX {
+            let text = format!("the peer sent more than {FDS_MAX} descriptors without a RegionAdd for them");
+            self.refuse(id, Refusal::protocol(text));
+            return Ok(Some((n, 0..0)));
+        }
+        let mut of_data = 0;
         if let Some(data) = conn.data_in {
-            in_data = data.left.min(n);
-            self.data_arrived(id, data, in_data);
+            of_data = data.left.min(n);
+            self.data_arrived(id, data, of_data);
         }
-        let rest = n - in_data;
-        if n == 0 {
-            self.scratch = scratch;
-            return Ok(Received::Closed);
-        }
-        if crowded {
-            self.refuse(
-                id,
-                Refusal::protocol(format!(
-                    "the peer sent more than {FDS_MAX} descriptors without a RegionAdd for them"
-                )),
-            );
-        } else if rest > 0 {
-            self.take_bytes(id, &scratch[rest_at..rest_at + rest]);
-        }
-        self.scratch = scratch;
-        Ok(Received::Bytes(n))
+        let rest_at = if placed { 0 } else { of_data };
+        Ok(Some((n, rest_at..rest_at + n - of_data)))
     }
 
     /// Understands `bytes` behind what is there already, and keeps what is not a whole message yet.

@@ -31,7 +31,7 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) enum Work {
     Get(Get),
-    Put(Put),
+    Put(Box<Put>),
     Match(Match),
     Forget(Forget),
 }

@@ -1,19 +1,16 @@
 //! What messages and events mean.
 
-use std::os::fd::OwnedFd;
-
-use forebay_io::PeerRegion;
 use forebay_store::Event;
 use forebay_types::limits::DEADLINE_US_MAX;
-use forebay_types::{MissReason, NamespaceId, PutOutcome, RefusedReason, RegionId};
-use forebay_wire::{ErrorCode, GetOutcomeRef, GetOutcomesWriter, Message, Presence};
+use forebay_types::{Key, MissReason, NamespaceId, PutOutcome, RefusedReason};
+use forebay_wire::{ErrorCode, GetItem, GetOutcomeRef, GetOutcomesWriter, Message, Presence, PutItem};
 
-use super::conn::{CREDIT_BYTES_MAX, REGIONS_MAX, REQUESTS_MAX};
+use super::conn::{CREDIT_BYTES_MAX, REQUESTS_MAX};
 use super::core::ITEMS_MAX;
 use super::get::Get;
 use super::put::Put;
 use super::receive::Refusal;
-use super::request::{Forget, Lent, Match, Request, Work, from_token};
+use super::request::{Forget, Match, Request, Work, from_token};
 use super::{Saved, Shard};
 use crate::lanes::Lane;
 use crate::slab::Id;
@@ -21,62 +18,29 @@ use crate::slab::Id;
 /// Shortest patience with a peer that takes nothing, whatever its deadlines, in microseconds.
 const PATIENCE_US_MIN: u64 = 1_000_000;
 
+/// What a peer is told that takes a shard for control.
+const NOT_A_SHARDS: &str =
+    "the peer sent a shard a message that is none of a shard's; ask a control connection for namespaces and members";
+
 impl Shard {
     pub(super) fn on_message(&mut self, id: Id, message: Message) -> Result<(), Refusal> {
         match message {
             Message::Get { request, namespace, deadline_us, items, .. } => {
-                self.core.counters.get.asked.add(items.len() as u64);
-                match self.admit(id, request, namespace, items.len())? {
-                    Ok(()) => {
-                        let get = Get::new(items);
-                        self.begin(id, request, namespace, deadline_us, get.first_lane(), Work::Get(get));
-                    }
-                    Err((reason, _)) => self.miss_all(id, request, items.len(), reason),
-                }
+                self.on_get(id, Ask { request, namespace, deadline_us }, items)?;
             }
             Message::Put { request, namespace, deadline_us, items, .. } => {
-                self.core.counters.put_asked.add(items.len() as u64);
-                match self.admit(id, request, namespace, items.len())? {
-                    Ok(()) => self.begin(id, request, namespace, deadline_us, Lane::Put, Work::Put(Put::new(items))),
-                    Err((_, reason)) => self.refuse_all(id, request, items.len(), reason),
-                }
+                self.on_put(id, Ask { request, namespace, deadline_us }, items)?;
             }
             Message::Match { request, namespace, deadline_us, hold_ms, stop_at_gap, keys } => {
-                let counts = if stop_at_gap { &self.core.counters.matched } else { &self.core.counters.contains };
-                counts.asked.add(keys.len() as u64);
-                match self.admit(id, request, namespace, keys.len())? {
-                    Ok(()) => {
-                        let presence = Vec::with_capacity(keys.len());
-                        let matched = Match { keys, presence, hold_ms, stop_at_gap, gap: false };
-                        self.begin(id, request, namespace, deadline_us, Lane::Small, Work::Match(matched));
-                    }
-                    Err((reason, _)) => {
-                        for _ in &keys {
-                            counts_of(self, stop_at_gap).miss(reason);
-                        }
-                        self.say(
-                            id,
-                            &Message::MatchOutcomes { request, presence: vec![Presence::Not(reason); keys.len()] },
-                        );
-                    }
-                }
+                let presence = Vec::with_capacity(keys.len());
+                let matched = Match { keys, presence, hold_ms, stop_at_gap, gap: false };
+                self.on_match(id, Ask { request, namespace, deadline_us }, matched)?;
             }
             Message::Forget { request, namespace, deadline_us, keys } => {
-                self.core.counters.forget_asked.add(keys.len() as u64);
-                match self.admit(id, request, namespace, keys.len())? {
-                    Ok(()) => {
-                        let forget = Forget { keys, forgotten: Vec::new(), pending: 0, failed: false, answered: false };
-                        self.begin(id, request, namespace, deadline_us, Lane::Small, Work::Forget(forget));
-                    }
-                    Err((reason, _)) => {
-                        // What is in no namespace of this tenant was not here for it; a busy shard has not forgotten anything.
-                        let failed = reason != MissReason::Namespace;
-                        self.say(id, &Message::ForgetOutcomes { request, failed, forgotten: vec![false; keys.len()] });
-                    }
-                }
+                self.on_forget(id, Ask { request, namespace, deadline_us }, keys)?;
             }
             Message::RegionAdd { request, region, length, owned } => {
-                self.region_add(id, request, region, length, owned)
+                self.region_add(id, request, region, length, owned);
             }
             Message::RegionDrop { request, region } => self.region_drop(id, request, region),
             Message::Cancel { request } => self.cancel(id, request),
@@ -90,44 +54,92 @@ impl Shard {
             }
             // Hints are not acted upon yet, and the feature bit says so.
             Message::Touch { .. } | Message::Prefetch { .. } => {}
-            _ => {
-                return Err(Refusal::protocol(
-                    "the peer sent a shard a message that is none of a shard's; namespaces and members are asked for on a control connection",
-                ));
+            _ => return Err(Refusal::protocol(NOT_A_SHARDS)),
+        }
+        Ok(())
+    }
+
+    fn on_get(&mut self, id: Id, ask: Ask, items: Vec<GetItem>) -> Result<(), Refusal> {
+        let admitted = self.admit(id, &ask, items.len())?;
+        self.core.counters.get.asked.add(items.len() as u64);
+        match admitted {
+            Admitted::Begins => {
+                let get = Get::new(items);
+                self.begin(id, ask, get.first_lane(), Work::Get(get));
+            }
+            Admitted::Not(reason, _) => self.miss_all(id, ask.request, items.len(), reason),
+        }
+        Ok(())
+    }
+
+    fn on_put(&mut self, id: Id, ask: Ask, items: Vec<PutItem>) -> Result<(), Refusal> {
+        let admitted = self.admit(id, &ask, items.len())?;
+        self.core.counters.put_asked.add(items.len() as u64);
+        match admitted {
+            Admitted::Begins => self.begin(id, ask, Lane::Put, Work::Put(Box::new(Put::new(items)))),
+            Admitted::Not(_, reason) => self.refuse_all(id, ask.request, items.len(), reason),
+        }
+        Ok(())
+    }
+
+    fn on_match(&mut self, id: Id, ask: Ask, matched: Match) -> Result<(), Refusal> {
+        let keys = matched.keys.len();
+        let admitted = self.admit(id, &ask, keys)?;
+        let counts = matched.counts(&self.core);
+        counts.asked.add(keys as u64);
+        match admitted {
+            Admitted::Begins => self.begin(id, ask, Lane::Small, Work::Match(matched)),
+            Admitted::Not(reason, _) => {
+                (0..keys).for_each(|_| counts.miss(reason));
+                let presence = vec![Presence::Not(reason); keys];
+                self.say(id, &Message::MatchOutcomes { request: ask.request, presence });
+            }
+        }
+        Ok(())
+    }
+
+    fn on_forget(&mut self, id: Id, ask: Ask, keys: Vec<Key>) -> Result<(), Refusal> {
+        let admitted = self.admit(id, &ask, keys.len())?;
+        self.core.counters.forget_asked.add(keys.len() as u64);
+        match admitted {
+            Admitted::Begins => {
+                let forget = Forget { keys, forgotten: Vec::new(), pending: 0, failed: false, answered: false };
+                self.begin(id, ask, Lane::Small, Work::Forget(forget));
+            }
+            Admitted::Not(reason, _) => {
+                // What is in no namespace of this tenant was not here for it; a busy shard has not forgotten anything.
+                let failed = reason != MissReason::Namespace;
+                let forgotten = vec![false; keys.len()];
+                self.say(id, &Message::ForgetOutcomes { request: ask.request, failed, forgotten });
             }
         }
         Ok(())
     }
 
     /// Whether a request may begin; else what to answer for its keys.
-    fn admit(
-        &mut self,
-        id: Id,
-        number: u32,
-        namespace: NamespaceId,
-        items: usize,
-    ) -> Result<Result<(), (MissReason, RefusedReason)>, Refusal> {
+    fn admit(&mut self, id: Id, ask: &Ask, items: usize) -> Result<Admitted, Refusal> {
         self.core.counters.requests.add(1);
-        let Some(conn) = self.conns.get(id) else {
-            return Ok(Err((MissReason::Unavailable, RefusedReason::Unavailable)));
-        };
-        if conn.request(number).is_some() {
+        let not = |miss, refused| Ok(Admitted::Not(miss, refused));
+        let Some(conn) = self.conns.get(id) else { return not(MissReason::Unavailable, RefusedReason::Unavailable) };
+        if conn.request(ask.request).is_some() {
             return Err(Refusal::protocol(format!(
-                "the peer began request {number} while another of that number is unanswered"
+                "the peer began request {} while another of that number is unanswered",
+                ask.request
             )));
         }
-        if !self.core.allows(conn.tenant, namespace) {
-            return Ok(Err((MissReason::Namespace, RefusedReason::Namespace)));
+        if !self.core.allows(conn.tenant, ask.namespace) {
+            return not(MissReason::Namespace, RefusedReason::Namespace);
         }
         if self.closing.is_some() {
-            return Ok(Err((MissReason::Unavailable, RefusedReason::Unavailable)));
+            return not(MissReason::Unavailable, RefusedReason::Unavailable);
         }
         let full =
             self.requests.is_full() || conn.requests.len() >= REQUESTS_MAX || self.core.items + items > ITEMS_MAX;
-        Ok(if full { Err((MissReason::Busy, RefusedReason::Busy)) } else { Ok(()) })
+        if full { not(MissReason::Busy, RefusedReason::Busy) } else { Ok(Admitted::Begins) }
     }
 
-    fn begin(&mut self, id: Id, number: u32, namespace: NamespaceId, deadline_us: u32, lane: Lane, work: Work) {
+    fn begin(&mut self, id: Id, ask: Ask, lane: Lane, work: Work) {
+        let Ask { request: number, namespace, deadline_us } = ask;
         let patience_us = u64::from(deadline_us).min(DEADLINE_US_MAX);
         let deadline_us = self.core.now_us + patience_us;
         let items = match &work {
@@ -174,77 +186,16 @@ impl Shard {
         self.say(id, &Message::PutOutcomes { request, outcomes });
     }
 
-    fn say(&mut self, id: Id, message: &Message) {
+    pub(super) fn say(&mut self, id: Id, message: &Message) {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.output.message(message);
             self.mark_dirty(id);
         }
     }
 
-    fn complain(&mut self, id: Id, request: u32, code: ErrorCode, text: String) {
+    pub(super) fn complain(&mut self, id: Id, request: u32, code: ErrorCode, text: String) {
         self.core.counters.error(code);
         self.say(id, &Message::Error { request, code, text });
-    }
-
-    fn region_add(&mut self, id: Id, request: u32, region: RegionId, length: u64, owned: bool) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        let fd: Option<OwnedFd> = conn.fds.pop_front();
-        let problem = if !conn.lends {
-            Some("regions can be lent over Unix sockets only; on TCP bytes come in DATA frames".to_owned())
-        } else if region.0 == 0 {
-            Some("a region's number is not 0".to_owned())
-        } else if conn.region(region).is_some() {
-            Some(format!("region {} is there already; drop it first", region.0))
-        } else if conn.regions.len() >= REGIONS_MAX {
-            Some(format!("a connection lends at most {REGIONS_MAX} regions; drop one first"))
-        } else {
-            None
-        };
-        let imported = match (problem, fd) {
-            (Some(problem), _) => Err(problem),
-            (None, None) => Err("no descriptor came with it".to_owned()),
-            (None, Some(fd)) => PeerRegion::import(fd, length).map_err(|error| error.to_string()),
-        };
-        match imported {
-            Err(text) => self.complain(id, request, ErrorCode::Region, text),
-            Ok(imported) => {
-                self.core.counters.regions.add(1);
-                if imported.is_mapped() {
-                    self.core.store.disk_mut().add_region(&imported);
-                } else {
-                    self.core.counters.regions_unmapped.add(1);
-                }
-                conn.regions.push(Lent { id: region, region: imported, owned, landings: 0, dropping: None });
-                self.say(id, &Message::Done { request });
-            }
-        }
-    }
-
-    fn region_drop(&mut self, id: Id, request: u32, region: RegionId) {
-        let found = self.conns.get_mut(id).and_then(|conn| conn.region(region));
-        match found {
-            Some(lent) if lent.dropping.is_none() => {
-                lent.dropping = Some(request);
-                self.region_gone(id, region);
-            }
-            _ => {
-                let text = format!("there is no region {} on this connection", region.0);
-                self.complain(id, request, ErrorCode::Region, text);
-            }
-        }
-    }
-
-    /// Lets a region go that is to be dropped, when nothing lands in it any more.
-    fn region_gone(&mut self, id: Id, region: RegionId) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        let Some(at) = conn.regions.iter().position(|lent| lent.id == region) else { return };
-        let lent = &conn.regions[at];
-        if let (Some(request), 0) = (lent.dropping, lent.landings) {
-            let lent = conn.regions.swap_remove(at);
-            self.core.store.disk_mut().drop_region(&lent.region);
-            self.core.counters.regions.set(self.core.counters.regions.get() - 1);
-            self.say(id, &Message::Done { request });
-        }
     }
 
     fn credit(&mut self, id: Id, bytes: u64) {
@@ -397,6 +348,16 @@ impl Shard {
     }
 }
 
-fn counts_of(shard: &Shard, stop_at_gap: bool) -> &crate::counters::Asked {
-    if stop_at_gap { &shard.core.counters.matched } else { &shard.core.counters.contains }
+/// The head of a request.
+struct Ask {
+    request: u32,
+    namespace: NamespaceId,
+    deadline_us: u32,
+}
+
+/// What becomes of a request.
+enum Admitted {
+    Begins,
+    /// The answer for all its keys.
+    Not(MissReason, RefusedReason),
 }

@@ -1,12 +1,12 @@
 //! Starting a shard: its thread, its arena, its engine, its store.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use forebay_io::{Arena, DriveFile, Engine, EngineKind, Waker};
-use forebay_store::{FormatParams, NamespaceRow, RecoveryReport, Store, StoreConfig};
+use forebay_store::{FormatParams, NamespaceRow, RecoveryReport, Store, StoreConfig, StoreStats};
 use forebay_types::limits::STEP_BYTES;
 use forebay_types::{Clock, Entropy, ShardId};
 
@@ -146,7 +146,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
         without,
         namespaces: store.namespaces().cloned().collect(),
     };
-    let mut core = Core {
+    let core = Core {
         counters: shown.counters.clone(),
         now_us,
         now_ms: now_us / 1000,
@@ -157,32 +157,47 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
         items: 0,
         staged: Output::default(),
     };
-    core.learn_tenants();
-    let shard = Shard {
-        core,
-        conns: Slab::new(CONNECTIONS_MAX),
-        requests: Slab::new(super::REQUESTS_MAX),
-        lanes: Lanes::new(),
-        retry: Vec::new(),
-        retry_at_us: 0,
-        touched: Vec::new(),
-        dirty: Vec::new(),
-        readable: Vec::new(),
-        starved: Vec::new(),
-        events: Vec::new(),
-        scratch: vec![0; STEP_BYTES],
-        granted: 0,
-        deadline_us: u64::MAX,
-        conn_clocks_us: 0,
-        publish_us: 0,
-        incarnation: setup.incarnation,
-        epoch: setup.epoch,
-        spin_score: 0,
-        commands,
-        replies: Replies { saved: setup.saved, waker: setup.wake },
-        stats: shown.stats,
-        clock: setup.clock,
-        closing: None,
-    };
+    let replies = Replies { saved: setup.saved, waker: setup.wake };
+    let mut shard = Shard::new(core, setup.incarnation, setup.epoch, commands, replies, shown.stats, setup.clock);
+    shard.core.learn_tenants();
     Ok((shard, started))
+}
+
+impl Shard {
+    fn new(
+        core: Core,
+        incarnation: u64,
+        epoch: Arc<AtomicU64>,
+        commands: Receiver<Command>,
+        replies: Replies,
+        stats: Arc<Mutex<StoreStats>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Shard {
+            core,
+            conns: Slab::new(CONNECTIONS_MAX),
+            requests: Slab::new(super::REQUESTS_MAX),
+            lanes: Lanes::new(),
+            retry: Vec::new(),
+            retry_at_us: 0,
+            touched: Vec::new(),
+            dirty: Vec::new(),
+            readable: Vec::new(),
+            starved: Vec::new(),
+            events: Vec::new(),
+            scratch: vec![0; STEP_BYTES],
+            granted: 0,
+            deadline_us: u64::MAX,
+            conn_clocks_us: 0,
+            publish_us: 0,
+            incarnation,
+            epoch,
+            spin_score: 0,
+            commands,
+            replies,
+            stats,
+            clock,
+            closing: None,
+        }
+    }
 }

@@ -1,0 +1,61 @@
+//! What is refused before anything is opened: settings that cannot be, addresses that are taken.
+
+use std::net::TcpListener;
+
+use forebay_net::Listener;
+
+use crate::assemble::SHARD_MEMORY_MIN;
+use crate::config::{NodeConfig, NodeError};
+use crate::http;
+
+/// Most shards of a node: each is a thread.
+const SHARDS_MAX: usize = 256;
+
+/// Whether the settings can be.
+pub(crate) fn settings(config: &NodeConfig) -> Result<(), NodeError> {
+    let refuse = |text: &str| Err(NodeError::Config(text.to_owned()));
+    if config.data.is_empty() {
+        return refuse("a node needs at least one drive; give --data PATH");
+    }
+    if config.shards_per_drive == 0 {
+        return refuse("a drive has at least one shard; give --shards 1 or more");
+    }
+    let shards = config.data.len() * config.shards_per_drive as usize;
+    if shards > SHARDS_MAX {
+        return Err(NodeError::Config(format!(
+            "{shards} shards are more than the {SHARDS_MAX} a node may have; give fewer --shards"
+        )));
+    }
+    for (at, data) in config.data.iter().enumerate() {
+        if config.data[..at].iter().any(|other| other.path == data.path) {
+            return Err(NodeError::Config(format!("{} is given twice; give each --data once", data.path.display())));
+        }
+    }
+    policy(&config.policy)?;
+    if config.listen.is_some() && config.token.as_ref().is_none_or(Vec::is_empty) {
+        return refuse("listening on TCP needs a token that clients must show; give --token-file FILE");
+    }
+    let need = SHARD_MEMORY_MIN * shards as u64;
+    if config.memory_bytes < need {
+        return Err(NodeError::Memory { found: config.memory_bytes, need, shards });
+    }
+    Ok(())
+}
+
+/// The policy of that name.
+pub(crate) fn policy(name: &str) -> Result<Box<dyn forebay_tokenomics::Policy>, NodeError> {
+    forebay_tokenomics::policy_by_name(name).ok_or_else(|| {
+        let known = forebay_tokenomics::POLICY_NAMES.join(", ");
+        NodeError::Config(format!("there is no policy {name:?}; the policies are {known}"))
+    })
+}
+
+/// Takes the addresses.
+pub(crate) fn listen(config: &NodeConfig) -> Result<(Vec<Listener>, Option<TcpListener>), NodeError> {
+    let mut listeners = vec![Listener::unix(&config.socket)?];
+    if let Some(listen) = &config.listen {
+        listeners.push(Listener::tcp(listen, config.insecure_network)?);
+    }
+    let metrics = config.metrics.map(|address| http::bind(address, config.insecure_network)).transpose()?;
+    Ok((listeners, metrics))
+}

@@ -1,0 +1,80 @@
+//! Statistics as one JSON object: the numbers of `metrics.rs`, for programs.
+
+use forebay_types::{LandingKind, MissReason, RefusedReason, Tier};
+use serde_json::{Map, Value, json};
+
+use crate::board::{Board, BoardShard};
+use crate::counters::{Asked, Counters, ERROR_WORDS};
+use crate::metrics::STORE_NUMBERS;
+
+/// All of them.
+pub(crate) fn stats(board: &Board) -> String {
+    let sum = |of: &dyn Fn(&Counters) -> u64| Value::from(board.sum(of));
+    let shards: Vec<Value> = board.shards.iter().map(shard).collect();
+    json!({
+        "incarnation": format!("{:016x}", board.incarnation),
+        "epoch": board.epoch(),
+        "uptime_s": board.uptime_s(),
+        "engine": board.engine,
+        "memory_bytes": board.memory_bytes,
+        "connections": board.connections(),
+        "turn_us_max": board.max(|c| c.turn_us_max.get()),
+        "get": asked(board, &|c| &c.get),
+        "match": asked(board, &|c| &c.matched),
+        "contains": asked(board, &|c| &c.contains),
+        "put": put(board),
+        "forget": { "asked": sum(&|c| c.forget_asked.get()), "forgotten": sum(&|c| c.forgotten.get()) },
+        "landing": words(LandingKind::ALL, |kind| board.sum(|c| c.landing[kind.index()].get())),
+        "bytes": { "get": sum(&|c| c.bytes_out.get()), "put": sum(&|c| c.bytes_in.get()) },
+        "leases": { "granted": sum(&|c| c.leases_granted.get()), "refused": sum(&|c| c.leases_refused.get()) },
+        "corrupt_reports": sum(&|c| c.corrupt_reports.get()),
+        "connections_cut": sum(&|c| c.cut_off.get()),
+        "errors": (0..ERROR_WORDS.len())
+            .map(|i| (ERROR_WORDS[i].to_owned(), sum(&|c| c.errors[i].get())))
+            .collect::<Map<_, _>>(),
+        "shards": shards,
+    })
+    .to_string()
+}
+
+fn words<W: std::fmt::Display>(all: &[W], of: impl Fn(&W) -> u64) -> Map<String, Value> {
+    all.iter().map(|word| (word.to_string(), of(word).into())).collect()
+}
+
+fn asked(board: &Board, of: &dyn Fn(&Counters) -> &Asked) -> Value {
+    let mut misses = words(MissReason::ALL, |reason| board.sum(|c| of(c).misses[reason.index()].get()));
+    misses.insert("too_small".into(), board.sum(|c| of(c).too_small.get()).into());
+    json!({
+        "asked": board.sum(|c| of(c).asked.get()),
+        "hits": words(Tier::ALL, |tier| board.sum(|c| of(c).hits[tier.index()].get())),
+        "misses": misses,
+        "not_asked": board.sum(|c| of(c).not_asked.get()),
+    })
+}
+
+fn put(board: &Board) -> Value {
+    json!({
+        "asked": board.sum(|c| c.put_asked.get()),
+        "cached": board.sum(|c| c.put_cached.get()),
+        "durable": board.sum(|c| c.put_durable.get()),
+        "exists": board.sum(|c| c.put_exists.get()),
+        "refused": words(RefusedReason::ALL, |reason| board.sum(|c| c.put_refused[reason.index()].get())),
+        "sum_mismatch": board.sum(|c| c.put_sum_mismatch.get()),
+    })
+}
+
+fn shard(shard: &BoardShard) -> Value {
+    let stats = shard.stats();
+    let mut row = Map::new();
+    row.insert("shard".into(), shard.id.to_string().into());
+    row.insert("path".into(), shard.path.display().to_string().into());
+    row.insert("capacity_bytes".into(), shard.slice_bytes.into());
+    for (name, _, _, of) in STORE_NUMBERS {
+        let short = name.trim_start_matches("forebay_").trim_end_matches("_total");
+        row.insert(short.into(), of(&stats).into());
+    }
+    row.insert("write_amplification".into(), stats.write_amplification().into());
+    row.insert("connections".into(), shard.shown.counters.connections.get().into());
+    row.insert("turn_us_max".into(), shard.shown.counters.turn_us_max.get().into());
+    row.into()
+}

@@ -1,0 +1,177 @@
+//! The life of a shard's connections: welcomed, sent to, cut off, let go; and the end of the shard itself.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+use forebay_types::Epoch;
+use forebay_wire::{ErrorCode, Message, Welcome};
+
+use super::Shard;
+use super::conn::{Conn, HALF_MESSAGE_US, HandedOver, OUTPUT_BYTES_LOW, PUT_CREDIT_BYTES};
+use crate::slab::Id;
+
+/// How often clocks of connections are looked at.
+const CONN_CLOCKS_US: u64 = 100_000;
+
+impl Shard {
+    pub(super) fn welcome(&mut self, handed: HandedOver) {
+        if self.closing.is_some() {
+            return;
+        }
+        let features = handed.features;
+        let mut conn = Conn::new(handed, self.core.now_us);
+        conn.output.message(&Message::Welcome(Welcome {
+            version: forebay_wire::WIRE_VERSION,
+            features,
+            incarnation: self.incarnation,
+            epoch: Epoch(self.epoch.load(Ordering::Relaxed)),
+            block_bytes_max: self.core.store.block_bytes_max(),
+            align: self.core.align as u32,
+            credit_bytes: PUT_CREDIT_BYTES,
+        }));
+        // The control thread counts connections before it hands them over, so a full slab is only a race lost: the socket closes.
+        let Ok(id) = self.conns.insert(conn) else { return };
+        self.core.counters.connections.set(self.conns.len() as u64);
+        self.core.counters.accepted.add(1);
+        if let Some(conn) = self.conns.get_mut(id) {
+            self.core.store.disk_mut().watch(conn.socket.as_fd(), id.word());
+        }
+        self.list_readable(id);
+        self.mark_dirty(id);
+        // What came behind `Hello` is here already, and nothing will tell of it again.
+        self.parse_input(id);
+    }
+
+    pub(super) fn mark_dirty(&mut self, id: Id) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Reads from a connection in the next turn, if it may be read from.
+    pub(super) fn list_readable(&mut self, id: Id) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.readable
+            && !conn.listed
+            && !conn.is_paused()
+        {
+            conn.listed = true;
+            self.readable.push(id);
+        }
+    }
+
+    /// Sends what there is to send.
+    pub(super) fn flush(&mut self) {
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            conn.dirty = false;
+            let before = conn.output.len();
+            if conn.writable && before > 0 {
+                match conn.output.flush(&conn.socket) {
+                    Ok(all) => conn.writable = all,
+                    Err(_) => {
+                        self.close_connection(id);
+                        continue;
+                    }
+                }
+                if conn.output.len() < before {
+                    conn.progress_us = self.core.now_us;
+                }
+            }
+            let wants = !conn.output.is_empty();
+            if wants != conn.watching_writable {
+                conn.watching_writable = wants;
+                self.core.store.disk_mut().watch_writable(conn.socket.as_fd(), id.word(), wants);
+            }
+            if conn.closing.is_some() && conn.output.is_empty() {
+                self.close_connection(id);
+                continue;
+            }
+            if conn.output.len() <= OUTPUT_BYTES_LOW && !conn.blocked.is_empty() {
+                for request in std::mem::take(&mut conn.blocked) {
+                    self.enqueue_again(request);
+                }
+            }
+            self.list_readable(id);
+        }
+    }
+
+    /// Cuts off peers that take nothing or send half a message.
+    pub(super) fn look_at_connections(&mut self) {
+        let now_us = self.core.now_us;
+        self.conn_clocks_us = now_us + CONN_CLOCKS_US;
+        let stuck = |conn: &Conn| {
+            let silent_us = now_us.saturating_sub(conn.progress_us);
+            let deaf = !conn.output.is_empty() && silent_us > conn.patience_us;
+            let half =
+                (!conn.input.is_empty() || conn.data_in.is_some()) && silent_us > HALF_MESSAGE_US && !conn.is_paused();
+            deaf || half || conn.closing.is_some_and(|at| now_us >= at)
+        };
+        let cut: Vec<Id> = self.conns.iter().filter(|(_, conn)| stuck(conn)).map(|(id, _)| id).collect();
+        for id in cut {
+            self.cut(id);
+        }
+    }
+
+    pub(super) fn cut(&mut self, id: Id) {
+        self.core.counters.cut_off.add(1);
+        self.close_connection(id);
+    }
+
+    /// Lets a connection go with all it asked for. What still lands in its regions holds them until it has landed.
+    pub(super) fn close_connection(&mut self, id: Id) {
+        let Some(conn) = self.conns.remove(id) else { return };
+        self.core.store.disk_mut().unwatch(id.word());
+        self.release(conn.grant);
+        for (_, request) in &conn.requests {
+            self.drop_request(*request);
+        }
+        for lent in &conn.regions {
+            self.core.store.disk_mut().drop_region(&lent.region);
+        }
+        self.core.counters.regions.set(self.core.counters.regions.get() - conn.regions.len() as u64);
+        self.core.counters.connections.set(self.conns.len() as u64);
+    }
+
+    pub(super) fn begin_close(&mut self, deadline_us: u64) {
+        self.closing = Some(deadline_us);
+        let idle: Vec<Id> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in idle {
+            self.say_closing(id);
+        }
+    }
+
+    pub(super) fn say_closing(&mut self, id: Id) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.requests.is_empty() && conn.closing.is_none() {
+            let text = "the node is shutting down; connect again when it is back".to_owned();
+            conn.output.message(&Message::Error { request: 0, code: ErrorCode::Closing, text });
+            conn.closing = Some(self.core.now_us + 1_000_000);
+            self.mark_dirty(id);
+        }
+    }
+
+    /// Whether nothing is left to finish, or the time for it is over.
+    pub(super) fn is_closed(&mut self, now_us: u64) -> bool {
+        let open: Vec<Id> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in open {
+            self.say_closing(id);
+        }
+        self.flush();
+        self.conns.len() == 0 || self.closing.is_some_and(|deadline_us| now_us >= deadline_us)
+    }
+
+    pub(super) fn close(mut self) {
+        let open: Vec<Id> = self.conns.iter().map(|(id, _)| id).collect();
+        for id in open {
+            self.close_connection(id);
+        }
+        let now_us = self.clock.now_us();
+        self.set_now(now_us);
+        self.core.store.close(self.core.now_ms);
+        self.publish(now_us);
+    }
+}
