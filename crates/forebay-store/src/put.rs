@@ -19,6 +19,10 @@ use crate::lanes::Lane;
 use crate::store::{Batch, Mutant, Store};
 use crate::write::RecordOf;
 
+/// Most bytes of puts that the drive has not taken yet: 8 MiB waiting and what is in flight. Acknowledged and unwritten is what a SIGKILL loses, so
+/// it stays a few milliseconds of the drive; puts beyond it wait, and gets always find room in the arena.
+const UNWRITTEN_BYTES_MAX: usize = 12 << 20;
+
 /// What a reservation remembers.
 #[derive(Debug)]
 pub(crate) struct PutMeta {
@@ -103,9 +107,9 @@ impl<D: Disk> Store<D> {
             return refused(if self.can_make_room() { RefusedReason::Busy } else { RefusedReason::Full });
         }
         let bytes = self.geometry.bytes(units) as usize;
-        // Puts on their way hold at most half of the arena, so that gets always find room; one goes whatever its size.
+        // One goes whatever its size.
         let held = *self.put_bytes.borrow();
-        if held > 0 && held + bytes > self.arena.len() / 2 {
+        if held > 0 && held + bytes > UNWRITTEN_BYTES_MAX.min(self.arena.len() / 2) {
             return refused(RefusedReason::Busy);
         }
         let Some(buf) = self.dram.alloc(&self.arena, bytes) else { return refused(RefusedReason::Busy) };
