@@ -288,3 +288,12 @@ fn errors_say_what_to_try() {
     let error = forebay_client::Client::connect(&nobody, Options::default()).unwrap_err().to_string();
     assert!(error.contains("forebay serve"), "{error}");
 }
+
+#[test]
+fn clients_handles_and_blocks_go_from_thread_to_thread() {
+    fn shared<T: Send + Sync>() {}
+    shared::<forebay_client::Client>();
+    shared::<forebay_client::NamespaceHandle>();
+    shared::<forebay_client::Block>();
+    shared::<forebay_client::Slice>();
+}
