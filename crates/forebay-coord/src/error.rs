@@ -29,7 +29,7 @@ pub enum OpenError {
         known: u64,
     },
     /// Ours, but broken.
-    #[error("the catalogue {} is damaged ({why}); put back a copy of it. Without one, move it away: a new one is made, and the blocks on the drives are forgotten", path.display())]
+    #[error("the catalogue {} is damaged ({why}); put back a copy of it. Without one the blocks cannot be found any more: remove it and the files of its drives, and begin anew", path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,

@@ -165,6 +165,19 @@ pub enum NodeError {
         /// The catalogue in use.
         catalogue: PathBuf,
     },
+    /// Namespaces without a catalogue.
+    #[error(
+        "{} holds namespace {name:?} and its catalogue is beside none of the drives given, where it would be {}; name the drive beside which it lies too, or put it back. Without it the blocks cannot be found: then remove the drive's file to begin anew",
+        path.display(), catalogue.display()
+    )]
+    NoCatalogue {
+        /// Which drive.
+        path: PathBuf,
+        /// Which namespace.
+        name: String,
+        /// Where the catalogue would be.
+        catalogue: PathBuf,
+    },
     /// A drive of another format, or damaged.
     #[error("{} is not a drive of Forebay this build can use: {source}; give another --data, or remove the file if nothing in it is wanted", path.display())]
     Format {

@@ -16,12 +16,12 @@ use forebay_types::{Address, Clock, Entropy, ShardId, SystemClock, SystemEntropy
 
 use crate::assemble::{Link, Parts, StopShards, start_shards};
 use crate::board::{Board, BoardShard};
-use crate::config::{NodeConfig, NodeError};
+use crate::config::{DataConfig, NodeConfig, NodeError};
 use crate::control::{CHANGES_MAX, Control, ControlShard};
 use crate::counters::Counters;
 use crate::drives::Drive;
 use crate::http::Responder;
-use crate::reconcile::reconcile;
+use crate::reconcile::{reconcile, refuse_orphans};
 use crate::shard::Command;
 use crate::wake::Wake;
 use crate::{check, json, metrics};
@@ -68,22 +68,25 @@ impl Node {
         check::settings(&config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-        // What is quickly refused comes first: addresses before drives, drives before the catalogue.
+        // What is quickly refused comes first: addresses before drives.
         let (listeners, metrics) = check::listen(&config)?;
         let mut drives = Vec::new();
         for data in config.data.clone() {
             drives.push(Drive::open(&data, &mut config, &clock, &entropy)?);
         }
-        let catalogue = catalogue_path(&config);
-        let coordinator: Arc<dyn Coordinator> = Arc::new(Embedded::open(&catalogue, entropy.clone())?);
-
         let wake = Wake::new().map_err(|source| NodeError::Os { doing: "making an event descriptor", source })?;
         // Room for every change that may be under way, so that no shard ever waits to say that it is done.
         let shards = drives.len() * config.shards_per_drive as usize;
         let (saved, saved_inbox) = sync_channel((CHANGES_MAX + NAMESPACES_MAX) * shards);
         let (incarnation, epoch) = (entropy.word(), Arc::new(AtomicU64::new(0)));
-        let parts = Parts { incarnation, epoch, clock: clock.clone(), entropy, saved, wake: wake.clone() };
+        let parts =
+            Parts { incarnation, epoch, clock: clock.clone(), entropy: entropy.clone(), saved, wake: wake.clone() };
         let links = StopShards(start_shards(&mut config, &mut drives, &parts)?);
+        let (catalogue, there) = catalogue_path(&config);
+        if !there {
+            refuse_orphans(&links.0, &catalogue)?;
+        }
+        let coordinator: Arc<dyn Coordinator> = Arc::new(Embedded::open(&catalogue, entropy)?);
         reconcile(&links.0, coordinator.as_ref(), &saved_inbox, &catalogue)?;
         let rows: Vec<MemberRow> = links.0.iter().map(Link::row).collect();
         parts.epoch.store(coordinator.set_members(&rows)?.0, Ordering::Relaxed);
@@ -118,11 +121,19 @@ impl Node {
     }
 }
 
-/// The catalogue lies beside the first drive.
-fn catalogue_path(config: &NodeConfig) -> PathBuf {
-    let mut name = config.data[0].path.clone().into_os_string();
-    name.push(".catalog");
-    name.into()
+/// The catalogue lies beside the first drive, or, when drives were named in another order before, beside the first that has one. And whether it
+/// is there.
+fn catalogue_path(config: &NodeConfig) -> (PathBuf, bool) {
+    let beside = |data: &DataConfig| {
+        let mut name = data.path.clone().into_os_string();
+        name.push(".catalog");
+        PathBuf::from(name)
+    };
+    let paths: Vec<PathBuf> = config.data.iter().map(beside).collect();
+    match paths.iter().find(|path| path.exists()) {
+        Some(path) => (path.clone(), true),
+        None => (paths.into_iter().next().unwrap_or_default(), false),
+    }
 }
 
 fn board(config: &NodeConfig, parts: &Parts, links: &[Link]) -> Board {

@@ -18,6 +18,19 @@ fn same_namespace(known: &Namespace, held: &NamespaceRow) -> bool {
     row == *held
 }
 
+/// Drives that hold namespaces need their catalogue: a new one would forget every block on them.
+pub(crate) fn refuse_orphans(links: &[Link], catalogue: &Path) -> Result<(), NodeError> {
+    let orphan = links.iter().find_map(|link| Some((link, link.shard.started.namespaces.first()?)));
+    match orphan {
+        None => Ok(()),
+        Some((link, held)) => Err(NodeError::NoCatalogue {
+            path: link.path.clone(),
+            name: held.name.clone(),
+            catalogue: catalogue.into(),
+        }),
+    }
+}
+
 /// Makes drives and catalogue agree: the catalogue says what exists; numbers a drive has seen are never given again.
 pub(crate) fn reconcile(
     links: &[Link],
@@ -37,7 +50,7 @@ pub(crate) fn reconcile(
             match all.iter().find(|namespace| namespace.id == held.id) {
                 None => changes.push(Command::Remove { token: sent + changes.len() as u64, id: held.id }),
                 Some(known) if !same_namespace(known, held) => {
-                    let path = catalogue.with_extension("");
+                    let path = link.path.clone();
                     return Err(NodeError::OtherCatalogue {
                         path,
                         name: held.name.clone(),

@@ -79,23 +79,36 @@ fn too_small_a_node_is_told_the_least() {
 }
 
 #[test]
-fn drives_may_change_places() {
+fn drives_may_change_places_and_be_joined() {
+    use forebay_types::{Class, PutOutcome};
     let folder = Folder::new();
-    let config = |first: &str, second: &str| {
+    let config = |names: &[&str]| {
         let mut config = folder.config();
-        config.data =
-            [first, second].map(|name| DataConfig { path: folder.0.join(name), capacity: 128 * MIB }).to_vec();
+        config.data = names.iter().map(|name| DataConfig { path: folder.0.join(name), capacity: 128 * MIB }).collect();
         config
     };
-    let node = Node::start(config("d1", "d2")).unwrap();
-    let mut before = node.shards();
+    let node = Node::start(config(&["d1", "d2"])).unwrap();
+    let before = node.shards();
+    let ns = hand::Hand::control(&node).namespace("a", Class::Durable).id;
+    let bytes = hand::block(1, 50_000);
+    assert_eq!(hand::Hand::shard(&node).put_stream(ns, hand::key(1), &bytes), PutOutcome::Durable);
     drop(node);
-    std::fs::rename(folder.0.join("d1.catalog"), folder.0.join("d2.catalog")).unwrap();
-    let node = Node::start(config("d2", "d1")).unwrap();
+
+    // Another order, and a new one in front of both: each shard is who it was.
+    let node = Node::start(config(&["d0", "d2", "d1"])).unwrap();
     let after = node.shards();
-    assert_eq!(after, [before[1], before[0]]);
-    before.sort_unstable();
-    drop(node);
+    assert_eq!(after[1..], [before[1], before[0]]);
+    let address = &node.addresses()[0];
+    let (mut owner, _) = hand::Hand::with(address, hand::hello(before[0], &[]));
+    assert!(owner.get_stream(ns, &[hand::key(1)])[0].1 == bytes);
+    drop((owner, node));
+
+    // Without its catalogue a drive is not served, and nothing on it is forgotten.
+    let text = refused(config(&["d2"]));
+    assert!(text.contains("catalogue") && text.contains("\"a\""), "{text}");
+    assert!(!folder.0.join("d2.catalog").exists());
+    let node = Node::start(config(&["d1"])).unwrap();
+    assert!(hand::Hand::shard(&node).get_stream(ns, &[hand::key(1)])[0].1 == bytes);
 }
 
 #[test]

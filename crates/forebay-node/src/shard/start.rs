@@ -134,7 +134,9 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     if let Some(params) = &setup.format {
         forebay_store::format_slice(&mut engine, &arena, params).map_err(failed)?;
     }
-    let config = StoreConfig { policy: setup.policy, index_bytes_max: setup.index_bytes };
+    // Set one by one: a build of the store for its own tests has fields that this room does not know.
+    let mut config = StoreConfig::default();
+    (config.policy, config.index_bytes_max) = (setup.policy, setup.index_bytes);
     let (now_us, utc_s) = (setup.clock.now_us(), setup.clock.utc_s());
     let (store, recovery) = Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;
     let started = Started {
