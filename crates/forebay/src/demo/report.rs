@@ -172,9 +172,12 @@ impl Summary<'_> {
     /// A table for people, drawn into an empty one of three columns, and under it what it rests on.
     pub(crate) fn text(&self, mut table: Table) -> String {
         table.load_style(presets::UTF8_FULL_CONDENSED);
+        if let Some(column) = table.column_mut(2) {
+            column.set_cell_alignment(CellAlignment::Left);
+        }
         for [name, value, meaning] in self.rows() {
             let value = Cell::new(value).set_alignment(CellAlignment::Right);
-            table.add_row([Cell::new(name), value, Cell::new(meaning).set_alignment(CellAlignment::Left)]);
+            table.add_row([Cell::new(name), value, Cell::new(meaning)]);
         }
         format!("{table}\n\n{}", self.basis())
     }
