@@ -17,7 +17,7 @@ const SKIPS_MAX: usize = 128;
 /// Windows tried for a large buffer before the caller is told `busy`.
 const WINDOWS_MAX: usize = 8;
 /// What one block costs beside its bytes: slot, two tree places and a table place.
-const OVERHEAD_BYTES: usize = size_of::<Slot>() + 64;
+pub(crate) const OVERHEAD_BYTES: usize = size_of::<Slot>() + 64;
 
 /// A record in DRAM.
 #[derive(Debug, Clone)]
@@ -47,20 +47,22 @@ pub(crate) struct Dram {
     by_rank: BTreeSet<(u32, u32)>,
     by_offset: BTreeMap<usize, u32>,
     bytes: usize,
+    blocks_max: usize,
     pub(crate) evicted: u64,
 }
 
 impl Dram {
-    /// For an arena of `arena_bytes`: the table is made once, so that it never grows in one long step.
-    pub(crate) fn new(seed: Seed, arena_bytes: usize) -> Self {
+    /// For at most `blocks_max` records. The table is made once, so that it never grows in one long step.
+    pub(crate) fn new(seed: Seed, blocks_max: usize) -> Self {
         Dram {
             seed,
             slots: Vec::new(),
             free: Vec::new(),
-            map: HashTable::with_capacity(arena_bytes / 8192),
+            map: HashTable::with_capacity(blocks_max),
             by_rank: BTreeSet::new(),
             by_offset: BTreeMap::new(),
             bytes: 0,
+            blocks_max,
             evicted: 0,
         }
     }
@@ -90,6 +92,11 @@ impl Dram {
     /// Adds a record, in the place of an older one of the same name.
     pub(crate) fn insert(&mut self, ns: u16, key: Key, rank: u32, arena_offset: usize, cached: Cached) {
         self.remove(ns, &key);
+        if self.len() >= self.blocks_max
+            && let Some((_, at)) = self.by_rank.iter().take(SKIPS_MAX).find(|(_, at)| self.is_free_to_go(*at))
+        {
+            self.evict(*at);
+        }
         self.bytes += cached.data.capacity();
         let slot = Slot { key, ns, rank, arena_offset, cached };
         let at = match self.free.pop() {
@@ -134,6 +141,12 @@ impl Dram {
         if self.take(at).is_some() {
             self.evicted += 1;
         }
+    }
+
+    /// True when `more` records and one find places, evicting for them.
+    pub(crate) fn has_room(&self, more: usize) -> bool {
+        self.len() + more < self.blocks_max
+            || self.by_rank.iter().take(SKIPS_MAX).any(|(_, at)| self.is_free_to_go(*at))
     }
 
     /// Takes `len` bytes of the arena, evicting for them. `None` when what is left is held by others.
@@ -226,7 +239,7 @@ mod tests {
     #[test]
     fn the_lowest_ranks_go_first_and_what_is_held_stays() {
         let arena = Arena::new(2 << 20).unwrap();
-        let mut dram = Dram::new(Seed([1, 2]), arena.len());
+        let mut dram = Dram::new(Seed([1, 2]), 1024);
         for i in 0..32 {
             assert!(put(&mut dram, &arena, i, 64 << 10));
         }
@@ -242,7 +255,7 @@ mod tests {
     #[test]
     fn a_large_block_finds_room_among_small_ones() {
         let arena = Arena::new(4 << 20).unwrap();
-        let mut dram = Dram::new(Seed([1, 2]), arena.len());
+        let mut dram = Dram::new(Seed([1, 2]), 1024);
         // Ranks that jump about the arena, so that the lowest are never neighbours.
         for i in 0..=255u8 {
             let buf = dram.alloc(&arena, 16 << 10).unwrap();

@@ -20,6 +20,8 @@ use crate::write::RecordOf;
 
 /// Of a victim of the cache, so much may be written again: 15/64 and the footers stay under a third of what is freed.
 const REAPPEND_SHARE: (u64, u64) = (15, 64);
+/// More than any trailer and the footer of a segment of large records take.
+const FOOTER_AND_TRAILER_BYTES: u64 = 64 << 10;
 /// Entries looked up or dropped in one turn.
 const ENTRIES_PER_TURN: usize = 256;
 /// Bytes of records being moved at once; a larger one goes alone.
@@ -75,9 +77,10 @@ struct Item {
 }
 
 impl<D: Disk> Store<D> {
-    /// Free segments at which cleaning rests: the spares, and some in advance so that puts need not wait.
+    /// Free segments at which cleaning rests: the spares, and some in advance, so that puts need not wait and there is time to write again what is
+    /// warm.
     fn free_target(&self) -> usize {
-        SPARE_SEGMENTS + 1 + self.segments.len() / 64
+        SPARE_SEGMENTS + 2 + self.segments.len() / 64
     }
 
     /// True when waiting will make room for a put.
@@ -91,9 +94,11 @@ impl<D: Disk> Store<D> {
             || self.segments.durable_victim(&self.geometry, self.least_gain()).is_some()
     }
 
-    /// Units that cleaning a durable segment must win, so that it ends: a sixteenth.
+    /// Units that cleaning a durable segment must win: the largest record. Less may be lost at the end of any full segment, and cleaning would go on for
+    /// ever and win nothing.
     fn least_gain(&self) -> u32 {
-        self.geometry.segment_units / 16
+        let largest = self.geometry.layout.block_bytes_max() + FOOTER_AND_TRAILER_BYTES;
+        (largest / self.geometry.align as u64) as u32
     }
 
     /// A bounded step of cleaning.
@@ -115,10 +120,12 @@ impl<D: Disk> Store<D> {
         if self.closing || self.segments.free_len() >= self.free_target() {
             return false;
         }
+        let heed_pins = !self.mutant(Mutant::ReuseWhileRead);
         let half = self.geometry.segment_units / 2;
         let durable = |gain| self.segments.durable_victim(&self.geometry, gain);
-        let victim =
-            durable(half).or_else(|| self.segments.cache_victim(&self.geometry)).or_else(|| durable(self.least_gain()));
+        let victim = durable(half)
+            .or_else(|| self.segments.cache_victim(&self.geometry, heed_pins))
+            .or_else(|| durable(self.least_gain()));
         let Some(victim) = victim else { return false };
         let s = self.segments.get(victim);
         let mut cleaning = Cleaning {
@@ -510,7 +517,7 @@ impl<D: Disk> Store<D> {
 
     /// Makes room in the index for a block: its table may not grow past the ceiling, so that table loses its coldest sixteenth.
     pub(crate) fn make_index_room(&mut self, now: Millis, ns: u16, key: &Key) -> bool {
-        let Some(table) = self.index.full_table_for(ns, key, self.index_others()) else { return true };
+        let Some(table) = self.index.full_table_for(ns, key) else { return true };
         let mut coldest: Vec<(bool, u32, u16, Key)> = self
             .index
             .table(table)

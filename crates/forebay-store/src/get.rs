@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use forebay_format::{RecordKind, TRAILER_HEADER_BYTES, TrailerView, decode_trailer};
-use forebay_io::{Disk, DiskError, ReadInto, Shared};
+use forebay_io::{Disk, DiskError, Landing, ReadInto, Shared};
 use forebay_tokenomics::Reuse;
 use forebay_types::limits::{PIECE_BYTES, STEP_BYTES};
 use forebay_types::{Descriptor, Key, Millis, MissReason, Tier};
@@ -165,15 +165,47 @@ impl<D: Disk> Store<D> {
         (meta.namespace == id && meta.key == *key && meta.length == place.length(align)).then_some(descriptor)
     }
 
-    pub(crate) fn read_done(
+    pub(crate) fn read_done(&mut self, now: Millis, op: ReadOp, result: Result<(), DiskError>, read: Option<ReadInto>) {
+        let block = op.place.length(self.geometry.align);
+        if result.is_ok() && self.is_displaced(op.ns, &op.key, op.place) {
+            let into = match read {
+                Some(ReadInto::Landing(landing)) => Some(landing),
+                _ => None,
+            };
+            self.segments.unpin(op.place.segment);
+            return self.get_again(now, op.token, (op.ns, op.key), op.want, block, into);
+        }
+        let (token, result) = self.read_ended(op, result, read);
+        self.got(token, result);
+    }
+
+    /// True when the block lies elsewhere since a read of it began: moved by cleaning, or forgotten and put again. What was read may be forgotten.
+    fn is_displaced(&self, ns: u16, key: &Key, place: Place) -> bool {
+        self.index.find(ns, key).is_some_and(|entry| entry.place() != place)
+    }
+
+    fn get_again(
         &mut self,
-        _now: Millis,
-        op: ReadOp,
-        result: Result<(), DiskError>,
-        read: Option<ReadInto>,
+        now: Millis,
+        token: u64,
+        (ns, key): (u16, Key),
+        want: Range<u64>,
+        block: u64,
+        into: Option<Landing>,
     ) {
-        let result = self.read_ended(op, result, read);
-        self.got(result.0, result.1);
+        let Some(namespace) = self.namespaces.get(ns).map(|slot| slot.row.id) else { return };
+        let batch = self.begin_batch(1);
+        let length = if want.end == block { 0 } else { want.end - want.start };
+        let room = want.end - want.start;
+        let request =
+            GetRequest { token, namespace, key, offset: want.start, length, room, into, batch, depth_in_batch: 0 };
+        match self.try_get(now, request) {
+            GetStarted::Pending => {}
+            GetStarted::Hit(found) => self.events.push(Event::Got { token, result: GetResult::Found(found) }),
+            GetStarted::Miss(reason) => self.got(token, GetResult::Miss(reason)),
+            // What was asked for is gone, and what was put since is larger than the caller has room for.
+            GetStarted::TooSmall { .. } => self.got(token, GetResult::Miss(MissReason::Absent)),
+        }
     }
 
     fn got(&mut self, token: u64, result: GetResult) {
@@ -273,7 +305,7 @@ impl<D: Disk> Store<D> {
 
     pub(crate) fn range_done(
         &mut self,
-        _now: Millis,
+        now: Millis,
         number: u64,
         is_pieces: bool,
         result: Result<(), DiskError>,
@@ -293,8 +325,13 @@ impl<D: Disk> Store<D> {
         let last = range.left == 0;
         if last && let Some(range) = self.ranges.remove(number) {
             let token = range.token;
-            let result = self.range_ended(range);
-            self.got(token, result);
+            if range.failed.is_none() && self.is_displaced(range.ns, &range.key, range.place) {
+                let block = range.place.length(self.geometry.align);
+                self.get_again(now, token, (range.ns, range.key), range.want, block, None);
+            } else {
+                let result = self.range_ended(range);
+                self.got(token, result);
+            }
         }
         self.segments.unpin(segment);
     }

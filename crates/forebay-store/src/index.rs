@@ -13,7 +13,7 @@ use crate::table::Table;
 /// Entries of a table when the index is full: what one step of growth may cost.
 const TABLE_ENTRIES: usize = 2048;
 /// Bytes of memory a block takes in the mean.
-const ENTRY_BYTES_MEAN: usize = 43;
+pub(crate) const ENTRY_BYTES_MEAN: usize = 43;
 /// What a table grows by.
 const GROWTH: f64 = 1.25;
 const COARSE_BITS: u32 = 12;
@@ -259,11 +259,11 @@ impl Index {
             + self.coarse.len() * size_of::<u32>()
     }
 
-    /// When a block cannot be added under the ceiling: the table that has no room for it. `others` is what else grows with blocks.
-    pub(crate) fn full_table_for(&self, ns: u16, key: &Key, others: usize) -> Option<usize> {
+    /// When a block cannot be added under the ceiling: the table that has no room for it.
+    pub(crate) fn full_table_for(&self, ns: u16, key: &Key) -> Option<usize> {
         let at = self.table_of(ns, key);
         let table = &self.tables[at];
-        (table.is_full() && self.bytes() + others + table.growth_bytes() > self.bytes_max).then_some(at)
+        (table.is_full() && self.bytes() + table.growth_bytes() > self.bytes_max).then_some(at)
     }
 
     /// Number of tables, for sweeping one at a time.

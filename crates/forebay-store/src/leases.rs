@@ -14,7 +14,11 @@ pub(crate) struct Leases {
     by_end: BTreeSet<(Millis, Name)>,
     bytes: u64,
     bytes_max: u64,
+    count_max: usize,
 }
+
+/// What one lease costs: two tree places of about its own size.
+pub(crate) const LEASE_BYTES: usize = 128;
 
 /// What asking for a lease did.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,8 +32,9 @@ pub(crate) enum Granted {
 }
 
 impl Leases {
-    pub(crate) fn new(bytes_max: u64) -> Self {
-        Leases { held: BTreeMap::new(), by_end: BTreeSet::new(), bytes: 0, bytes_max }
+    /// At most `count_max` leases of `bytes_max` bytes of blocks.
+    pub(crate) fn new(bytes_max: u64, count_max: usize) -> Self {
+        Leases { held: BTreeMap::new(), by_end: BTreeSet::new(), bytes: 0, bytes_max, count_max }
     }
 
     pub(crate) fn grant(&mut self, now: Millis, name: Name, bytes: u64, hold_ms: u64) -> Granted {
@@ -42,7 +47,7 @@ impl Leases {
             }
             return Granted::Longer;
         }
-        if self.bytes + bytes > self.bytes_max {
+        if self.bytes + bytes > self.bytes_max || self.held.len() >= self.count_max {
             return Granted::No;
         }
         self.bytes += bytes;
@@ -93,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_lease_ends_and_leaves_room() {
-        let mut leases = Leases::new(100);
+        let mut leases = Leases::new(100, 10);
         let name = |i| (1, Key([i; 16]));
         assert_eq!(leases.grant(0, name(1), 60, 1_000_000), Granted::New);
         assert_eq!(leases.grant(0, name(2), 60, 10), Granted::No);

@@ -109,18 +109,19 @@ impl<D: Disk> Store<D> {
         let bytes = self.geometry.bytes(units) as usize;
         // One goes whatever its size.
         let held = *self.put_bytes.borrow();
-        if held > 0 && held + bytes > UNWRITTEN_BYTES_MAX.min(self.arena.len() / 2) {
+        let has_place = self.dram.has_room(self.claims.borrow().len());
+        if !has_place || held > 0 && held + bytes > UNWRITTEN_BYTES_MAX.min(self.arena.len() / 2) {
             return refused(RefusedReason::Busy);
         }
         let Some(buf) = self.dram.alloc(&self.arena, bytes) else { return refused(RefusedReason::Busy) };
-        *self.put_bytes.borrow_mut() += bytes;
+        *self.put_bytes.borrow_mut() += buf.capacity();
         // Of two durable puts of one key only the first owns the name; the second finds it held when it commits.
         let owns = self.claims.borrow_mut().insert(name);
         let claim = Claim {
             claims: self.claims.clone(),
             put_bytes: self.put_bytes.clone(),
             name: owns.then_some(name),
-            held: bytes,
+            held: buf.capacity(),
         };
         let meta = PutMeta {
             descriptor,

@@ -19,13 +19,13 @@ use forebay_io::{Arena, Disk};
 use forebay_types::{Entropy, Key, Millis, NamespaceId};
 
 use crate::blocking::{flush, read_many, read_one, write_all};
-use crate::dram::Dram;
+use crate::dram::{Dram, OVERHEAD_BYTES};
 use crate::face::{RecoveryReport, StoreError};
 use crate::flush::Flusher;
 use crate::ghost::Ghosts;
-use crate::index::{AGE_MAX, Entry, Index, Place, Seed};
+use crate::index::{AGE_MAX, ENTRY_BYTES_MEAN, Entry, Index, Place, Seed};
 use crate::lanes::Lanes;
-use crate::leases::Leases;
+use crate::leases::{LEASE_BYTES, Leases};
 use crate::namespaces::Namespaces;
 use crate::scan::scan_segment;
 use crate::segments::{Geometry, SPARE_SEGMENTS, Segments, State};
@@ -35,8 +35,30 @@ use crate::store::{Mutant, Store, StoreConfig};
 
 /// Ranks that blocks found again are given at most: far below where a policy would have to rebase.
 const RECOVERED_RANK_BITS: u32 = 28;
-/// Bytes of index for which one evicted block is remembered.
-const INDEX_BYTES_PER_GHOST: usize = 512;
+/// How the memory that grows with blocks is divided: what is not for these is for the index itself.
+struct Shares {
+    index: usize,
+    ghosts: usize,
+    dram_blocks: usize,
+    leases: usize,
+    entries: usize,
+}
+
+impl Shares {
+    fn of(bytes: usize, segments: u32) -> Self {
+        let (ghosts, dram, leases, entries) = (bytes / 64, bytes / 8, bytes / 32, bytes / 16);
+        let index = bytes - ghosts - dram - leases - entries;
+        Shares {
+            index,
+            ghosts: ghosts / 4,
+            dram_blocks: dram / OVERHEAD_BYTES,
+            leases: leases / LEASE_BYTES,
+            // Twice what a segment holds when blocks fill index and drive alike.
+            entries: (2 * index / ENTRY_BYTES_MEAN / segments as usize).max(1024),
+        }
+    }
+}
+
 /// Share of a shard that leases may hold.
 const LEASED_SHARE: u64 = 10;
 
@@ -61,9 +83,9 @@ impl<D: Disk> Store<D> {
         }
         let namespaces = Namespaces::load(read_namespaces(&mut disk, &arena)?);
         let seed = Seed([entropy.word(), entropy.word()]);
-        let ghosts = Ghosts::new((config.index_bytes_max / INDEX_BYTES_PER_GHOST).max(1024));
+        let shares = Shares::of(config.index_bytes_max, layout.segments);
         let mut store = Store {
-            dram: Dram::new(seed, arena.len()),
+            dram: Dram::new(seed, shares.dram_blocks),
             disk,
             arena,
             shard: superblock.shard,
@@ -72,9 +94,9 @@ impl<D: Disk> Store<D> {
             rebases: 0,
             entropy,
             utc_s,
-            index: Index::new(seed, config.index_bytes_max),
-            ghosts,
-            leases: Leases::new(layout.segment_bytes * u64::from(layout.segments) / LEASED_SHARE),
+            index: Index::new(seed, shares.index),
+            ghosts: Ghosts::new(shares.ghosts),
+            leases: Leases::new(layout.segment_bytes * u64::from(layout.segments) / LEASED_SHARE, shares.leases),
             namespaces,
             segments: Segments::new(layout.segments),
             lanes: Lanes::new(),
@@ -89,6 +111,7 @@ impl<D: Disk> Store<D> {
             undurable: BTreeMap::new(),
             forgets: Slab::new(),
             tombstones_waiting: VecDeque::new(),
+            entries_max: shares.entries,
             next: 1,
             shed_cursor: 0,
             write_failed: false,
@@ -335,7 +358,7 @@ impl<D: Disk> Store<D> {
         }
         // Cleaning needs somewhere to move to. If every crash came in the middle of it, the cache pays.
         while self.segments.free_len() < SPARE_SEGMENTS {
-            let Some(victim) = self.segments.cache_victim(&self.geometry) else { break };
+            let Some(victim) = self.segments.cache_victim(&self.geometry, true) else { break };
             for table in 0..self.index.tables() {
                 let here: Vec<(u16, Key)> =
                     self.index.table(table).filter(|e| e.segment() == victim).map(|e| (e.ns, e.key)).collect();
@@ -408,7 +431,7 @@ impl Taking<'_> {
             }
             return;
         }
-        if let Some(table) = self.index.full_table_for(ns, &entry.key, 0) {
+        if let Some(table) = self.index.full_table_for(ns, &entry.key) {
             self.make_room(table);
         }
         let mut new = Entry::new(ns, entry.key, 0, place);

@@ -189,12 +189,12 @@ impl Segments {
     ///
     /// Worth is counted above the coldest segment's mean, so that age weighs against fullness: with ranks that grow for ever, worth above zero
     /// would be the same for all.
-    pub(crate) fn cache_victim(&self, geometry: &Geometry) -> Option<u16> {
+    pub(crate) fn cache_victim(&self, geometry: &Geometry, heed_pins: bool) -> Option<u16> {
         let candidates = || {
             self.iter().filter(|(_, s)| {
                 s.state == State::Sealed
                     && s.kind != SegmentKind::Durable
-                    && s.pins == 0
+                    && (s.pins == 0 || !heed_pins)
                     && s.leased_units <= geometry.segment_units / 4
             })
         };

@@ -20,7 +20,7 @@ use crate::get::{RangeGet, ReadOp};
 use crate::ghost::Ghosts;
 use crate::index::{Entry, Index, Place};
 use crate::lanes::{Lane, Lanes};
-use crate::leases::{Granted, Leases};
+use crate::leases::{Granted, LEASE_BYTES, Leases};
 use crate::namespaces::Namespaces;
 use crate::segments::{Geometry, Segments};
 use crate::slab::Slab;
@@ -123,6 +123,8 @@ pub struct Store<D: Disk> {
     pub(crate) forgets: Slab<(u64, usize, bool)>,
     /// Tombstones that found no place yet.
     pub(crate) tombstones_waiting: VecDeque<(u64, Vec<forebay_format::Tombstone>)>,
+    /// Most entries of one open segment's footer to be.
+    pub(crate) entries_max: usize,
     /// Next number of a segment's opening, a put or a forget.
     pub(crate) next: u64,
     pub(crate) shed_cursor: usize,
@@ -495,8 +497,7 @@ impl<D: Disk> Store<D> {
 
     /// What grows with blocks beside the index itself.
     pub(crate) fn index_others(&self) -> usize {
-        // A lease is two tree places of about its own size.
         let footers: usize = self.writing.iter().map(OpenSegment::entries_bytes).sum();
-        self.ghosts.bytes() + self.dram.overhead_bytes() + self.leases.len() * 128 + footers
+        self.ghosts.bytes() + self.dram.overhead_bytes() + self.leases.len() * LEASE_BYTES + footers
     }
 }

@@ -14,11 +14,14 @@ use forebay_types::Key;
 use crate::flush::Action;
 use crate::index::Place;
 use crate::lanes::Lane;
-use crate::segments::{SPARE_SEGMENTS, State};
+use crate::segments::{Geometry, SPARE_SEGMENTS, State};
 use crate::store::{Mutant, Op, Store};
 
 /// At most one byte of footer for so many of segment: smallest records must not fill memory with entries before their segment is full.
 const FOOTER_SHARE: u64 = 16;
+
+/// Entries for which memory is taken at once.
+const ENTRIES_STEP: usize = 1024;
 
 /// What a record being written is.
 #[derive(Debug)]
@@ -72,12 +75,15 @@ pub(crate) struct Spot {
 }
 
 impl OpenSegment {
-    fn fits(&self, units: u32, entries: usize, align: usize, segment_units: u32) -> bool {
+    fn fits(&self, units: u32, entries: usize, entries_max: usize, geometry: &Geometry) -> bool {
+        let (align, segment_units) = (geometry.align, geometry.segment_units);
         let count = self.entries.len() + entries;
         let footer = footer_bytes(count as u32, align);
         let most = u64::from(segment_units) * align as u64 / FOOTER_SHARE;
         self.seal == Seal::No
             && (count * FOOTER_ENTRY_BYTES) as u64 <= most
+            // An empty segment takes any one record: a list of tombstones may be longer than a small index's share.
+            && (count <= entries_max || self.entries.is_empty())
             && self.cursor + units + (footer / align) as u32 <= segment_units
     }
 
@@ -97,16 +103,14 @@ impl<D: Disk> Store<D> {
 
     /// True when a record would find a place now. Only cleaning, and tombstones, may use the spare segments.
     pub(crate) fn has_place(&self, kind: SegmentKind, units: u32, entries: usize, spares: bool) -> bool {
-        let geometry = &self.geometry;
         let open = self.open_at(kind).map(|at| &self.writing[at]);
-        open.is_some_and(|open| open.fits(units, entries, geometry.align, geometry.segment_units))
+        open.is_some_and(|open| open.fits(units, entries, self.entries_max, &self.geometry))
             || self.segments.free_len() > if spares { 0 } else { SPARE_SEGMENTS }
     }
 
     /// Opens a segment if a record of `units` needs one. False: no segment, or no memory.
     pub(crate) fn ensure_place(&mut self, kind: SegmentKind, units: u32, entries: usize, spares: bool) -> bool {
-        let geometry = self.geometry;
-        let fits = |open: &OpenSegment| open.fits(units, entries, geometry.align, geometry.segment_units);
+        let fits = |open: &OpenSegment| open.fits(units, entries, self.entries_max, &self.geometry);
         self.open_at(kind).is_some_and(|at| fits(&self.writing[at]))
             || (self.has_place(kind, units, entries, spares) && self.open_segment(kind).is_some())
     }
@@ -121,6 +125,10 @@ impl<D: Disk> Store<D> {
         open.cursor += units;
         let start = geometry.bytes(page) as u32;
         let record_bytes = geometry.bytes(units) as u32;
+        if open.entries.len() + entries.len() > open.entries.capacity() {
+            // In steps, not by doubling: what grows with blocks is counted and has a ceiling.
+            open.entries.reserve_exact(entries.len().max(ENTRIES_STEP));
+        }
         open.entries.extend(entries.iter().map(|entry| FooterEntry { start, record_bytes, ..*entry }));
         open.order.push_back(Pending { done: false, action: None });
         let number = open.first + open.order.len() as u64 - 1;

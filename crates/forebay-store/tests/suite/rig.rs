@@ -41,8 +41,21 @@ pub(crate) fn key(i: u64) -> Key {
 
 /// The bytes of one put: told by its version alone, so that whatever is served names the put it must equal.
 pub(crate) fn content(version: u64, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    SeededEntropy::new(version.wrapping_mul(77)).fill(&mut bytes);
+    let mut page = vec![0; length.min(4096)];
+    SeededEntropy::new(version.wrapping_mul(77)).fill(&mut page);
+    let mut bytes = Vec::with_capacity(length);
+    for n in 0u64.. {
+        if bytes.len() == length {
+            break;
+        }
+        let take = page.len().min(length - bytes.len());
+        bytes.extend_from_slice(&page[..take]);
+        let at = bytes.len() - take;
+        // No two pages are equal.
+        for (byte, mark) in bytes[at..].iter_mut().zip(n.to_le_bytes()) {
+            *byte ^= mark;
+        }
+    }
     bytes
 }
 
@@ -227,6 +240,12 @@ impl Rig {
         let more = self.store.turn(self.now, &mut events);
         self.events.extend(events);
         more
+    }
+
+    pub(crate) fn turns(&mut self, n: usize) {
+        for _ in 0..n {
+            self.turn();
+        }
     }
 
     /// Turns until an event matches, and takes it out.

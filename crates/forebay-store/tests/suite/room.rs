@@ -1,0 +1,210 @@
+//! Room: capacity is a hard bound, quotas hold, leases hold and end, and making room costs less than a third of what is put.
+
+use forebay_store::{Event, GetStarted};
+use forebay_types::{Class, Key, MissReason, NamespaceId, PutOutcome, RefusedReason};
+
+use crate::rig::*;
+
+#[test]
+fn a_cache_takes_puts_for_ever_and_writes_each_byte_less_than_1_34_times() {
+    let mut rig = Rig::new(Options { len: 3 * MIB + 24 * 4 * MIB, ..Options::default() });
+    // A hot tenth is used again and again; the rest streams through. Then the drive has gone round three times.
+    let mut hits = 0;
+    for i in 0..6000u64 {
+        assert_eq!(rig.put(CACHE, key(1000 + i), 40_000 + (i as usize * 977) % 20_000), PutOutcome::Cached, "{i}");
+        let hot = key(1000 + i / 2 * 2 % 200);
+        match rig.get(CACHE, hot) {
+            Got::Hit(_) => hits += 1,
+            Got::Miss(_) => {
+                rig.put(CACHE, hot, 50_000);
+            }
+        }
+        rig.turn();
+    }
+    rig.settle();
+    let stats = rig.store.stats();
+    println!("write amplification {:.3}, {hits} hits, {} evicted", stats.write_amplification(), stats.evicted);
+    assert!(stats.put_bytes > 3 * 24 * 4 * MIB);
+    assert!(stats.write_amplification() < 1.34, "{stats:?}");
+    assert!(stats.reappend_bytes > 0 && hits > 3000, "what is used is kept: {hits} hits, {stats:?}");
+    assert!(stats.live_bytes <= 22 * 4 * MIB, "{stats:?}");
+    assert!(stats.segments_free >= 2);
+    assert_eq!(stats.corrupt, 0);
+    let evicted = (0..6000)
+        .map(|i| key(1000 + i))
+        .filter(|k| rig.store.presence(0, CACHE, k) == Err(MissReason::Evicted))
+        .count();
+    assert!(evicted > 100, "the ghosts remember: {evicted}");
+    let mut rig = rig.reopen(true);
+    let blocks = rig.store.stats().blocks;
+    assert!(blocks as f64 >= 0.99 * stats.blocks as f64, "{blocks} of {}", stats.blocks);
+    assert_eq!(rig.put(CACHE, key(1), 100_000), PutOutcome::Cached);
+}
+
+#[test]
+fn a_full_durable_shard_says_so_and_forgetting_makes_room() {
+    let mut rig = Rig::new(Options { len: 3 * MIB + 16 * 4 * MIB, ..Options::default() });
+    rig.put(CACHE, key(0), 1_000_000);
+    let mut kept = 0;
+    let outcome = loop {
+        match rig.put(DURABLE, key(kept), 900_000) {
+            PutOutcome::Durable => kept += 1,
+            other => break other,
+        }
+        assert!(kept < 100);
+    };
+    assert_eq!(outcome, PutOutcome::Refused(RefusedReason::Full));
+    assert!(kept >= 4 * 12, "{kept} blocks of 900 kB in 64 MiB");
+    rig.settle();
+    // Full is no deadlock: everything is served, forgetting works, and its room is found again by cleaning.
+    for lap in 0..4 {
+        let odd: Vec<Key> = (0..kept).filter(|i| i % 2 == lap % 2).map(key).collect();
+        let was = rig.forget(DURABLE, &odd);
+        assert!(was.iter().all(|w| *w), "lap {lap}");
+        println!("{:?}", rig.store.stats());
+        rig.settle();
+        for (n, k) in odd.iter().enumerate() {
+            let outcome = rig.put(DURABLE, *k, 900_000);
+            // What a forget leaves behind it, tombstones and unfinished segments, may cost a little of the room.
+            assert!(
+                outcome == PutOutcome::Durable || n + 6 > odd.len(),
+                "lap {lap}: {outcome:?} after {n} of {}",
+                odd.len()
+            );
+            if outcome != PutOutcome::Durable {
+                break;
+            }
+        }
+        for i in 0..kept {
+            rig.get(DURABLE, key(i));
+        }
+        rig.settle();
+        if lap == 1 {
+            rig = rig.reopen(true);
+        }
+        let missing: Vec<Key> = (0..kept).map(key).filter(|k| rig.store.presence(0, DURABLE, k).is_err()).collect();
+        for k in missing {
+            if rig.put(DURABLE, k, 900_000) != PutOutcome::Durable {
+                kept -= 1;
+                rig.forget(DURABLE, &[k]);
+            }
+        }
+        kept = kept.min(100);
+        let still: Vec<u64> = (0..60).filter(|i| rig.store.presence(0, DURABLE, &key(*i)).is_ok()).collect();
+        kept = still.iter().zip(0..).take_while(|(a, b)| **a == *b).count() as u64;
+        assert!(kept > 20, "lap {lap}: {kept}");
+    }
+}
+
+#[test]
+fn a_namespace_over_quota_loses_its_own_coldest_or_is_refused() {
+    let small = NamespaceId(5);
+    let strict = NamespaceId(6);
+    let mut options = Options::default();
+    options.namespaces.push(namespace(small, Class::Cache, Some(MIB)));
+    options.namespaces.push(namespace(strict, Class::Durable, Some(MIB)));
+    let mut rig = Rig::new(options);
+    for i in 0..50 {
+        rig.put(CACHE, key(i), 50_000);
+    }
+    for i in 0..100 {
+        assert_eq!(rig.put(small, key(i), 50_000), PutOutcome::Cached);
+        assert!(matches!(rig.get(small, key(0)), Got::Hit(_)), "the hottest stays: {i}");
+        let held: u64 = (0..=i).filter(|i| rig.store.presence(0, small, &key(*i)).is_ok()).count() as u64;
+        assert!(held * 57_344 <= MIB, "padding counts: {held}");
+    }
+    assert_eq!(rig.get(small, key(1)), Got::Miss(MissReason::Evicted));
+    assert_eq!(
+        rig.put(small, key(1000), MIB as usize),
+        PutOutcome::Refused(RefusedReason::Quota),
+        "its padding is over"
+    );
+    for i in 0..50 {
+        assert!(matches!(rig.get(CACHE, key(i)), Got::Hit(_)), "nobody else pays");
+    }
+    let mut kept = 0;
+    while rig.put(strict, key(kept), 50_000) == PutOutcome::Durable {
+        kept += 1;
+    }
+    assert_eq!(kept, MIB / 57_344);
+    assert_eq!(rig.put(strict, key(kept), 50_000), PutOutcome::Refused(RefusedReason::Quota));
+    rig.forget(strict, &[key(0)]);
+    assert_eq!(rig.put(strict, key(kept), 50_000), PutOutcome::Durable);
+}
+
+#[test]
+fn leased_blocks_stay_while_the_drive_goes_round_and_a_tenth_is_the_most() {
+    let mut rig = Rig::new(Options { len: 3 * MIB + 20 * 4 * MIB, ..Options::default() });
+    for i in 0..10 {
+        rig.put(CACHE, key(i), 100_000);
+    }
+    for i in 0..5 {
+        assert!(rig.store.lease(rig.now, CACHE, &key(i), 1_000_000_000));
+    }
+    assert!(!rig.store.lease(rig.now, CACHE, &key(99), 10), "absent");
+    let start = rig.now;
+    for i in 100..2000u64 {
+        rig.now = start;
+        assert_eq!(rig.put(CACHE, key(i), 100_000), PutOutcome::Cached);
+    }
+    rig.now = start;
+    for i in 0..10 {
+        let here = rig.store.presence(rig.now, CACHE, &key(i)).is_ok();
+        assert_eq!(here, i < 5, "block {i} after the drive has gone round twice");
+    }
+    let granted = (100..2000).filter(|i| rig.store.lease(rig.now, CACHE, &key(*i), 1000)).count() as u64;
+    let most = 20 * 4 * MIB / 10 / 106_496;
+    assert!((most - 6..=most).contains(&granted), "{granted}");
+    assert_eq!(rig.store.stats().leased_bytes, (granted + 5) * 106_496);
+    // 30 s at most.
+    rig.now = start + 30_001;
+    for _ in 0..10 {
+        rig.turn();
+    }
+    assert_eq!(rig.store.stats().leased_bytes, 0);
+}
+
+#[test]
+fn an_index_at_its_ceiling_evicts_and_never_passes_it() {
+    let max = 512 << 10;
+    let mut rig = Rig::new(Options { align: 512, index_bytes_max: max, ..Options::default() });
+    for i in 0..12_000 {
+        assert_eq!(rig.put(CACHE, key(i), 100), PutOutcome::Cached, "{i}");
+        if i % 64 == 0 {
+            assert!(rig.store.stats().index_bytes <= max as u64, "{:?}", rig.store.stats());
+        }
+    }
+    rig.settle();
+    let stats = rig.store.stats();
+    assert!(stats.evicted_index > 0 && stats.blocks < 12_000, "{stats:?}");
+    let newest = (11_900..12_000).filter(|i| rig.store.presence(0, CACHE, &key(*i)).is_ok()).count();
+    assert!(newest > 90, "the coldest go: {newest} of the newest 100 are here");
+    let rig = rig.reopen(false);
+    assert!(rig.store.stats().index_bytes <= max as u64, "{:?} {:?}", rig.report, rig.store.stats());
+    assert!(rig.report.over_index > 0);
+}
+
+#[test]
+fn puts_on_their_way_never_take_the_whole_arena() {
+    let mut rig = Rig::new(Options::default());
+    rig.put(DURABLE, key(1), 900_000);
+    rig.settle();
+    let mut rig = rig.reopen(false);
+    let mut slots = Vec::new();
+    for i in 100..200 {
+        let bytes = content(1, 1 << 20);
+        let encoded = describe(CACHE, key(i), 1, &bytes);
+        let batch = rig.store.begin_batch(1);
+        match rig.store.reserve(0, &encoded, batch, 0) {
+            forebay_store::Reserve::Slot(slot) => slots.push(slot),
+            forebay_store::Reserve::Refused(reason) => assert_eq!(reason, RefusedReason::Busy),
+            forebay_store::Reserve::Exists => panic!(),
+        }
+    }
+    assert!((4..=8).contains(&slots.len()), "{}", slots.len());
+    assert!(matches!(rig.get(DURABLE, key(1)), Got::Hit(_)), "gets find room");
+    drop(slots);
+    let request = rig.request(DURABLE, key(1), 0, 0);
+    assert!(!matches!(rig.store.get(0, request), GetStarted::Miss(_)));
+    rig.until(|e| matches!(e, Event::Got { .. }));
+}
