@@ -55,7 +55,9 @@ impl Home {
     }
 
     fn client(&self, address: &Address) -> (Client, NamespaceHandle) {
-        let options = Options { token: Some(b"secret".to_vec()), ..Options::default() };
+        // A slow drive is no fault of the client's.
+        let deadline = Duration::from_secs(30);
+        let options = Options { token: Some(b"secret".to_vec()), deadline, ..Options::default() };
         let client = Client::connect(address, options).unwrap();
         let space = client.namespace("default").unwrap();
         (client, space)
