@@ -3,7 +3,7 @@
 use super::source::Source;
 
 /// Characters of prose below which a head says nothing. "Helpers." is no head.
-const HEAD_CHARS_MIN: usize = 24;
+const HEAD_CHARS_MIN: usize = 16;
 
 pub(crate) fn findings(sources: &[Source]) -> Vec<String> {
     sources.iter().filter_map(finding).collect()

@@ -1,3 +1,5 @@
+//! What the simulated disk promises: what it may forget, tear, delay and damage, and what it must keep.
+
 use super::*;
 use crate::Arena;
 

@@ -171,17 +171,22 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts it and waits for the line `ready`.
-    pub(crate) fn start(mut command: Command) -> Self {
+    #[track_caller]
+    pub(crate) fn start(command: Command) -> Self {
+        Node::try_start(command).unwrap_or_else(|said| panic!("the node did not become ready: {said}"))
+    }
+
+    /// The same; an error is what it said on stderr.
+    pub(crate) fn try_start(mut command: Command) -> Result<Self, String> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        if line != "ready\n" {
-            let _ = child.kill();
-            let mut err = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-            panic!("the node said {line:?} and not ready: {err}");
+        if line == "ready\n" {
+            return Ok(Node { child });
         }
-        Node { child }
+        let _ = child.kill();
+        let said = child.wait_with_output().unwrap();
+        Err(format!("{line:?}, {}", String::from_utf8_lossy(&said.stderr)))
     }
 
     /// Ends it in order; gives its exit code and what it said on stderr.
