@@ -167,6 +167,7 @@ pub enum GetResult {
 
 /// What a reservation answers.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives for one call; a box would be an allocation for every put")]
 pub enum Reserve {
     /// Fill it and commit it.
     Slot(PutSlot),

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use forebay_format::layout::{NAMESPACE_TABLES_AT, SLICE_SUPERBLOCKS_AT};
 use forebay_format::{
-    EntryKind, FOOTER_TAIL_BYTES, FooterEntry, FooterTail, NAMESPACE_TABLE_BYTES_MAX, NamespaceTable,
-    SEGMENT_HEADER_BYTES, SUPERBLOCK_BYTES, SegmentHeader, SliceSuperblock, encode_footer, footer_bytes,
-    footer_entries_bytes,
+    EntryKind, FOOTER_ENTRY_BYTES, FOOTER_TAIL_BYTES, FooterEntry, FooterTail, NAMESPACE_TABLE_BYTES_MAX,
+    NamespaceTable, SEGMENT_HEADER_BYTES, SUPERBLOCK_BYTES, SegmentHeader, SliceLayout, SliceSuperblock, encode_footer,
+    footer_bytes, footer_entries_bytes,
 };
 use forebay_io::{Arena, Disk};
 use forebay_types::{Entropy, Key, Millis, NamespaceId};
@@ -32,6 +32,7 @@ use crate::segments::{Geometry, SPARE_SEGMENTS, Segments, State};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
 use crate::store::{Mutant, Store, StoreConfig};
+use crate::write::{ENTRIES_STEP, FOOTER_SHARE};
 
 /// Ranks that blocks found again are given at most: far below where a policy would have to rebase.
 const RECOVERED_RANK_BITS: u32 = 28;
@@ -45,22 +46,30 @@ struct Shares {
 }
 
 impl Shares {
-    fn of(bytes: usize, segments: u32) -> Self {
-        let (ghosts, dram, leases, entries) = (bytes / 64, bytes / 8, bytes / 32, bytes / 16);
-        let index = bytes - ghosts - dram - leases - entries;
+    fn of(bytes: usize, layout: &SliceLayout) -> Self {
+        let (ghosts, dram, leases) = (bytes / 64, bytes / 8, bytes / 32);
+        // Twice what a segment holds when blocks fill index and drive alike, no more than its footer may list, and a quarter of the memory at most.
+        let even = 2 * bytes / ENTRY_BYTES_MEAN / layout.segments as usize;
+        let listed = layout.segment_bytes / FOOTER_SHARE / FOOTER_ENTRY_BYTES as u64;
+        let each = OPEN_SEGMENTS * size_of::<FooterEntry>();
+        let entries = even.max(ENTRIES_STEP).min(listed as usize).min((bytes / 4 / each).max(64));
         Shares {
-            index,
+            index: bytes - ghosts - dram - leases - (entries * each).min(bytes / 4),
             ghosts: ghosts / 4,
             dram_blocks: dram / OVERHEAD_BYTES,
             leases: leases / LEASE_BYTES,
-            // Twice what a segment holds when blocks fill index and drive alike.
-            entries: (2 * index / ENTRY_BYTES_MEAN / segments as usize).max(1024),
+            entries,
         }
     }
 }
 
+/// Segments whose entries are in memory: three are open, and one is being sealed.
+const OPEN_SEGMENTS: usize = 4;
 /// Share of a shard that leases may hold.
 const LEASED_SHARE: u64 = 10;
+
+/// Segments with a footer that counts, and those that were open.
+type Sorted = (Vec<(u16, FooterTail)>, Vec<u16>);
 
 impl<D: Disk> Store<D> {
     /// Opens a formatted slice: reads superblock, namespaces, headers and footers, scans and seals what was open. Waits for the disk.
@@ -83,7 +92,7 @@ impl<D: Disk> Store<D> {
         }
         let namespaces = Namespaces::load(read_namespaces(&mut disk, &arena)?);
         let seed = Seed([entropy.word(), entropy.word()]);
-        let shares = Shares::of(config.index_bytes_max, layout.segments);
+        let shares = Shares::of(config.index_bytes_max, &layout);
         let mut store = Store {
             dram: Dram::new(seed, shares.dram_blocks),
             disk,
@@ -151,7 +160,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Headers and tails of all segments: which have a footer that counts, which must be scanned.
-    fn read_headers(&mut self, report: &mut RecoveryReport) -> Result<(Vec<(u16, FooterTail)>, Vec<u16>), StoreError> {
+    fn read_headers(&mut self, report: &mut RecoveryReport) -> Result<Sorted, StoreError> {
         let layout = self.geometry.layout;
         let ignore_generation = self.mutant(Mutant::GenerationIgnored);
         let list: Vec<(u64, usize)> = (0..layout.segments)

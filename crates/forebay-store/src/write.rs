@@ -18,10 +18,10 @@ use crate::segments::{Geometry, SPARE_SEGMENTS, State};
 use crate::store::{Mutant, Op, Store};
 
 /// At most one byte of footer for so many of segment: smallest records must not fill memory with entries before their segment is full.
-const FOOTER_SHARE: u64 = 16;
+pub(crate) const FOOTER_SHARE: u64 = 16;
 
 /// Entries for which memory is taken at once.
-const ENTRIES_STEP: usize = 1024;
+pub(crate) const ENTRIES_STEP: usize = 1024;
 
 /// What a record being written is.
 #[derive(Debug)]
@@ -127,7 +127,8 @@ impl<D: Disk> Store<D> {
         let record_bytes = geometry.bytes(units) as u32;
         if open.entries.len() + entries.len() > open.entries.capacity() {
             // In steps, not by doubling: what grows with blocks is counted and has a ceiling.
-            open.entries.reserve_exact(entries.len().max(ENTRIES_STEP));
+            let step = ENTRIES_STEP.min(self.entries_max.saturating_sub(open.entries.len()));
+            open.entries.reserve_exact(entries.len().max(step));
         }
         open.entries.extend(entries.iter().map(|entry| FooterEntry { start, record_bytes, ..*entry }));
         open.order.push_back(Pending { done: false, action: None });

@@ -1,5 +1,7 @@
 //! The store over the disk that forgets, judged from outside.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which clippy does not know as such")]
+
 mod crash;
 mod mutants;
 mod rig;
