@@ -1,4 +1,4 @@
-//! Where clients knock.
+//! Where clients knock: Unix sockets whose stale files are replaced and live ones never, and TCP that stays on loopback unless told otherwise.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};

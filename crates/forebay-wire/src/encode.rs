@@ -1,4 +1,4 @@
-//! Messages to bytes.
+//! Messages to bytes. What is over a limit is an error here, so that no peer ever sees it.
 
 use forebay_types::limits::{KEYS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX, NAMESPACES_MAX};
 use forebay_types::{FINGERPRINT_FIELDS, Fingerprint, Namespace};

@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which clippy does not know as such")]
 
 mod crash;
+mod faults;
+mod flips;
+mod model;
 mod mutants;
 mod rig;
 mod room;

@@ -1,4 +1,4 @@
-//! Least recently used.
+//! Least recently used: the rank is the time of the last use, in steps that keep the head of a batch above its tail.
 
 use super::{Policy, Rank, Reuse, Turn};
 
