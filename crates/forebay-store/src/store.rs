@@ -454,7 +454,7 @@ impl<D: Disk> Store<D> {
         for kind in [SegmentKind::Cache, SegmentKind::Durable, SegmentKind::Reappend] {
             self.seal(kind);
         }
-        self.flusher.demand();
+        let mut flushed = false;
         // Ends: nothing new is begun, and every step either completes an operation or has nothing left to wait for.
         loop {
             let mut done = Vec::new();
@@ -468,7 +468,12 @@ impl<D: Disk> Store<D> {
             }
             let more = self.step(now);
             if idle && !more && self.lanes.is_empty() && self.disk.in_flight() == 0 {
-                break;
+                if flushed || self.write_failed {
+                    break;
+                }
+                // Once more for the footers themselves.
+                flushed = true;
+                self.flusher.demand();
             }
         }
     }
