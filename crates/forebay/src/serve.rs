@@ -2,6 +2,9 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use forebay_node::{DataConfig, EndSignals, EngineKind, Node, NodeConfig, NodeHandle, Progress as Step};
@@ -22,31 +25,40 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) fn run(settings: &Settings) -> Result<(), Stop> {
     // First of all: threads that are started later inherit the mask.
     let signals = EndSignals::block().map_err(|e| Stop::Failed(format!("SIGTERM cannot be waited for: {e}")))?;
+    let serves = Arc::new(AtomicBool::new(false));
+    let asked_to_end = watch(signals, serves.clone())?;
     let config = config(settings).map_err(Stop::Misused)?;
     let memory = config.memory_bytes;
     let node = Node::start(config).map_err(|e| Stop::Failed(e.to_string()))?;
+    serves.store(true, Ordering::Relaxed);
     tell(&node, memory);
-    say::line("ready")?;
-    say::flush()?;
-    while !signals
-        .wait(Duration::from_secs(3600))
-        .map_err(|e| Stop::Failed(format!("waiting for signals failed: {e}")))?
-    {}
+    // A node whose stdout nobody reads serves all the same.
+    let _ = say::line("ready").and_then(|()| say::flush());
+    let _ = asked_to_end.recv();
+    // From here on a signal finds nobody to ask.
+    drop(asked_to_end);
     say::note("ending: finishing what was asked, sealing what is open; a second signal ends at once");
-    end_at_a_second_signal(signals);
     node.shutdown(END_WITHIN);
     Ok(())
 }
 
-/// An end in order takes seconds on a slow drive; whoever cannot wait loses nothing that was acknowledged durable.
-fn end_at_a_second_signal(signals: EndSignals) {
+/// Waits for signals on a thread of its own. The first one asks a node that serves to end; before that, when a drive is written from front to
+/// back, say, it ends the process, and so does a second one: both are as a crash, which loses nothing that was acknowledged durable.
+fn watch(signals: EndSignals, serves: Arc<AtomicBool>) -> Result<Receiver<()>, Stop> {
+    let (ask, asked) = sync_channel(1);
     let wait = move || {
-        if signals.wait(Duration::MAX).is_ok_and(|taken| taken) {
-            std::process::exit(1);
+        loop {
+            match signals.wait(Duration::from_secs(3600)) {
+                Ok(false) => continue,
+                Ok(true) if serves.load(Ordering::Relaxed) && ask.try_send(()).is_ok() => continue,
+                Ok(true) | Err(_) => break,
+            }
         }
+        say::note(if serves.load(Ordering::Relaxed) { "ended at once" } else { "ended before it served" });
+        std::process::exit(1);
     };
-    // Without that thread the end is merely not to be hurried.
-    let _ = std::thread::Builder::new().name("second-signal".into()).spawn(wait);
+    let started = std::thread::Builder::new().name("signals".into()).spawn(wait);
+    started.map(|_| asked).map_err(|e| Stop::Failed(format!("a thread cannot be started: {e}; see `ulimit -u`")))
 }
 
 fn tell(node: &NodeHandle, memory: u64) {
