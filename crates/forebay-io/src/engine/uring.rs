@@ -24,7 +24,8 @@ const TAG_DISK: u64 = 0;
 const TAG_READABLE: u64 = 1;
 const TAG_WRITABLE: u64 = 2;
 const TAG_WAKE: u64 = 3;
-const TAG_NOTHING: u64 = 4;
+/// Set beside the tag of a poll that is to be taken back.
+const TAG_DISARM: u64 = 0x80;
 
 pub(super) struct Ring {
     ring: IoUring,
@@ -106,7 +107,7 @@ impl Ring {
     }
 
     fn disarm(&mut self, data: u64) {
-        self.push(opcode::PollRemove::new(data).build().user_data(TAG_NOTHING << 56));
+        self.push(opcode::PollRemove::new(data).build().user_data(TAG_DISARM << 56 | data));
     }
 
     fn arm_waker(&mut self) {
@@ -187,13 +188,17 @@ impl Ring {
     }
 
     fn reap(&mut self, results: &mut Vec<Outcome>, watches: &mut Watches) {
-        let mut again = Vec::new();
+        let (mut again, mut still) = (Vec::new(), Vec::new());
         for entry in self.ring.completion() {
             let (user, result) = (entry.user_data(), entry.result());
             let more = io_uring::cqueue::more(entry.flags());
             match user >> 56 {
                 TAG_DISK => results.push(Outcome { slot: user as u32, result }),
-                TAG_NOTHING => {}
+                tag if tag & TAG_DISARM != 0 => {
+                    if -result == libc::EALREADY {
+                        still.push(user & !(TAG_DISARM << 56));
+                    }
+                }
                 tag => {
                     let id = WatchId { index: user as u32, tenancy: (user >> 32) as u32 & 0xff_ffff };
                     if tag != TAG_WAKE {
@@ -204,6 +209,10 @@ impl Ring {
                     }
                 }
             }
+        }
+        // News of the poll was on its way, and so it was not taken back. Left alone it would hold the socket open for ever.
+        for data in still {
+            self.disarm(data);
         }
         // The kernel ends a multishot poll when its completions overflow.
         for (tag, id) in again {
