@@ -109,3 +109,18 @@ fn a_client_that_goes_away_leaves_the_sums_right() {
     assert_eq!(outcome, PutOutcome::Cached);
     assert_identity(&node.metrics_text());
 }
+
+#[test]
+fn a_connection_that_the_node_lets_go_is_seen_to_end() {
+    // What happened: the ring's poll of a socket could not be taken back while news of it was on its way, and held the socket open for ever.
+    let folder = Folder::new();
+    let node = folder.start();
+    let region = Region::owned(2 << 20).unwrap();
+    for _ in 0..300 {
+        let mut hand = Hand::shard(&node);
+        for _ in 0..9 {
+            hand.send_with(&Message::Credit { bytes: 1 }, &[region.fd(); 2]);
+        }
+        assert_eq!(hand.last_error().0, ErrorCode::Protocol);
+    }
+}

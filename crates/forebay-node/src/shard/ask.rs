@@ -10,8 +10,8 @@ use super::request::{Forget, Match, Step, token};
 use crate::counters::Asked;
 use crate::slab::Id;
 
-/// What looking a key up costs of a lane's budget, in bytes that could be copied meanwhile: about 80 ns.
-const KEY_COST: i64 = 1024;
+/// What looking a key up costs of a lane's budget, in bytes that could be copied meanwhile: about 200 ns with its lease.
+const KEY_COST: i64 = 2048;
 
 /// Keys forgotten in one go.
 const FORGET_KEYS: usize = 128;

@@ -4,11 +4,16 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 use forebay_types::Epoch;
+use forebay_types::limits::STEP_BYTES;
 use forebay_wire::{ErrorCode, Message, Welcome};
 
 use super::Shard;
 use super::conn::{Conn, HALF_MESSAGE_US, HandedOver, OUTPUT_BYTES_LOW, PUT_CREDIT_BYTES};
+use super::output::Flushed;
 use crate::slab::Id;
+
+/// Bytes sent in one turn, over all connections: copying them into sockets takes some tens of microseconds.
+const TURN_BYTES: usize = 2 * STEP_BYTES;
 
 /// How often clocks of connections are looked at.
 const CONN_CLOCKS_US: u64 = 100_000;
@@ -63,40 +68,64 @@ impl Shard {
         }
     }
 
-    /// Sends what there is to send.
+    /// Sends what there is to send, up to a turn's worth. What is left stays listed.
     pub(super) fn flush(&mut self) {
-        for id in std::mem::take(&mut self.dirty) {
-            let Some(conn) = self.conns.get_mut(id) else { continue };
+        let mut left = TURN_BYTES;
+        let dirty = std::mem::take(&mut self.dirty);
+        for (at, id) in dirty.iter().enumerate() {
+            if left == 0 {
+                self.dirty.extend_from_slice(&dirty[at..]);
+                break;
+            }
+            let Some(conn) = self.conns.get_mut(*id) else { continue };
             conn.dirty = false;
-            let before = conn.output.len();
-            if conn.writable && before > 0 {
-                match conn.output.flush(&conn.socket) {
-                    Ok(all) => conn.writable = all,
-                    Err(_) => {
-                        self.close_connection(id);
-                        continue;
-                    }
-                }
-                if conn.output.len() < before {
-                    conn.progress_us = self.core.now_us;
-                }
-            }
-            let wants = !conn.output.is_empty();
-            if wants != conn.watching_writable {
-                conn.watching_writable = wants;
-                self.core.store.disk_mut().watch_writable(conn.socket.as_fd(), id.word(), wants);
-            }
-            if conn.closing.is_some() && conn.output.is_empty() {
-                self.close_connection(id);
+            if self.send(*id, &mut left).is_err() {
+                self.close_connection(*id);
                 continue;
             }
-            if conn.output.len() <= OUTPUT_BYTES_LOW && !conn.blocked.is_empty() {
-                for request in std::mem::take(&mut conn.blocked) {
-                    self.enqueue_again(request);
-                }
-            }
-            self.list_readable(id);
+            self.after_sending(*id);
         }
+    }
+
+    /// Sends to one connection up to a step, so that others get theirs.
+    fn send(&mut self, id: Id, left: &mut usize) -> std::io::Result<()> {
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        if !conn.writable || conn.output.is_empty() {
+            return Ok(());
+        }
+        let before = conn.output.len();
+        let mut share = STEP_BYTES.min(*left);
+        let flushed = conn.output.flush(&conn.socket, &mut share)?;
+        let sent = before - conn.output.len();
+        *left -= sent;
+        if sent > 0 {
+            conn.progress_us = self.core.now_us;
+        }
+        match flushed {
+            Flushed::All => {}
+            Flushed::Blocked => conn.writable = false,
+            Flushed::More => self.mark_dirty(id),
+        }
+        Ok(())
+    }
+
+    /// Goes on with what waited for the output to be sent.
+    fn after_sending(&mut self, id: Id) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let waits = !conn.writable;
+        if waits != conn.watching_writable {
+            conn.watching_writable = waits;
+            self.core.store.disk_mut().watch_writable(conn.socket.as_fd(), id.word(), waits);
+        }
+        if conn.closing.is_some() && conn.output.is_empty() {
+            return self.close_connection(id);
+        }
+        if conn.output.len() <= OUTPUT_BYTES_LOW {
+            for request in std::mem::take(&mut conn.blocked) {
+                self.enqueue_again(request);
+            }
+        }
+        self.list_readable(id);
     }
 
     /// Cuts off peers that take nothing or send half a message.

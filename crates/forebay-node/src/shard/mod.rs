@@ -139,7 +139,7 @@ impl Shard {
             let again = self.turn(&ready);
             let worked = again || !ready.is_empty() || !self.dirty.is_empty();
             self.flush();
-            let busy = again || !self.lanes.is_empty() || !self.readable.is_empty();
+            let busy = again || !self.lanes.is_empty() || !self.readable.is_empty() || !self.dirty.is_empty();
             let now_us = self.clock.now_us();
             self.core.counters.turn_us_max.max(now_us - begun_us);
             self.core.counters.turns.add(1);

@@ -34,6 +34,16 @@ impl Part {
     }
 }
 
+/// How far a flush came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    All,
+    /// The peer takes no more now.
+    Blocked,
+    /// This turn's share is used up.
+    More,
+}
+
 /// A queue of bytes towards a peer. Its owner keeps it short: see `OUTPUT_BYTES_MAX`.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
@@ -96,11 +106,14 @@ impl Output {
         self.parts.append(&mut other.parts);
     }
 
-    /// Sends what the peer takes now. True: all of it.
-    pub(crate) fn flush(&mut self, socket: &Socket) -> io::Result<bool> {
+    /// Sends what the peer takes now, at most `left` bytes, which is lowered by what was sent.
+    pub(crate) fn flush(&mut self, socket: &Socket, left: &mut usize) -> io::Result<Flushed> {
         while self.bytes > 0 {
+            if *left == 0 {
+                return Ok(Flushed::More);
+            }
             let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(PARTS_MAX.min(2 * self.parts.len()));
-            let mut skip = self.sent;
+            let (mut skip, mut room) = (self.sent, *left);
             for part in &self.parts {
                 let spans: [&[u8]; 2] = match part {
                     Part::Bytes(bytes) => [bytes, &[]],
@@ -109,18 +122,23 @@ impl Output {
                 for span in spans {
                     let here = skip.min(span.len());
                     skip -= here;
-                    if here < span.len() {
-                        slices.push(IoSlice::new(&span[here..]));
+                    let end = span.len().min(here.saturating_add(room));
+                    if here < end {
+                        slices.push(IoSlice::new(&span[here..end]));
+                        room -= end - here;
                     }
                 }
-                if slices.len() + 2 > PARTS_MAX {
+                if room == 0 || slices.len() + 2 > PARTS_MAX {
                     break;
                 }
             }
             match socket.send(&slices, &[]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => self.advance(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Ok(n) => {
+                    *left -= n;
+                    self.advance(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -135,7 +153,7 @@ impl Output {
             }
             _ => self.parts.clear(),
         }
-        Ok(true)
+        Ok(Flushed::All)
     }
 
     fn advance(&mut self, n: usize) {

@@ -11,8 +11,8 @@ use super::conn::{DataIn, FDS_MAX, INPUT_FREE_BYTES};
 use super::request::Work;
 use crate::slab::Id;
 
-/// Bytes received in one turn, over all connections: about 50 us of copying.
-const TURN_BYTES: usize = 2 * STEP_BYTES;
+/// Bytes received in one turn, over all connections: copying and checking them takes about 50 us.
+const TURN_BYTES: usize = STEP_BYTES;
 
 /// Bytes that half-received messages of a shard may take together: eight of the largest.
 const INPUT_BUDGET_BYTES: usize = 32 << 20;
@@ -53,7 +53,7 @@ impl Shard {
 
     /// Receives from one connection up to a step, so that others get their turn.
     fn receive(&mut self, id: Id, left: &mut usize) {
-        let mut share = STEP_BYTES.min(*left);
+        let mut share = (STEP_BYTES / 2).min(*left);
         loop {
             match self.conns.get_mut(id) {
                 None => return,
