@@ -35,7 +35,9 @@ impl Client {
             && let Some(field) = expected.first_difference(&namespace.fingerprint)
         {
             let (theirs, ours) = (namespace.fingerprint.get(field), expected.get(field));
-            let text = format!("its fingerprint says {field}={theirs:?} and {field}={ours:?} is asked for");
+            let text = format!(
+                "the namespace {name:?} has another fingerprint: its field {field} is {theirs:?}, and {ours:?} is asked for; blocks of the two are not interchangeable: choose another name, or ask with the same fingerprint"
+            );
             return Err(ClientError::NamespaceDiffers { name: name.to_owned(), text });
         }
         Ok(NamespaceHandle::new(self.0.clone(), Arc::new(Space::new(namespace, &self.0.options))))

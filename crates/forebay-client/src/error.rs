@@ -11,7 +11,7 @@ use forebay_wire::ErrorCode;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nothing answers at the address.
-    #[error("{}; a node is started with `forebay serve {}`", unreached(address, source), serve_flag(address))]
+    #[error("{}; `forebay serve {}` starts one", unreached(address, source), serve_flag(address))]
     Connect {
         /// Where.
         address: Address,
@@ -19,9 +19,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The node does not accept the token.
-    #[error(
-        "the node at {address} does not accept the token: {text}; give the file that `forebay serve --token-file` was started with"
-    )]
+    #[error("the node at {address} lets nobody in without its token: {text}")]
     Credential {
         /// Where.
         address: Address,
@@ -45,21 +43,19 @@ pub enum ClientError {
         name: String,
     },
     /// It has another fingerprint or class than the caller expects.
-    #[error(
-        "the namespace {name:?} differs from what is expected: {text}; use another name, or the model it was made for"
-    )]
+    #[error("{text}")]
     NamespaceDiffers {
         /// Its name.
         name: String,
-        /// Which field, in words.
+        /// Which field, and what to do about it, in words.
         text: String,
     },
     /// A namespace of that name exists with other properties.
-    #[error("a namespace {name:?} exists already: {text}; choose another name, or delete it first")]
+    #[error("{text}")]
     NamespaceExists {
         /// Its name.
         name: String,
-        /// What differs.
+        /// What differs, and what to do about it.
         text: String,
     },
     /// A name, field, key, part or size that cannot be.

@@ -51,7 +51,9 @@ pub enum OpenError {
 pub enum CoordError {
     /// The namespace is there with another fingerprint.
     #[error(
-        "namespace {name} exists with another fingerprint: field {field} is {has:?}, asked for {asked:?}; its blocks are not interchangeable with yours, so choose another name or the same fingerprint"
+        "the namespace {name:?} has another fingerprint: its field {field} is {}, and {} is asked for; blocks of the two are not interchangeable: choose another name, or ask with the same fingerprint",
+        value(has),
+        value(asked)
     )]
     Fingerprint {
         /// Which namespace.
@@ -64,7 +66,7 @@ pub enum CoordError {
         asked: String,
     },
     /// The namespace is there with another class.
-    #[error("namespace {name} exists with class {}, asked for {}; choose another name, or delete it first", has.word(), asked.word())]
+    #[error("the namespace {name:?} exists with class {}, and {} is asked for; choose another name, or delete it first", has.word(), asked.word())]
     Class {
         /// Which namespace.
         name: String,
@@ -74,7 +76,7 @@ pub enum CoordError {
         asked: Class,
     },
     /// The namespace is there with another quota.
-    #[error("namespace {name} exists with {}, asked for {}; choose another name, or delete it first", quota(*has), quota(*asked))]
+    #[error("the namespace {name:?} exists with {}, and {} is asked for; choose another name, or delete it first", quota(*has), quota(*asked))]
     Quota {
         /// Which namespace.
         name: String,
@@ -128,6 +130,11 @@ pub(crate) fn check_fingerprint(found: &Namespace, asked: &Fingerprint) -> Resul
             asked: asked.get(field).to_owned(),
         }),
     }
+}
+
+/// A field's value; an empty one is one that is not set.
+fn value(text: &str) -> String {
+    if text.is_empty() { "not set".into() } else { format!("{text:?}") }
 }
 
 fn quota(bytes: Option<u64>) -> String {

@@ -42,7 +42,9 @@ pub enum DriveError {
         path: PathBuf,
     },
     /// Nothing there.
-    #[error("{path} does not exist")]
+    #[error(
+        "{path} does not exist, and cannot be made where its folder does not exist; make the folder first, or name another place"
+    )]
     Missing {
         /// As given.
         path: PathBuf,
@@ -80,7 +82,7 @@ pub enum DriveError {
         free: u64,
     },
     /// Too few bytes.
-    #[error("{path} has {found} and a drive needs at least {least}", found = forebay_types::format_size(*.found), least = forebay_types::format_size(*.least))]
+    #[error("{path} has {found} and a drive needs at least {least}; name another place, or remove the file if nothing in it is wanted", found = forebay_types::format_size(*.found), least = forebay_types::format_size(*.least))]
     TooSmall {
         /// As given.
         path: PathBuf,

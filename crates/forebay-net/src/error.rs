@@ -41,7 +41,7 @@ pub enum ListenError {
     )]
     Busy(PathBuf),
     /// Anything else about a path.
-    #[error("the socket {path:?} cannot be made: {source}")]
+    #[error("the socket {path:?} cannot be made: {source}; choose a path in a directory of your own")]
     Unix {
         /// The path.
         path: PathBuf,

@@ -51,8 +51,8 @@ impl Socket {
         };
         connected.map_err(|e| {
             let what_to_try = match e.kind() {
-                ErrorKind::NotFound => "; there is no such socket: is the node started, and is the path right?",
-                ErrorKind::ConnectionRefused => "; nobody listens there: is the node started?",
+                ErrorKind::NotFound => "; is the node started, and is the path right?",
+                ErrorKind::ConnectionRefused => "; is the node started?",
                 ErrorKind::PermissionDenied => {
                     "; the socket belongs to another user: run as the user who runs the node"
                 }

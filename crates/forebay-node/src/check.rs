@@ -27,6 +27,9 @@ pub(crate) fn settings(config: &NodeConfig) -> Result<(), NodeError> {
         )));
     }
     for (at, data) in config.data.iter().enumerate() {
+        if data.path.as_os_str().is_empty() {
+            return refuse("a drive's path is empty; give --data PATH");
+        }
         if config.data[..at].iter().any(|other| other.path == data.path) {
             return Err(NodeError::Config(format!("{} is given twice; give each --data once", data.path.display())));
         }

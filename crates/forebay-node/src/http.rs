@@ -2,12 +2,14 @@
 //!
 //! Small on purpose: it understands one request line, bounds what it reads and how long it waits, and closes.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use forebay_types::Clock;
 
 use crate::NodeError;
 use crate::board::Board;
@@ -16,10 +18,7 @@ use crate::metrics;
 /// A request's head, in bytes at most.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// Parts a request's head may come in: an asker that sends byte by byte is let go.
-const READS_MAX: usize = 32;
-
-/// How long one asker may take to ask, and to take the answer.
+/// How long one asker may take in all, to ask and to take the answer: the next one waits behind it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The responder's thread.
@@ -80,20 +79,52 @@ impl Drop for Responder {
     }
 }
 
-fn answer(mut stream: TcpStream, board: &Board) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut head = Vec::new();
-    let mut chunk = [0; 1024];
-    let mut reads = 0;
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let n = stream.read(&mut chunk)?;
-        reads += 1;
-        if n == 0 || head.len() + n > HEAD_BYTES_MAX || reads > READS_MAX {
-            return Ok(());
+/// A connection with an end to its time: whoever sends or takes byte by byte is let go like whoever is silent.
+struct Asker<'a> {
+    stream: TcpStream,
+    clock: &'a dyn Clock,
+    until_us: u64,
+}
+
+impl Asker<'_> {
+    fn left(&self) -> std::io::Result<Option<Duration>> {
+        match self.until_us.saturating_sub(self.clock.now_us()) {
+            0 => Err(ErrorKind::TimedOut.into()),
+            left_us => Ok(Some(Duration::from_micros(left_us))),
         }
-        head.extend_from_slice(&chunk[..n]);
     }
+
+    /// The request's head; `None` when it ends early or is larger than any we answer.
+    fn head(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut head = Vec::new();
+        let mut chunk = [0; 1024];
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            self.stream.set_read_timeout(self.left()?)?;
+            let n = self.stream.read(&mut chunk)?;
+            if n == 0 || head.len() + n > HEAD_BYTES_MAX {
+                return Ok(None);
+            }
+            head.extend_from_slice(&chunk[..n]);
+        }
+        Ok(Some(head))
+    }
+
+    fn send(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            self.stream.set_write_timeout(self.left()?)?;
+            match self.stream.write(bytes)? {
+                0 => return Err(ErrorKind::WriteZero.into()),
+                n => bytes = &bytes[n..],
+            }
+        }
+        Ok(())
+    }
+}
+
+fn answer(stream: TcpStream, board: &Board) -> std::io::Result<()> {
+    let clock = board.clock.as_ref();
+    let mut asker = Asker { stream, clock, until_us: clock.now_us() + PATIENCE.as_micros() as u64 };
+    let Some(head) = asker.head()? else { return Ok(()) };
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or(&[]);
     let line = String::from_utf8_lossy(line);
     let mut words = line.split(' ');
@@ -108,6 +139,6 @@ fn answer(mut stream: TcpStream, board: &Board) -> std::io::Result<()> {
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())
+    asker.send(head.as_bytes())?;
+    asker.send(body.as_bytes())
 }

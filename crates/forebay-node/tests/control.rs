@@ -201,6 +201,30 @@ fn metrics_and_statistics_tell_the_same() {
     assert!(Node::start(far).unwrap_err().to_string().contains("other machines"));
 }
 
+/// A scrape hung for a minute behind an asker that sent its request byte by byte.
+#[test]
+fn who_asks_byte_by_byte_holds_the_metrics_for_two_seconds() {
+    let folder = Folder::new();
+    let mut config = folder.config();
+    config.metrics = Some("127.0.0.1:0".parse().unwrap());
+    let node = Node::start(config).unwrap();
+    let address = node.metrics_address().unwrap();
+    let mut slow = std::net::TcpStream::connect(address).unwrap();
+    slow.write_all(b"GET /").unwrap();
+    let (answered, was_answered) = std::sync::mpsc::channel();
+    let drip = std::thread::Builder::new().spawn(move || {
+        // It would have gone on for thirty seconds.
+        (0..30).all(|_| was_answered.recv_timeout(Duration::from_secs(1)).is_err() && slow.write_all(b"m").is_ok())
+    });
+    let mut quick = std::net::TcpStream::connect(address).unwrap();
+    write!(quick, "GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    quick.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    answered.send(()).ok();
+    assert!(!drip.unwrap().join().unwrap(), "the slow asker was served to its end before the quick one");
+}
+
 #[test]
 fn a_node_that_stops_says_so_and_leaves_no_socket() {
     let folder = Folder::new();

@@ -77,8 +77,9 @@ impl Getting<'_> {
         match found {
             Ok(block) => {
                 let file = self.out.join(key.to_string());
-                write(&file, block.bytes())
-                    .map_err(|e| Stop::Failed(format!("{} cannot be written: {e}", file.display())))?;
+                write(&file, block.bytes()).map_err(|e| {
+                    Stop::Failed(format!("{} cannot be written: {e}; name another folder with --out", file.display()))
+                })?;
                 self.bytes += block.bytes().len() as u64;
                 self.progress.at(self.bytes);
                 if self.json {

@@ -42,6 +42,8 @@ fn sentence(rendered: &str, verb: Option<&str>) -> String {
         }
         words.push_str(tip.unwrap_or(line));
     }
+    // What Rust says of letters where a number belongs.
+    let words = words.replace("invalid digit found in string", "write a whole number in digits");
     let help = verb.map_or("forebay --help".to_owned(), |verb| format!("forebay {verb} --help"));
     format!("{words}; see `{help}`")
 }

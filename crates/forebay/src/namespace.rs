@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use forebay_client::ClientError;
 use forebay_types::{Class, Fingerprint, Namespace, format_size};
 use serde_json::{Map, Value, json};
 
@@ -35,7 +36,12 @@ pub(crate) fn run(args: &NamespaceArgs, settings: &Settings) -> Result<(), Stop>
             show(&all, json)
         }
         NamespaceDeed::Delete { name } => {
-            connect::client(settings, DEADLINE)?.delete_namespace(name)?;
+            connect::client(settings, DEADLINE)?.delete_namespace(name).map_err(|e| match e {
+                ClientError::NamespaceUnknown { name } => {
+                    Stop::Failed(format!("there is no namespace {name:?} to delete; see `forebay namespace list`"))
+                }
+                e => e.into(),
+            })?;
             if json {
                 say::line(&json!({ "deleted": name }).to_string())
             } else {

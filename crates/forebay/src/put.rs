@@ -51,7 +51,7 @@ pub(crate) fn run(args: &PutArgs, settings: &Settings) -> Result<(), Stop> {
 /// A file's bytes, never more than one block and a byte.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let shown = path.display();
-    let failed = |e: std::io::Error| format!("{shown} cannot be read: {e}");
+    let failed = |e: std::io::Error| format!("{shown} cannot be read: {e}; check its path and its permissions");
     let meta = std::fs::metadata(path).map_err(failed)?;
     if meta.is_dir() {
         return Err(format!("{shown} is a folder; put its files, as in {shown}/*"));

@@ -86,10 +86,7 @@ fn tell(node: &NodeHandle, memory: u64) {
 fn config(settings: &Settings) -> Result<NodeConfig, String> {
     let data = data(settings)?;
     let socket = socket(settings)?;
-    let memory = match settings.size("memory")? {
-        Some(bytes) => bytes,
-        None => (machine_memory() / 10).clamp(256 << 20, 4 * GIB),
-    };
+    let memory = memory(settings)?;
     let Some(first) = data.first().cloned() else {
         return Err("a node needs at least one drive; name one with --data".to_owned());
     };
@@ -110,6 +107,21 @@ fn config(settings: &Settings) -> Result<NodeConfig, String> {
     config.metrics = settings.text("metrics").map(|text| resolve(settings.origin("metrics"), text)).transpose()?;
     config.progress = Some(progress());
     Ok(config)
+}
+
+/// Memory for the node. More than the machine has is refused here: where locked memory has no limit, registering it would take the machine down.
+fn memory(settings: &Settings) -> Result<u64, String> {
+    let machine = machine_memory();
+    match settings.size("memory")? {
+        Some(bytes) if bytes >= machine => Err(format!(
+            "{}: {} are more than this machine's {} of memory leave; give less",
+            settings.origin("memory"),
+            format_size(bytes),
+            format_size(machine)
+        )),
+        Some(bytes) => Ok(bytes),
+        None => Ok((machine / 10).clamp(256 << 20, 4 * GIB)),
+    }
 }
 
 fn data(settings: &Settings) -> Result<Vec<DataConfig>, String> {

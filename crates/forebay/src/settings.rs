@@ -212,6 +212,10 @@ impl Settings {
             values.extend(Layer::file(&path, &text)?.values);
         }
         values.extend(Layer::environment(variables.into_iter())?.values);
+        // A script whose variable is not set; an empty variable of the environment, though, is as good as none.
+        if let Some(empty) = flags.values.values().find(|value| value.texts.iter().any(String::is_empty)) {
+            return Err(format!("{}: it is empty; give it a value, or leave it out", empty.origin));
+        }
         values.extend(flags.values);
         Ok(Settings { values })
     }

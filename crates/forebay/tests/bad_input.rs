@@ -51,6 +51,25 @@ fn an_address_that_is_none_or_where_nobody_answers() {
 }
 
 #[test]
+fn a_block_that_is_empty_too_large_or_not_there() {
+    let place = Place::new();
+    let _node = place.serve();
+    place.ask(&["put", &place.file("empty", b"")]).complains(1, &["empty", "at least 1 byte"]).once();
+    let large = place.file("large", &bytes(3, (1 << 20) + 1));
+    place.ask(&["put", &large]).complains(1, &["large", "too_large", "--segment"]).once();
+    std::fs::File::create(place.path("vast")).unwrap().set_len(65 << 20).unwrap();
+    place.ask(&["put", &place.text("vast")]).complains(1, &["65 MiB", "at most 64 MiB", "split it"]).once();
+    place.ask(&["put", "nowhere"]).complains(1, &["nowhere", "check its path"]).once();
+    let one = place.file("one", b"a");
+    assert_eq!(
+        place.ask(&["put", "nowhere", &one]).complains(1, &["nowhere"]).put_lines().len(),
+        1,
+        "the others are put"
+    );
+    place.run(&["bench", "--blocks", "many"]).complains(2, &["--blocks", "a whole number"]).once();
+}
+
+#[test]
 fn a_key_of_the_wrong_length() {
     let place = Place::new();
     let _node = place.serve();
@@ -74,7 +93,10 @@ fn a_drive_that_cannot_be_one() {
     };
     std::fs::create_dir(place.path("folder")).unwrap();
     serve("folder", "96MiB").complains(1, &["folder", "is a directory", "name a file"]).once();
-    serve("nowhere/drive", "96MiB").complains(1, &["nowhere"]).once();
+    serve("nowhere/drive", "96MiB").complains(1, &["nowhere", "make the folder first"]).once();
+    serve("", "96MiB").complains(2, &["--data", "is empty"]).once();
+    place.file("hollow", b"");
+    serve("hollow", "96MiB").complains(1, &["hollow", "at least 1 MiB", "remove the file"]).once();
     serve("small", "8MiB").complains(1, &["8 MiB", "too small", "--capacity"]).once();
     assert!(!place.path("small").exists(), "what is refused leaves no file");
     serve("vast", "900TiB").complains(1, &["vast"]).once();
@@ -122,6 +144,8 @@ fn a_socket_path_that_cannot_be() {
         place.serve_refused(&["--data", "d", "--capacity", "96MiB", "--memory", "64MiB", "--socket", socket])
     };
     with(&long).complains(2, &["at most 107", "shorter"]).once();
+    with("").complains(2, &["--socket", "is empty"]).once();
+    with("nowhere/s").complains(1, &["nowhere", "create it first"]).once();
     let file = place.file("file", b"precious");
     with(&file).complains(1, &["file"]).once();
     assert_eq!(std::fs::read(&file).unwrap(), b"precious", "a file that is no socket is never removed");
@@ -135,6 +159,10 @@ fn too_little_memory_and_segments_that_cannot_be() {
     place
         .serve_refused(&[&base[..], &["1MiB"]].concat())
         .complains(1, &["1 MiB of memory is too little", "--memory"])
+        .once();
+    place
+        .serve_refused(&[&base[..], &["512TiB"]].concat())
+        .complains(2, &["--memory", "512 TiB", "this machine", "give less"])
         .once();
     let segment = |size| [&base[..], &["64MiB", "--segment", size]].concat();
     place.serve_refused(&segment("5MiB")).complains(1, &["power of two between 4 MiB and 256 MiB"]).once();
@@ -153,11 +181,15 @@ fn a_namespace_that_is_not_there_or_is_another() {
         .once();
     place.ask(&["put", "--namespace", "a b", &file]).complains(2, &["1 to 64 letters"]).once();
     place.ask(&["namespace", "create", &"n".repeat(65)]).complains(2, &["1 to 64 letters"]).once();
-    place.ask(&["namespace", "delete", "nope"]).complains(1, &["\"nope\""]).once();
+    place.ask(&["namespace", "delete", "nope"]).complains(1, &["\"nope\"", "forebay namespace list"]).once();
     place.ask(&["namespace", "create", "kv", "--fingerprint", "model=a", "--fingerprint", "dtype=bf16"]).ok();
     place
         .ask(&["namespace", "create", "kv", "--fingerprint", "model=a", "--fingerprint", "dtype=fp8"])
-        .complains(1, &["\"kv\"", "dtype"])
+        .complains(1, &["\"kv\"", "field dtype is \"bf16\", and \"fp8\"", "choose another name"])
+        .once();
+    place
+        .ask(&["namespace", "create", "kv", "--fingerprint", "model=a"])
+        .complains(1, &["\"kv\"", "field dtype is \"bf16\", and not set"])
         .once();
     place
         .ask(&[
@@ -190,6 +222,12 @@ fn tokens_that_are_missing_wrong_or_open_to_others() {
     serve(&["--listen", "nonsense", "--token-file", &token]).complains(1, &["nonsense"]).once();
     serve(&["--metrics", "nonsense"]).complains(2, &["--metrics", "HOST:PORT"]).once();
     place.run(&["stat", "--connect", "tcp:127.0.0.1:1", "--token-file", &open]).complains(1, &["chmod 600"]).once();
+    serve(&["--metrics", "0.0.0.0:0"]).complains(1, &["other machines", "--insecure-network"]).once();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let _node = place.serve_with(&["--listen", &free, "--token-file", &token]);
+    let stat = |token: &str| place.run(&["stat", "--connect", &format!("tcp:{free}"), "--token-file", token]);
+    stat(&token).ok();
+    stat(&place.token("wrong", "wrong")).complains(1, &["the token is not this node's", "--token-file"]).once();
 }
 
 #[test]
