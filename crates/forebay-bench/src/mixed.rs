@@ -6,9 +6,9 @@ use clap::Args;
 use forebay_types::{Clock, Key, SystemClock};
 use serde_json::json;
 
-use crate::limits::fill_with;
 use crate::node::{Node, Setup};
 use crate::report::{percentile, print, say};
+use crate::work::fill_with;
 use crate::{Common, Failed, Outcome, why};
 
 #[derive(Args)]
@@ -24,9 +24,9 @@ const SMALL: usize = 64 << 10;
 const LARGE: usize = 16 << 20;
 
 pub(crate) fn run(args: &MixedArgs) -> Outcome<()> {
-    let base = std::env::current_dir().map_err(why("the current folder"))?.join(&args.common.dir);
+    let dir = args.common.scratch("mixed")?;
     let setup = Setup {
-        dir: base.join(format!("mixed-{}", std::process::id())),
+        dir: dir.join("n"),
         capacity: "6GiB".into(),
         memory: "512MiB".into(),
         tcp: false,
@@ -35,8 +35,8 @@ pub(crate) fn run(args: &MixedArgs) -> Outcome<()> {
     let node = Node::start(&args.common, setup)?;
     let client = node.unix()?;
     let space = client.namespace("default").map_err(why("opening the namespace"))?;
-    let keys = fill_with(&space, "small", 8192, SMALL, 64)?;
-    fill_with(&space, "filler", 24, LARGE, 1)?;
+    let keys = fill_with(&space, "small", 0..8192, SMALL, 64)?;
+    fill_with(&space, "filler", 0..24, LARGE, 1)?;
     let stop = AtomicBool::new(false);
     let put_bytes = AtomicU64::new(0);
     let (mut idle, mut mixed) = (Vec::new(), Vec::new());
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &MixedArgs) -> Outcome<()> {
             let space = other.namespace("default").map_err(why("opening the namespace"))?;
             let mut round = 0;
             while !stop.load(Ordering::Relaxed) {
-                fill_with(&space, &format!("large{round}"), 4, LARGE, 4)?;
+                fill_with(&space, &format!("large{round}"), 0..4, LARGE, 4)?;
                 put_bytes.fetch_add(4 * LARGE as u64, Ordering::Relaxed);
                 round += 1;
             }

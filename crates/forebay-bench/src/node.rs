@@ -137,16 +137,3 @@ fn write_token(path: &Path) -> Outcome<()> {
         .map_err(why("writing the token"))?;
     file.write_all(b"0123456789abcdef0123456789abcdef").map_err(why("writing the token"))
 }
-
-/// CPU seconds (user and system) that this process and process `pid` have used.
-pub(crate) fn cpu_s(pid: Option<u32>) -> f64 {
-    let own = process_cpu_s("self");
-    own + pid.map_or(0.0, |pid| process_cpu_s(&pid.to_string()))
-}
-
-fn process_cpu_s(pid: &str) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or("");
-    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|x| x.parse::<u64>().ok()).sum();
-    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
-}

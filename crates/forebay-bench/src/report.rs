@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+use crate::watch::Latencies;
 
 /// A line for people, on stderr.
 pub(crate) fn say(text: &str) {
@@ -29,6 +31,15 @@ impl Samples {
         let (low, high) = self.0.iter().fold((f64::MAX, f64::MIN), |(l, h), x| (l.min(*x), h.max(*x)));
         if self.0.is_empty() || self.median() == 0.0 { 0.0 } else { (high - low) / self.median() }
     }
+
+    /// None when there are none.
+    pub(crate) fn some_median(&self) -> Option<f64> {
+        (!self.0.is_empty()).then(|| self.median())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        self.0.iter().map(|x| round(*x)).collect()
+    }
 }
 
 /// The value below which `share` of the samples lie (nearest rank); NaN when there are none.
@@ -41,17 +52,85 @@ pub(crate) fn percentile(samples: &[f64], share: f64) -> f64 {
     sorted[((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len()) - 1]
 }
 
-/// How a row is met.
+/// How a row is judged.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Target {
+pub(crate) enum Rule {
     /// ours / limit at least this.
-    RatioAtLeast(f64),
+    RatioAtLeast,
     /// ours / limit at most this.
-    RatioAtMost(f64),
+    RatioAtMost,
     /// ours at most limit + this.
-    Above(f64),
+    Above,
     /// ours at most this.
-    AtMost(f64),
+    AtMost,
+}
+
+/// What the design asks of a row: a rule and two marks for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) rule: Rule,
+    pub(crate) first: f64,
+    pub(crate) goal: f64,
+}
+
+impl Target {
+    fn half_way(&self) -> f64 {
+        self.first.midpoint(self.goal)
+    }
+
+    fn met(&self, mark: f64, ours: f64, limit: f64) -> bool {
+        match self.rule {
+            Rule::RatioAtLeast => ours / limit >= mark,
+            Rule::RatioAtMost => ours / limit <= mark,
+            Rule::Above => ours <= limit + mark,
+            Rule::AtMost => ours <= mark,
+        }
+    }
+
+    fn text(&self, mark: f64, unit: &str) -> String {
+        match self.rule {
+            Rule::RatioAtLeast => format!(">= {mark:.2} x"),
+            Rule::RatioAtMost => format!("<= {mark:.2} x"),
+            Rule::Above => format!("<= limit + {mark:.0}"),
+            Rule::AtMost => format!("<= {} {unit}", round(mark)),
+        }
+    }
+}
+
+/// One side of a row.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Side {
+    /// One for each pair: GB/s, or the median latency.
+    pub(crate) samples: Samples,
+    /// p99 and p99.9 of each pair, where there are latencies.
+    pub(crate) tails: Option<(Samples, Samples)>,
+    /// None where no bytes move, or nobody counted.
+    pub(crate) cpu_s_per_gb: Option<f64>,
+}
+
+impl Side {
+    pub(crate) fn speed(samples: Samples, cpu_s_per_gb: Option<f64>) -> Side {
+        Side { samples, tails: None, cpu_s_per_gb }
+    }
+
+    pub(crate) fn latency(all: Latencies, cpu_s_per_gb: Option<f64>) -> Side {
+        Side { samples: all.p50, tails: Some((all.p99, all.p999)), cpu_s_per_gb }
+    }
+
+    fn fields(&self, name: &str, into: &mut Map<String, Value>) {
+        let there = !self.samples.0.is_empty();
+        let tails = self.tails.as_ref().filter(|_| there);
+        let mut put = |field: &str, value: Value| into.insert(format!("{name}{field}"), value);
+        put("", json!(there.then(|| round(self.samples.median()))));
+        put("_spread", json!(there.then(|| round(self.samples.spread()))));
+        put("_samples", self.samples.json());
+        put("_p99", json!(tails.map(|(p99, _)| round(p99.median()))));
+        put("_p999", json!(tails.map(|(_, p999)| round(p999.median()))));
+        if let Some((p99, p999)) = tails {
+            put("_p99_samples", p99.json());
+            put("_p999_samples", p999.json());
+        }
+    }
 }
 
 /// One row of the table.
@@ -59,105 +138,184 @@ pub(crate) enum Target {
 pub(crate) struct Row {
     pub(crate) path: &'static str,
     pub(crate) unit: &'static str,
-    pub(crate) ours: Samples,
+    pub(crate) ours: Side,
     /// Empty where there is no limit.
-    pub(crate) limit: Samples,
+    pub(crate) limit: Side,
     pub(crate) limit_is: String,
-    pub(crate) cpu_s_per_gb: Option<f64>,
     pub(crate) target: Target,
 }
 
 impl Row {
+    fn medians(&self) -> (f64, f64) {
+        (self.ours.samples.median(), self.limit.samples.median())
+    }
+
     fn ratio(&self) -> Option<f64> {
-        (!self.limit.0.is_empty()).then(|| self.ours.median() / self.limit.median())
+        let (ours, limit) = self.medians();
+        (!self.limit.samples.0.is_empty()).then(|| ours / limit)
     }
 
     pub(crate) fn met(&self) -> bool {
-        let (ours, limit) = (self.ours.median(), self.limit.median());
-        match self.target {
-            Target::RatioAtLeast(x) => ours / limit >= x,
-            Target::RatioAtMost(x) => ours / limit <= x,
-            Target::Above(x) => ours <= limit + x,
-            Target::AtMost(x) => ours <= x,
-        }
+        let (ours, limit) = self.medians();
+        self.target.met(self.target.first, ours, limit)
     }
 
-    fn target_text(&self) -> String {
-        match self.target {
-            Target::RatioAtLeast(x) => format!(">= {x:.2} x"),
-            Target::RatioAtMost(x) => format!("<= {x:.1} x"),
-            Target::Above(x) => format!("<= limit + {x:.0}"),
-            Target::AtMost(x) => format!("<= {x:.0} {}", self.unit),
+    /// How far it is: goal, half way, first target, or short of it.
+    fn reaches(&self) -> &'static str {
+        let (ours, limit) = self.medians();
+        let target = &self.target;
+        match () {
+            () if target.met(target.goal, ours, limit) => "goal",
+            () if target.met(target.half_way(), ours, limit) => "half way",
+            () if self.met() => "first",
+            () => "no",
         }
     }
 
     pub(crate) fn json(&self) -> Value {
-        let has_limit = !self.limit.0.is_empty();
-        json!({
-            "path": self.path, "unit": self.unit,
-            "ours": round(self.ours.median()), "ours_spread": round(self.ours.spread()), "ours_samples": self.ours.0.iter().map(|x| round(*x)).collect::<Vec<_>>(),
-            "limit": has_limit.then(|| round(self.limit.median())), "limit_spread": has_limit.then(|| round(self.limit.spread())),
-            "limit_samples": self.limit.0.iter().map(|x| round(*x)).collect::<Vec<_>>(),
-            "limit_is": self.limit_is, "ratio": self.ratio().map(round), "cpu_s_per_gb": self.cpu_s_per_gb.map(round),
-            "target": match self.target { Target::RatioAtLeast(x) | Target::RatioAtMost(x) | Target::Above(x) | Target::AtMost(x) => x },
-            "target_is": self.target_text(), "met": self.met(),
-        })
+        let (ours, limit) = self.medians();
+        let target = &self.target;
+        let mut row = Map::new();
+        row.insert("path".into(), json!(self.path));
+        row.insert("unit".into(), json!(self.unit));
+        self.ours.fields("ours", &mut row);
+        self.limit.fields("limit", &mut row);
+        row.insert("limit_is".into(), json!(self.limit_is));
+        // The design has no limit, and so no ratio, for this one row.
+        row.insert("ratio".into(), json!(self.ratio().map(round)));
+        row.insert("cpu_s_per_gb".into(), json!(self.ours.cpu_s_per_gb.map(round)));
+        row.insert("limit_cpu_s_per_gb".into(), json!(self.limit.cpu_s_per_gb.map(round)));
+        row.insert("target".into(), json!(target.first));
+        row.insert("target_is".into(), json!(target.text(target.first, self.unit)));
+        row.insert("met".into(), json!(self.met()));
+        row.insert("half_way".into(), json!(round(target.half_way())));
+        row.insert("half_way_is".into(), json!(target.text(target.half_way(), self.unit)));
+        row.insert("half_way_met".into(), json!(target.met(target.half_way(), ours, limit)));
+        row.insert("goal".into(), json!(target.goal));
+        row.insert("goal_met".into(), json!(target.met(target.goal, ours, limit)));
+        row.insert("reaches".into(), json!(self.reaches()));
+        Value::Object(row)
     }
 }
 
-fn round(x: f64) -> f64 {
+pub(crate) fn round(x: f64) -> f64 {
     (x * 10_000.0).round() / 10_000.0
 }
 
-/// The table of all rows.
-pub(crate) fn table(rows: &[Row]) -> String {
+/// A number as it is shown: three figures or so.
+pub(crate) fn shown(x: f64) -> String {
+    match x.abs() {
+        x if x >= 100.0 => format!("{x:.0}"),
+        x if x >= 10.0 => format!("{x:.1}"),
+        _ => format!("{x:.2}"),
+    }
+}
+
+/// A number of JSON as it is shown.
+pub(crate) fn shown_value(value: &Value) -> String {
+    value.as_f64().map_or("-".into(), shown)
+}
+
+/// The heads of [`cells`]. One set of columns for the terminal and for the page.
+pub(crate) const COLUMNS: [&str; 10] =
+    ["path", "ours", "limit", "ratio", "target", "reaches", "spread", "p99", "p99.9", "CPU s/GB"];
+
+/// A row of JSON as cells, so that a card of another day is shown as today's rows are. `ours / limit` where both have it.
+pub(crate) fn cells(row: &Value) -> Vec<String> {
+    let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
+    let pair = |ours: &str, limit: &str, show: fn(f64) -> String| match (row[ours].as_f64(), row[limit].as_f64()) {
+        (Some(ours), Some(limit)) => format!("{} / {}", show(ours), show(limit)),
+        (Some(ours), None) => show(ours),
+        _ => "-".into(),
+    };
+    vec![
+        text("path"),
+        format!("{} {}", shown_value(&row["ours"]), row["unit"].as_str().unwrap_or("")),
+        shown_value(&row["limit"]),
+        shown_value(&row["ratio"]),
+        text("target_is"),
+        text("reaches"),
+        pair("ours_spread", "limit_spread", |x| format!("{:.0} %", x * 100.0)),
+        pair("ours_p99", "limit_p99", shown),
+        pair("ours_p999", "limit_p999", shown),
+        pair("cpu_s_per_gb", "limit_cpu_s_per_gb", |x| format!("{x:.2}")),
+    ]
+}
+
+/// The table of all rows, for a terminal.
+pub(crate) fn table(rows: &[Value]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["path", "ours", "limit", "ratio", "target", "met", "spread", "CPU s/GB", "the limit is"]);
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    table.set_header(COLUMNS);
+    let colour = is_coloured();
     for row in rows {
-        let number = |x: f64| if x >= 100.0 { format!("{x:.0}") } else { format!("{x:.2}") };
-        let met = Cell::new(if row.met() { "yes" } else { "no" });
-        let met = match (colour, row.met()) {
-            (false, _) => met,
-            (true, true) => met.fg(Color::Green),
-            (true, false) => met.fg(Color::Yellow),
-        };
-        let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
-        table.add_row([
-            Cell::new(row.path),
-            right(format!("{} {}", number(row.ours.median()), row.unit)),
-            right(if row.limit.0.is_empty() { "-".into() } else { number(row.limit.median()) }),
-            right(row.ratio().map_or("-".into(), |r| format!("{r:.2}"))),
-            Cell::new(row.target_text()),
-            met,
-            right(format!("{:.0} % / {:.0} %", row.ours.spread() * 100.0, row.limit.spread() * 100.0)),
-            right(row.cpu_s_per_gb.map_or("-".into(), |c| format!("{c:.2}"))),
-            Cell::new(&row.limit_is),
-        ]);
+        let cells = cells(row).into_iter().enumerate().map(|(i, text)| match COLUMNS[i] {
+            "reaches" if colour => {
+                let good = row["half_way_met"].as_bool().unwrap_or(false);
+                Cell::new(text).fg(if good { Color::Green } else { Color::Yellow })
+            }
+            "path" | "target" | "reaches" => Cell::new(text),
+            _ => Cell::new(text).set_alignment(CellAlignment::Right),
+        });
+        table.add_row(cells.collect::<Vec<_>>());
     }
     table.to_string()
+}
+
+fn is_coloured() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_row_is_met_by_its_own_rule() {
-        let row = |target, ours: f64, limit: f64| Row {
+    fn row(rule: Rule, first: f64, goal: f64, ours: f64, limit: f64) -> Row {
+        let side = |x| Side::speed(Samples(vec![x]), None);
+        Row {
             path: "x",
             unit: "GB/s",
-            ours: Samples(vec![ours]),
-            limit: Samples(vec![limit]),
+            ours: side(ours),
+            limit: side(limit),
             limit_is: String::new(),
-            cpu_s_per_gb: None,
-            target,
-        };
-        assert!(row(Target::RatioAtLeast(0.9), 0.9, 1.0).met() && !row(Target::RatioAtLeast(0.9), 0.89, 1.0).met());
-        assert!(row(Target::RatioAtMost(1.2), 1.2, 1.0).met() && !row(Target::RatioAtMost(1.2), 1.3, 1.0).met());
-        assert!(row(Target::Above(300.0), 310.0, 10.0).met() && !row(Target::Above(300.0), 311.0, 10.0).met());
-        assert!(row(Target::AtMost(1.0), 1.0, 0.1).met() && !row(Target::AtMost(1.0), 1.1, 0.1).met());
+            target: Target { rule, first, goal },
+        }
+    }
+
+    #[test]
+    fn a_row_is_met_by_its_own_rule() {
+        for (rule, first, goal, good, bad) in [
+            (Rule::RatioAtLeast, 0.9, 0.97, 0.9, 0.89),
+            (Rule::RatioAtMost, 1.2, 0.8, 1.2, 1.21),
+            (Rule::Above, 300.0, 80.0, 301.0, 302.0),
+            (Rule::AtMost, 1.0, 0.3, 1.0, 1.01),
+        ] {
+            assert!(row(rule, first, goal, good, 1.0).met(), "{rule:?}");
+            assert!(!row(rule, first, goal, bad, 1.0).met(), "{rule:?}");
+        }
         assert_eq!(percentile(&[3.0, 1.0, 2.0], 0.5), 2.0);
+    }
+
+    #[test]
+    fn a_row_says_how_far_it_reaches() {
+        let reaches = |ours| row(Rule::RatioAtMost, 1.2, 0.8, ours, 1.0).reaches();
+        assert_eq!([1.3, 1.1, 0.9, 0.8].map(reaches), ["no", "first", "half way", "goal"]);
+    }
+
+    #[test]
+    fn the_line_keeps_its_contract() {
+        let mut with_tails = row(Rule::RatioAtMost, 1.2, 0.8, 12.0, 10.0);
+        with_tails.ours.tails = Some((Samples(vec![20.0]), Samples(vec![30.0])));
+        let line = with_tails.json();
+        for (field, value) in
+            [("ours", 12.0), ("limit", 10.0), ("ratio", 1.2), ("target", 1.2), ("ours_p99", 20.0), ("ours_p999", 30.0)]
+        {
+            assert_eq!(line[field].as_f64(), Some(value), "{field}");
+        }
+        assert!(line["path"] == "x" && line["unit"] == "GB/s" && line["met"] == true && line["cpu_s_per_gb"].is_null());
+        let mut alone = row(Rule::AtMost, 64.0, 48.0, 60.0, 0.0);
+        alone.limit = Side::default();
+        let line = alone.json();
+        assert!(line["ratio"].is_null() && line["limit"].is_null() && line["met"] == true);
     }
 }

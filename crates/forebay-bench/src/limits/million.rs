@@ -1,0 +1,162 @@
+//! Rows on an index of a million blocks of 4 KiB: matching, starting after a SIGKILL, memory a block.
+
+use std::path::Path;
+
+use forebay_client::NamespaceHandle;
+use forebay_types::Key;
+
+use super::{Bench, in_turn};
+use crate::node::Node;
+use crate::raw::Tools;
+use crate::raw::drive::{self, Job};
+use crate::raw::sockets::PingPong;
+use crate::report::{Row, Rule, Samples, Side, Target, say};
+use crate::watch::{Latencies, Watch};
+use crate::work::{MIB, attach, count_hits, fill_with, shard_sum};
+use crate::{Failed, Outcome};
+
+const BLOCK: usize = 4096;
+/// Moments at which the index is weighed while it fills.
+const MOMENTS: usize = 32;
+const MATCHED: usize = 1024;
+const BURSTS: usize = 8;
+const MATCHES_A_BURST: usize = 50;
+/// Bytes of a footer's entry.
+pub(crate) const FOOTER_ENTRY: usize = 64;
+
+impl Bench<'_> {
+    pub(super) fn million_rows(&mut self) -> Outcome<()> {
+        let blocks = usize::try_from(self.args.blocks).unwrap_or(usize::MAX);
+        let setup = self.setup(blocks / 96 + 512, "1GiB", false, &[]);
+        let mut node = Node::start(&self.args.common, setup)?;
+        let (keys, worst) = fill_and_weigh(&node, blocks)?;
+        let n = if blocks == 1_000_000 { String::new() } else { format!("; {blocks} blocks") };
+        if self.args.wants("match_1024_us") {
+            self.match_row(&node, &keys, &n)?;
+        }
+        if self.args.wants("recover_1m_blocks_s") {
+            self.recover_row(&mut node, &keys, &n)?;
+        }
+        self.rows.push(Row {
+            path: "index_bytes_per_block",
+            unit: "B",
+            ours: Side::speed(Samples(vec![worst]), None),
+            limit: Side::default(),
+            limit_is: format!("worst of {MOMENTS} moments while filling{n}"),
+            target: Target { rule: Rule::AtMost, first: 64.0, goal: 48.0 },
+        });
+        Ok(())
+    }
+
+    fn match_row(&mut self, node: &Node, keys: &[Key], n: &str) -> Outcome<()> {
+        let mut ping = PingPong::start(16 << 10, 64)?;
+        let client = node.unix()?;
+        let space = attach(&client)?;
+        let (mut ours, mut limit) = (Latencies::default(), Latencies::default());
+        let mut at = 0;
+        for pair in 0..self.pairs() {
+            self.say_pair("match_1024_us", pair);
+            for _ in 0..BURSTS {
+                limit.add(ping.burst(MATCHES_A_BURST * 4)?);
+                ours.add(matches(&space, keys, &mut at)?);
+            }
+            ours.close();
+            limit.close();
+        }
+        self.rows.push(Row {
+            path: "match_1024_us",
+            unit: "us",
+            ours: Side::latency(ours, None),
+            limit: Side::latency(limit, None),
+            limit_is: format!("Unix-socket ping-pong, 16 KiB there, to another process; ours leases what it finds{n}"),
+            target: Target { rule: Rule::Above, first: 300.0, goal: 80.0 },
+        });
+        Ok(())
+    }
+
+    fn recover_row(&mut self, node: &mut Node, keys: &[Key], n: &str) -> Outcome<()> {
+        let footers = self.dir.join("footers");
+        let mib = (keys.len() * FOOTER_ENTRY).div_ceil(MIB) as u64;
+        drive::written_file(&footers, mib)?;
+        let sample: Vec<Key> = keys.iter().step_by(997).copied().collect();
+        let (mut ours, mut limit) = (Samples::default(), Samples::default());
+        for pair in 0..self.pairs() {
+            self.say_pair("recover_1m_blocks_s", pair);
+            let mut read = |limit: &mut Samples| {
+                limit.0.push(read_footers_s(&self.tools, &footers, mib)?);
+                Ok(())
+            };
+            let mut start = |_: &mut Samples| {
+                node.kill_and_restart()?;
+                ours.0.push(node.ready_s);
+                let client = node.unix()?;
+                let found = count_hits(&attach(&client)?, &sample, BLOCK)?;
+                if found * 100 < sample.len() * 99 {
+                    return Err(Failed(format!("after the restart {found} of {} blocks were there", sample.len())));
+                }
+                Ok(())
+            };
+            in_turn(pair, &mut limit, [&mut read, &mut start])?;
+        }
+        self.rows.push(Row {
+            path: "recover_1m_blocks_s",
+            unit: "s",
+            ours: Side::speed(ours, None),
+            limit: Side::speed(limit, None),
+            limit_is: format!("reading as many bytes as the footers have, once{n}"),
+            target: Target { rule: Rule::AtMost, first: 1.0, goal: 0.3 },
+        });
+        Ok(())
+    }
+}
+
+/// Puts the blocks; their keys, and the most bytes of index a block at any of the moments.
+fn fill_and_weigh(node: &Node, blocks: usize) -> Outcome<(Vec<Key>, f64)> {
+    let client = node.unix()?;
+    let space = attach(&client)?;
+    let mut keys = Vec::with_capacity(blocks);
+    let mut worst: f64 = 0.0;
+    for moment in 0..MOMENTS {
+        let numbers = moment * blocks / MOMENTS..(moment + 1) * blocks / MOMENTS;
+        keys.extend(fill_with(&space, "m", numbers, BLOCK, 1024)?);
+        let held = shard_sum(&client, "blocks")?;
+        if held > 0.0 {
+            worst = worst.max(shard_sum(&client, "index_bytes")? / held);
+        }
+        if moment % 8 == 7 {
+            say(&format!("rows of {blocks} blocks: {} put", keys.len()));
+        }
+    }
+    Ok((keys, worst))
+}
+
+/// The microseconds of each match of a burst.
+fn matches(space: &NamespaceHandle, keys: &[Key], at: &mut usize) -> Outcome<Vec<f64>> {
+    let mut samples = Vec::with_capacity(MATCHES_A_BURST);
+    for _ in 0..MATCHES_A_BURST {
+        *at = (*at + 1021 * 17) % (keys.len() - MATCHED);
+        let watch = Watch::start();
+        let matched = space.match_prefix(&keys[*at..*at + MATCHED], None);
+        samples.push(watch.us());
+        if matched.n != MATCHED {
+            return Err(Failed(format!("a match of {MATCHED} keys that were put found {}", matched.n)));
+        }
+    }
+    Ok(samples)
+}
+
+/// Seconds to read the file once by direct I/O in steps of 256 KiB.
+pub(crate) fn read_footers_s(tools: &Tools, file: &Path, mib: u64) -> Outcome<f64> {
+    let job = Job {
+        file,
+        from_mib: 0,
+        size_mib: mib,
+        write: false,
+        random: false,
+        block_kib: 256,
+        depth: 16,
+        seconds: None,
+        sync_every: 0,
+    };
+    Ok(((mib << 20) as f64 / 1e9) / drive::run(tools, &job)?.gb_s)
+}
