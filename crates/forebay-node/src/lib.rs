@@ -10,6 +10,7 @@ mod check;
 mod config;
 mod control;
 mod counters;
+pub mod doctor;
 mod drives;
 mod http;
 mod json;

@@ -35,6 +35,8 @@ pub(crate) enum Verb {
     Stat(StatArgs),
     /// Make, list and delete namespaces.
     Namespace(NamespaceArgs),
+    /// Look at this machine: what a node finds here, how fast its drive is, and what would make it better.
+    Doctor(DoctorArgs),
     /// See it at work: agent sessions with real bytes, a SIGKILL in the middle, and what it was worth.
     Demo(DemoArgs),
     /// Put and get blocks against a running node and say how fast it was.
@@ -43,7 +45,7 @@ pub(crate) enum Verb {
 
 /// True for the name of a verb.
 pub(crate) fn is_verb(word: &str) -> bool {
-    ["serve", "put", "get", "stat", "namespace", "demo", "bench"].contains(&word)
+    ["serve", "put", "get", "stat", "namespace", "doctor", "demo", "bench"].contains(&word)
 }
 
 /// Flags of `serve`.
@@ -182,6 +184,34 @@ pub(crate) struct GetArgs {
 pub(crate) struct StatArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// Flags of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Where a drive lies or is to be made: a file, or a folder; repeat it for more [default: as `serve` chooses].
+    #[arg(long, value_name = "PATH")]
+    data: Vec<String>,
+    /// The node's Unix socket [default: as `serve` chooses].
+    #[arg(long, value_name = "PATH")]
+    socket: Option<String>,
+    /// The node's memory [default: as `serve` chooses].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Output for programs: JSON, one object a finding.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl DoctorArgs {
+    /// Its settings.
+    pub(crate) fn layer(&self) -> Layer {
+        let mut layer = Layer::flags();
+        layer.list("data", &self.data);
+        layer.text("socket", self.socket.as_deref());
+        layer.text("memory", self.memory.as_deref());
+        layer
+    }
 }
 
 /// Flags of `namespace`.

@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod connect;
 mod demo;
+mod doctor;
 mod get;
 mod misuse;
 mod namespace;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Verb::Namespace(args) => {
             settings(&cli.config, args.client.layer()).and_then(|settings| namespace::run(&args, &settings))
         }
+        Verb::Doctor(args) => settings(&cli.config, args.layer()).and_then(|settings| doctor::run(&args, &settings)),
         Verb::Bench(args) => settings(&cli.config, args.on.layer()).and_then(|settings| bench::run(&args, &settings)),
     };
     match done {

@@ -58,6 +58,27 @@ pub(crate) fn colour(to: &impl IsTerminal) -> bool {
     !refused && to.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// Columns of the terminal on stdout, if it is one that says.
+pub(crate) fn columns() -> Option<usize> {
+    let columns = std::io::stdout().is_terminal().then(|| Table::new().width()).flatten()?;
+    (columns >= TABLE_COLUMNS_MIN).then_some(usize::from(columns))
+}
+
+/// The text in lines of at most `width` characters, broken between words; a longer word has a line of its own.
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        let room = width.saturating_sub(lines[last].chars().count());
+        match lines[last].is_empty() {
+            true => lines[last].push_str(word),
+            false if word.chars().count() < room => lines[last] += &format!(" {word}"),
+            false => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// A table with these columns; numbers (all columns but the first) stand to the right.
 pub(crate) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
@@ -79,4 +100,17 @@ pub(crate) fn table(columns: &[&str]) -> Table {
 /// Prints a table.
 pub(crate) fn show(table: &Table) -> Result<(), Stop> {
     table.to_string().lines().try_for_each(|text| line(text.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn lines_are_broken_between_words() {
+        assert_eq!(wrapped("one two  three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("one two three", 6), ["one", "two", "three"]);
+        assert_eq!(wrapped("immeasurable things", 5), ["immeasurable", "things"]);
+        assert_eq!(wrapped("", 5), [""]);
+    }
 }

@@ -120,8 +120,13 @@ fn memory(settings: &Settings) -> Result<u64, String> {
             format_size(machine)
         )),
         Some(bytes) => Ok(bytes),
-        None => Ok((machine / 10).clamp(256 << 20, 4 * GIB)),
+        None => Ok(memory_default()),
     }
+}
+
+/// What a node takes unless told otherwise.
+pub(crate) fn memory_default() -> u64 {
+    (machine_memory() / 10).clamp(256 << 20, 4 * GIB)
 }
 
 fn data(settings: &Settings) -> Result<Vec<DataConfig>, String> {
