@@ -1,7 +1,7 @@
 //! How fast a drive is, through the very engine a shard uses: some seconds, so a first impression, and every byte read is compared with what was
 //! written.
 
-use forebay_io::{Arena, Disk, DiskDone, DiskOp, DriveFile, Engine, EngineKind, OP_BYTES_MAX, ReadInto};
+use forebay_io::{Arena, Disk, DiskDone, DiskOp, DriveFile, Engine, EngineKind, ReadInto};
 use forebay_types::{Clock, Entropy, SeededEntropy};
 
 use super::Finding;
@@ -25,7 +25,6 @@ const SMALL_READ_US_MAX: u64 = 1_000;
 const CURE: &str = "is it an NVMe of this machine, not worn out, not shared, not throttled? See `iostat -x 1`, `smartctl -a`, and a cloud disk's limits";
 
 pub(super) fn findings(drive: DriveFile, clock: &dyn Clock, progress: &mut dyn FnMut(u64)) -> Vec<Finding> {
-    debug_assert!(LARGE < OP_BYTES_MAX);
     let len = drive.len();
     let made = Arena::new(2 * DEPTH * LARGE).map_err(|e| e.to_string()).and_then(|arena| {
         Ok((Engine::new(EngineKind::Auto, drive, 0, len, &arena, DEPTH).map_err(|e| e.to_string())?, arena))
