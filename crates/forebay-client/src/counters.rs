@@ -81,6 +81,30 @@ impl PutCounters {
     }
 }
 
+/// Keys of hints, which nobody answers. `asked = sent + dropped`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HintCounters {
+    /// Keys in calls.
+    pub asked: u64,
+    /// Keys that a socket has taken.
+    pub sent: u64,
+    /// Keys not said: the node was not there or did not take them soon, or is of a build that does not act upon hints.
+    pub dropped: u64,
+}
+
+impl HintCounters {
+    /// The identity that always holds.
+    pub fn adds_up(&self) -> bool {
+        self.asked == self.sent + self.dropped
+    }
+
+    pub(crate) fn add(&mut self, other: &HintCounters) {
+        self.asked += other.asked;
+        self.sent += other.sent;
+        self.dropped += other.dropped;
+    }
+}
+
 /// Everything a client has counted since it was made, all its clones and handles together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -92,6 +116,10 @@ pub struct Counters {
     pub matched: GetCounters,
     /// `put`, `put_blocks`, `put_group`.
     pub put: PutCounters,
+    /// `touch`.
+    pub touch: HintCounters,
+    /// `prefetch`.
+    pub prefetch: HintCounters,
     /// Payload bytes of hits.
     pub get_bytes: u64,
     /// Payload bytes of puts that were kept.

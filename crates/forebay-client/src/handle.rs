@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use forebay_types::limits::{BLOCK_BYTES_MAX, KEYS_PER_MESSAGE_MAX};
-use forebay_types::{Clock, Entropy, Key, MissReason, Namespace, PutOutcome, RefusedReason, Tier, Version};
+use forebay_types::{Clock, Entropy, Key, MissReason, Namespace, PutOutcome, RefusedReason, Reuse, Tier, Version};
 
 use crate::block::{BlockRef, GetResult, IntoError};
 use crate::counters::PutCounters;
@@ -17,7 +17,7 @@ use crate::matching::{self, Matched};
 use crate::mesh::Core;
 use crate::options::bounded_deadline;
 use crate::put::{PutBlock, PutCall, PutItemState, PutPart};
-use crate::{ClientError, Options, content_key, derive_key, forget};
+use crate::{ClientError, Options, content_key, derive_key, forget, hints};
 
 /// Longest block that room is made for unasked, in bytes. A longer one costs one more question, which is little beside its transfer; room for the
 /// longest in a namespace of mixed sizes would leave room for few.
@@ -59,12 +59,13 @@ impl Space {
 pub(crate) struct CallLimits {
     pub(crate) deadline_us: u64,
     pub(crate) in_flight: usize,
+    pub(crate) hint: Reuse,
 }
 
 impl NamespaceHandle {
     pub(crate) fn new(core: Arc<Core>, space: Arc<Space>) -> Self {
-        let limits =
-            CallLimits { deadline_us: core.options.deadline.as_micros() as u64, in_flight: core.options.in_flight };
+        let (deadline_us, in_flight) = (core.options.deadline.as_micros() as u64, core.options.in_flight);
+        let limits = CallLimits { deadline_us, in_flight, hint: Reuse::Unknown };
         NamespaceHandle { core, space, limits }
     }
 
@@ -86,6 +87,14 @@ impl NamespaceHandle {
     pub fn with_in_flight(&self, items: usize) -> Self {
         let mut handle = self.clone();
         handle.limits.in_flight = items.clamp(1, KEYS_PER_MESSAGE_MAX);
+        handle
+    }
+
+    /// The same namespace, whose gets and puts tell the node when their blocks will be used again.
+    #[must_use]
+    pub fn with_reuse(&self, hint: Reuse) -> Self {
+        let mut handle = self.clone();
+        handle.limits.hint = hint;
         handle
     }
 
@@ -152,6 +161,19 @@ impl NamespaceHandle {
         matching::match_prefix(&self.space, &self.core, keys, hold, self.limits)
     }
 
+    /// Says that blocks were used without being fetched: a hit in GPU memory never reaches the node, and the hottest prompts must not look the
+    /// coldest. Keys in the order of their chain, so that heads outlive tails. Nobody answers; what cannot be said within 20 ms is dropped and
+    /// counted in `Counters::touch`.
+    pub fn touch(&self, keys: &[Key], hint: Reuse) {
+        hints::touch(&self.space, &self.core, keys, hint, self.limits);
+    }
+
+    /// Asks for blocks to be brought from NVMe to DRAM within `deadline` (60 s at most), while their request still queues. Nobody answers; a get
+    /// finds out. What cannot be said within 20 ms is dropped and counted in `Counters::prefetch`.
+    pub fn prefetch(&self, keys: &[Key], deadline: Duration) {
+        hints::prefetch(&self.space, &self.core, keys, deadline, self.limits);
+    }
+
     /// Puts blocks. The first complete put of a key wins while it is held; a later one is told `exists` before its bytes move.
     pub fn put(&self, blocks: &[(Key, &[u8])]) -> Vec<PutOutcome> {
         self.put_blocks(blocks.iter().map(|(key, bytes)| PutBlock::new(*key, *bytes)).collect())
@@ -167,6 +189,7 @@ impl NamespaceHandle {
             core,
             namespace: self.space.namespace.id,
             window_items: self.limits.in_flight,
+            hint: self.limits.hint,
             outcomes: vec![None; count],
             moved: Some(Vec::new()),
             counts: PutCounters { asked: count as u64, ..PutCounters::default() },

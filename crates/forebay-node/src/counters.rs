@@ -58,6 +58,10 @@ pub(crate) struct Counters {
     pub(crate) get: Asked,
     pub(crate) matched: Asked,
     pub(crate) contains: Asked,
+    /// Keys said to be used; nobody hears what became of them but the counters.
+    pub(crate) touch: Asked,
+    /// Keys wanted in DRAM: there already (`dram`), brought there (`nvme`), or why not.
+    pub(crate) prefetch: Asked,
     pub(crate) put_asked: Count,
     pub(crate) put_cached: Count,
     pub(crate) put_durable: Count,

@@ -22,6 +22,8 @@ pub(crate) fn stats(board: &Board) -> String {
         "get": asked(board, &|c| &c.get),
         "match": asked(board, &|c| &c.matched),
         "contains": asked(board, &|c| &c.contains),
+        "touch": asked(board, &|c| &c.touch),
+        "prefetch": asked(board, &|c| &c.prefetch),
         "put": put(board),
         "forget": { "asked": sum(&|c| c.forget_asked.get()), "forgotten": sum(&|c| c.forgotten.get()) },
         "landing": words(LandingKind::ALL, |kind| board.sum(|c| c.landing[kind.index()].get())),

@@ -136,6 +136,10 @@ const VERBS: &[([&str; 4], AskedOf)] = &[
         ],
         |c| &c.contains,
     ),
+    (["forebay_touch_asked_total", "forebay_touch_hits_total", "forebay_touch_misses_total", ""], |c| &c.touch),
+    (["forebay_prefetch_asked_total", "forebay_prefetch_hits_total", "forebay_prefetch_misses_total", ""], |c| {
+        &c.prefetch
+    }),
 ];
 
 fn asked_families(board: &Board, names: [&'static str; 4], of: AskedOf) -> Vec<Family> {
@@ -177,6 +181,8 @@ pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_leased_bytes", "Bytes under lease.", "gauge", |s| s.leased_bytes),
     ("forebay_drive_write_failed", "1 when the drive is out for writing.", "gauge", |s| u64::from(s.write_failed)),
     ("forebay_promotions_total", "Blocks brought to DRAM by a get.", "counter", |s| s.promotions),
+    ("forebay_prefetched_total", "Blocks brought to DRAM by a prefetch.", "counter", |s| s.prefetched),
+    ("forebay_prefetch_used_total", "Of these, got from DRAM in time.", "counter", |s| s.prefetch_used),
     ("forebay_corrupt_records_total", "Records found bad.", "counter", |s| s.corrupt),
     ("forebay_evicted_total", "Blocks evicted from the drive.", "counter", |s| s.evicted),
     ("forebay_evicted_quota_total", "Of these, for a namespace's quota.", "counter", |s| s.evicted_quota),

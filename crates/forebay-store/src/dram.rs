@@ -134,7 +134,12 @@ impl Dram {
     }
 
     fn is_free_to_go(&self, at: u32) -> bool {
-        self.slots[at as usize].as_ref().is_some_and(|slot| slot.cached.data.holders() == 1)
+        self.may_go(at, u32::MAX)
+    }
+
+    /// Nobody holds it, and it ranks no higher than `most`.
+    fn may_go(&self, at: u32, most: u32) -> bool {
+        self.slots[at as usize].as_ref().is_some_and(|slot| slot.rank <= most && slot.cached.data.holders() == 1)
     }
 
     fn evict(&mut self, at: u32) {
@@ -151,6 +156,11 @@ impl Dram {
 
     /// Takes `len` bytes of the arena, evicting for them. `None` when what is left is held by others.
     pub(crate) fn alloc(&mut self, arena: &Arena, len: usize) -> Option<Buf> {
+        self.alloc_above(arena, len, u32::MAX)
+    }
+
+    /// The same, evicting only what ranks no higher than `most`.
+    pub(crate) fn alloc_above(&mut self, arena: &Arena, len: usize, most: u32) -> Option<Buf> {
         if let Some(buf) = arena.alloc(len) {
             return Some(buf);
         }
@@ -160,7 +170,7 @@ impl Dram {
         // The lowest ranks first, up to twice the bytes: for small blocks that is all it takes.
         let mut freed = 0;
         while freed < 2 * len {
-            let lowest = self.by_rank.iter().take(SKIPS_MAX).map(|(_, at)| *at).find(|at| self.is_free_to_go(*at));
+            let lowest = self.by_rank.iter().take(SKIPS_MAX).map(|(_, at)| *at).find(|at| self.may_go(*at, most));
             let Some(at) = lowest else { break };
             freed += self.slots[at as usize].as_ref().map_or(0, |slot| slot.cached.data.capacity());
             self.evict(at);
@@ -168,16 +178,16 @@ impl Dram {
                 return arena.alloc(len);
             }
         }
-        self.clear_window(arena, len)
+        self.clear_window(arena, len, most)
     }
 
     /// Empties a stretch of `len` bytes around one of the lowest ranks.
-    fn clear_window(&mut self, arena: &Arena, len: usize) -> Option<Buf> {
+    fn clear_window(&mut self, arena: &Arena, len: usize, most: u32) -> Option<Buf> {
         let seeds: Vec<usize> = self
             .by_rank
             .iter()
             .take(SKIPS_MAX)
-            .filter(|(_, at)| self.is_free_to_go(*at))
+            .filter(|(_, at)| self.may_go(*at, most))
             .filter_map(|(_, at)| self.slots[*at as usize].as_ref().map(|slot| slot.arena_offset))
             .take(WINDOWS_MAX)
             .collect();
@@ -186,7 +196,7 @@ impl Dram {
                 let window: Vec<u32> =
                     self.by_offset.range(start..start.saturating_add(len)).map(|(_, at)| *at).collect();
                 // One that is held spoils the window: what is around it would go for nothing.
-                if !window.iter().all(|at| self.is_free_to_go(*at)) {
+                if !window.iter().all(|at| self.may_go(*at, most)) {
                     continue;
                 }
                 for at in window {

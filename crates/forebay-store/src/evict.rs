@@ -20,6 +20,8 @@ use crate::write::RecordOf;
 
 /// Of a victim of the cache, so much may be written again: 15/64 and the footers stay under a third of what is freed.
 const REAPPEND_SHARE: (u64, u64) = (15, 64);
+/// Of a victim that puts wait for.
+const HURRIED_SHARE: (u64, u64) = (1, 16);
 /// More than any trailer and the footer of a segment of large records take.
 const FOOTER_AND_TRAILER_BYTES: u64 = 64 << 10;
 /// Entries looked up or dropped in one turn.
@@ -257,17 +259,19 @@ impl<D: Disk> Store<D> {
         if cleaning.durable {
             return;
         }
-        // When puts wait for room there is no time to write again what is merely warm.
+        // When puts wait for room there is time to write again what is hot, and not what is merely warm.
         let hurry = self.segments.free_len() <= SPARE_SEGMENTS;
-        let mean = self.segments.cache_rank_mean();
-        let worth = |item: &Item| item.leased || (!hurry && u64::from(item.rank) > mean);
+        let (mean, newest) = self.segments.cache_rank_means();
+        let (line, share) = if hurry { (mean.midpoint(newest), HURRIED_SHARE) } else { (mean, REAPPEND_SHARE) };
+        let worth = |item: &Item| item.leased || u64::from(item.rank) > line;
         let keep_first = |item: &Item| (item.leased, item.rank);
         cleaning.items.sort_by_key(|item| std::cmp::Reverse(keep_first(item)));
-        let budget = u64::from(self.geometry.segment_units) * REAPPEND_SHARE.0 / REAPPEND_SHARE.1;
+        let most = |share: (u64, u64)| u64::from(self.geometry.segment_units) * share.0 / share.1;
+        let (leased, used) = (most(REAPPEND_SHARE), most(share));
         let mut units = 0;
         let fits = |item: &Item| {
             units += u64::from(item.place.units());
-            worth(item) && units <= budget
+            worth(item) && units <= if item.leased { leased } else { used }
         };
         cleaning.keep = cleaning.items.iter().map(fits).take_while(|fits| *fits).count();
         cleaning.next = cleaning.keep;

@@ -225,6 +225,11 @@ pub enum Event {
         /// How.
         result: GetResult,
     },
+    /// A prefetch that [`crate::Store::prefetch`] did not answer at once ended: `Nvme` was brought to DRAM, `Dram` came there meanwhile.
+    Prefetched {
+        /// How.
+        result: Result<Tier, MissReason>,
+    },
     /// A pending put ended.
     Put {
         /// As asked.

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use forebay_format::{RecordKind, TRAILER_HEADER_BYTES, TrailerView, decode_trailer};
 use forebay_io::{Disk, DiskError, Landing, ReadInto, Shared};
-use forebay_tokenomics::Reuse;
 use forebay_types::limits::{PIECE_BYTES, STEP_BYTES};
 use forebay_types::{Descriptor, Key, Millis, MissReason, Tier};
 
@@ -12,7 +11,7 @@ use crate::dram::Cached;
 use crate::face::{Event, Found, GetRequest, GetResult, GetStarted};
 use crate::index::Place;
 use crate::lanes::{Lane, SMALL_GET_BYTES};
-use crate::store::{Mutant, Op, Store};
+use crate::store::{Batch, Mutant, Op, Store};
 use crate::verify::{Purpose, VerifyJob};
 
 /// A read of a record's end: from a piece of its payload to the end of its trailer.
@@ -71,13 +70,12 @@ impl<D: Disk> Store<D> {
         if want.end - want.start > room {
             return GetStarted::TooSmall { need: want.end - want.start };
         }
-        let turn = self.turn_of(batch);
-        let rank = self.policy.touch(turn, depth_in_batch, old_rank, Reuse::Unknown);
-        self.set_rank(ns, &key, rank);
+        let rank = self.rank_use(ns, &key, old_rank, batch, depth_in_batch);
 
         if let Some(cached) = self.dram.get(ns, &key) {
             let found = found_in(cached, Tier::Dram, want);
             self.dram.set_rank(ns, &key, rank);
+            self.was_wanted(ns, &key);
             self.counted.hits_dram += 1;
             return GetStarted::Hit(found);
         }
@@ -144,6 +142,14 @@ impl<D: Disk> Store<D> {
         GetStarted::Pending
     }
 
+    /// Ranks a use of a block, and gives its new rank.
+    pub(crate) fn rank_use(&mut self, ns: u16, key: &Key, old: u32, batch: Batch, depth: u32) -> u32 {
+        let turn = self.turn_of(batch);
+        let rank = self.policy.touch(turn, depth, old, batch.hint);
+        self.set_rank(ns, key, rank);
+        rank
+    }
+
     pub(crate) fn set_rank(&mut self, ns: u16, key: &Key, rank: u32) {
         let Some(entry) = self.index.find_mut(ns, key) else { return };
         let (place, old) = (entry.place(), entry.rank);
@@ -180,7 +186,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// True when the block lies elsewhere since a read of it began: moved by cleaning, or forgotten and put again. What was read may be forgotten.
-    fn is_displaced(&self, ns: u16, key: &Key, place: Place) -> bool {
+    pub(crate) fn is_displaced(&self, ns: u16, key: &Key, place: Place) -> bool {
         self.index.find(ns, key).is_some_and(|entry| entry.place() != place)
     }
 
@@ -224,7 +230,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Why a read must not be answered although it succeeded: the namespace or the block has gone meanwhile.
-    fn gone(&self, ns: u16, key: &Key) -> Option<MissReason> {
+    pub(crate) fn gone(&self, ns: u16, key: &Key) -> Option<MissReason> {
         if self.namespaces.get(ns).is_none_or(|slot| slot.purging) {
             return Some(MissReason::Namespace);
         }
@@ -298,9 +304,18 @@ impl<D: Disk> Store<D> {
         if self.dram.contains(ns, &key) {
             return;
         }
-        let Some(rank) = self.index.find(ns, &key).filter(|e| e.place() == place).map(|e| e.rank) else { return };
+        if self.cache(ns, key, place, arena_offset, cached) {
+            self.counted.promotions += 1;
+        }
+    }
+
+    /// Takes a verified record into DRAM. False: it has gone or moved meanwhile.
+    pub(crate) fn cache(&mut self, ns: u16, key: Key, place: Place, arena_offset: usize, cached: Cached) -> bool {
+        let Some(rank) = self.index.find(ns, &key).filter(|e| e.place() == place).map(|e| e.rank) else {
+            return false;
+        };
         self.dram.insert(ns, key, rank, arena_offset, cached);
-        self.counted.promotions += 1;
+        true
     }
 
     pub(crate) fn range_done(

@@ -15,15 +15,17 @@ pub(crate) enum Lane {
     Put = 2,
     Reappend = 3,
     Scrub = 4,
+    Prefetch = 5,
 }
 
-const LANES: usize = 5;
+const LANES: usize = 6;
 
-/// Bytes a lane may spend each round. Small gets never wait long for a round; re-append gets what keeps puts going; scrub what is left.
-const QUANTUM_BYTES: [u64; LANES] = [1 << 20, 1 << 20, 1 << 20, 512 << 10, 128 << 10];
+/// Bytes a lane may spend each round. Small gets never wait long for a round; re-append gets what keeps puts going;
+/// prefetch comes before anybody waits for it; scrub gets what is left.
+const QUANTUM_BYTES: [u64; LANES] = [1 << 20, 1 << 20, 1 << 20, 512 << 10, 128 << 10, 256 << 10];
 /// Operations a lane may have queued: at 10 us each a queue this long is 40 ms old, and its requests are better told `busy`. Puts and re-appends
 /// are bounded by the arena, and once begun must be written.
-const QUEUED_MAX: [usize; LANES] = [4096, 4096, usize::MAX, usize::MAX, 256];
+const QUEUED_MAX: [usize; LANES] = [4096, 4096, usize::MAX, usize::MAX, 256, 256];
 /// Bytes of writes in flight at once. A larger one flies alone.
 const WRITE_BYTES_MAX: u64 = 4 << 20;
 /// Gets up to this many bytes are small.

@@ -15,6 +15,7 @@ mod forget;
 mod format;
 mod get;
 mod ghost;
+mod hints;
 mod index;
 mod lanes;
 mod leases;
@@ -35,6 +36,7 @@ pub use face::{
     StoreError,
 };
 pub use forebay_format::{NamespaceRow, slice_bytes_min};
+pub use forebay_types::Reuse;
 pub use format::format_slice;
 pub use stats::StoreStats;
 #[cfg(feature = "mutants")]

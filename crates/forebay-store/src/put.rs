@@ -8,7 +8,6 @@ use forebay_format::{
     EntryKind, FooterEntry, RecordKind, SegmentKind, TRAILER_HEADER_BYTES, Trailer, encode_trailer, trailer_len,
 };
 use forebay_io::Disk;
-use forebay_tokenomics::Reuse;
 use forebay_types::{Class, Descriptor, Key, Millis, RefusedReason};
 
 use crate::dram::Cached;
@@ -190,7 +189,7 @@ impl<D: Disk> Store<D> {
             return Committed::Refused(RefusedReason::Full);
         }
         let turn = self.turn_of(batch);
-        let rank = self.policy.insert(turn, depth, Reuse::Unknown);
+        let rank = self.policy.insert(turn, depth, batch.hint);
         let kind = if durable { SegmentKind::Durable } else { SegmentKind::Cache };
         if !self.ensure_place(kind, units, 1, false) {
             return Committed::Refused(RefusedReason::Busy);

@@ -23,6 +23,7 @@ use crate::dram::{Dram, OVERHEAD_BYTES};
 use crate::face::{RecoveryReport, StoreError};
 use crate::flush::Flusher;
 use crate::ghost::Ghosts;
+use crate::hints::Ahead;
 use crate::index::{AGE_MAX, ENTRY_BYTES_MEAN, Entry, Index, Place, Seed};
 use crate::lanes::Lanes;
 use crate::leases::{LEASE_BYTES, Leases};
@@ -112,6 +113,7 @@ impl<D: Disk> Store<D> {
             ops: Slab::new(),
             ranges: Slab::new(),
             verifies: VecDeque::new(),
+            ahead: Ahead::default(),
             writing: Vec::new(),
             flusher: Flusher::default(),
             cleaning: None,

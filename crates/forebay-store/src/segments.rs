@@ -216,11 +216,14 @@ impl Segments {
             .map(|(i, _)| i)
     }
 
-    /// Mean rank of what the cache holds.
-    pub(crate) fn cache_rank_mean(&self) -> u64 {
-        let cache = self.iter().filter(|(_, s)| s.kind != SegmentKind::Durable);
-        let (worth, units) =
-            cache.fold((0u128, 0u64), |(w, u), (_, s)| (w + u128::from(s.worth), u + u64::from(s.live_units)));
-        if units == 0 { 0 } else { (worth / u128::from(units)) as u64 }
+    /// Mean rank of what the cache holds, and that of its hottest segment.
+    pub(crate) fn cache_rank_means(&self) -> (u64, u64) {
+        let (mut worth, mut units, mut hottest) = (0, 0, 0);
+        for (_, s) in self.iter().filter(|(_, s)| s.kind != SegmentKind::Durable && s.live_units > 0) {
+            worth += u128::from(s.worth);
+            units += u64::from(s.live_units);
+            hottest = hottest.max(s.worth / u64::from(s.live_units));
+        }
+        if units == 0 { (0, 0) } else { ((worth / u128::from(units)) as u64, hottest) }
     }
 }

@@ -42,6 +42,10 @@ pub struct StoreStats {
     pub misses: u64,
     /// Blocks brought to DRAM by a get.
     pub promotions: u64,
+    /// Blocks brought to DRAM because a prefetch asked for them.
+    pub prefetched: u64,
+    /// Of these, got from DRAM before their time was over.
+    pub prefetch_used: u64,
     /// Records found bad, wherever.
     pub corrupt: u64,
     /// Puts kept.

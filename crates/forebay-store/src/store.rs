@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use forebay_format::{NamespaceRow, SegmentKind};
 use forebay_io::{Arena, Buf, Disk, DiskDone, DiskError, DiskOp, ReadInto, Shared};
-use forebay_tokenomics::{Lru, Policy, Turn};
+use forebay_tokenomics::{Lru, Policy, Reuse, Turn};
 use forebay_types::{
     Entropy, Key, Millis, MissReason, Namespace, NamespaceId, PutOutcome, RefusedReason, ShardId, Tier,
 };
@@ -18,6 +18,7 @@ use crate::face::Event;
 use crate::flush::{Action, Flusher};
 use crate::get::{RangeGet, ReadOp};
 use crate::ghost::Ghosts;
+use crate::hints::{Ahead, Fetching};
 use crate::index::{Entry, Index, Place};
 use crate::lanes::{Lane, Lanes};
 use crate::leases::{Granted, LEASE_BYTES, Leases};
@@ -73,6 +74,15 @@ pub enum Mutant {
 pub struct Batch {
     turn: Turn,
     epoch: u32,
+    pub(crate) hint: Reuse,
+}
+
+impl Batch {
+    /// The same, with what the caller knows about when its blocks will be used again.
+    #[must_use]
+    pub fn hinted(self, hint: Reuse) -> Self {
+        Batch { hint, ..self }
+    }
 }
 
 /// What an operation in flight is for.
@@ -81,6 +91,7 @@ pub(crate) enum Op {
     RangePieces(u64),
     RangeTrailer(u64),
     Suspect { ns: u16, key: Key, place: Place },
+    Prefetch(Fetching),
     Record { segment: u16, number: u64, of: RecordOf, bytes: u64 },
     Footer { segment: u16, bytes: u64 },
     Table { bytes: u64 },
@@ -109,6 +120,7 @@ pub struct Store<D: Disk> {
     pub(crate) ops: Slab<Op>,
     pub(crate) ranges: Slab<RangeGet>,
     pub(crate) verifies: VecDeque<VerifyJob>,
+    pub(crate) ahead: Ahead,
     /// Segments being written or sealed.
     pub(crate) writing: Vec<OpenSegment>,
     pub(crate) flusher: Flusher,
@@ -170,7 +182,7 @@ impl<D: Disk> Store<D> {
         if let Some(less) = self.policy.rebase() {
             self.rebase(less);
         }
-        Batch { turn: self.policy.begin(items), epoch: self.rebases }
+        Batch { turn: self.policy.begin(items), epoch: self.rebases, hint: Reuse::Unknown }
     }
 
     /// The turn of a batch, a fresh one if ranks have been rebased since it began.
@@ -286,6 +298,7 @@ impl<D: Disk> Store<D> {
             }
         }
         more |= self.purge_step();
+        more |= self.prefetch_step(now);
         if !self.write_failed {
             self.tombstones_step();
             more |= self.clean_step(now);
@@ -304,6 +317,7 @@ impl<D: Disk> Store<D> {
             Op::RangePieces(range) => self.range_done(now, range, true, result, read),
             Op::RangeTrailer(range) => self.range_done(now, range, false, result, read),
             Op::Suspect { ns, key, place } => self.suspect_done(ns, key, place, result, read),
+            Op::Prefetch(fetching) => self.prefetch_read(fetching, result, read),
             Op::Record { segment, number, of, bytes } => {
                 self.lanes.written(bytes);
                 self.record_done(segment, number, of, result);
@@ -451,6 +465,7 @@ impl<D: Disk> Store<D> {
     /// Seals, flushes and waits. Nothing depends on it: the next start is the one after a crash either way.
     pub fn close(&mut self, now: Millis) {
         self.closing = true;
+        self.drop_prefetches();
         for kind in [SegmentKind::Cache, SegmentKind::Durable, SegmentKind::Reappend] {
             self.seal(kind);
         }

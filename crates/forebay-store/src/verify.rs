@@ -6,6 +6,7 @@ use forebay_types::limits::{PIECE_BYTES, STEP_BYTES};
 use forebay_types::{Descriptor, Key, Millis, NamespaceId, Version, verify_range};
 
 use crate::dram::Cached;
+use crate::hints::Fetching;
 use crate::index::{Entry, Place};
 use crate::lanes::Lane;
 use crate::store::{Mutant, Op, Store};
@@ -22,6 +23,8 @@ pub(crate) struct VerifyJob {
 pub(crate) enum Purpose {
     /// To be taken into DRAM.
     Promote { ns: u16, key: Key, place: Place, arena_offset: usize, cached: Cached },
+    /// Wanted in DRAM before it is asked for.
+    Prefetch { fetching: Fetching, arena_offset: usize, cached: Cached },
     /// To be moved out of a victim.
     Move { item: usize },
     /// A client saw bad bytes.
@@ -67,6 +70,9 @@ impl<D: Disk> Store<D> {
                     self.counted.corrupt += 1;
                     self.dram.remove(ns, &key);
                 }
+            }
+            Purpose::Prefetch { fetching, arena_offset, cached } => {
+                self.prefetch_verified(fetching, arena_offset, cached, good);
             }
             Purpose::Move { item } => self.move_verified(now, item, data, good),
         }

@@ -11,6 +11,7 @@ mod ids;
 pub mod limits;
 mod namespace;
 mod outcome;
+mod reuse;
 mod seams;
 mod size;
 
@@ -21,5 +22,6 @@ pub use descriptor::{Descriptor, DescriptorError};
 pub use ids::{Epoch, Key, NamespaceId, ParseIdError, RegionId, ShardId, Tenant, Version};
 pub use namespace::{Class, FINGERPRINT_FIELDS, Fingerprint, Namespace, NamespaceError, Secret, check_namespace_name};
 pub use outcome::{LandingKind, MissReason, PutOutcome, RefusedReason, Tier};
+pub use reuse::Reuse;
 pub use seams::{Clock, Entropy, Millis, SeededEntropy, SystemClock, SystemEntropy};
 pub use size::{ParseSizeError, format_size, parse_size};

@@ -7,8 +7,8 @@
 use std::fmt;
 
 use forebay_types::{
-    Class, Epoch, Fingerprint, Key, LandingKind, MissReason, Namespace, NamespaceId, PutOutcome, RegionId, ShardId,
-    Tier, Version,
+    Class, Epoch, Fingerprint, Key, LandingKind, MissReason, Namespace, NamespaceId, PutOutcome, RegionId, Reuse,
+    ShardId, Tier, Version,
 };
 
 /// Version of the protocol. A node talks to this one and the one before.
@@ -132,6 +132,31 @@ pub struct ReuseHint {
     pub kind: u8,
     /// For kind 4.
     pub seconds: u32,
+}
+
+impl From<Reuse> for ReuseHint {
+    fn from(reuse: Reuse) -> Self {
+        let (kind, seconds) = match reuse {
+            Reuse::Unknown => (0, 0),
+            Reuse::Tool => (1, 0),
+            Reuse::Turn => (2, 0),
+            Reuse::Done => (3, 0),
+            Reuse::Seconds(seconds) => (4, seconds),
+        };
+        ReuseHint { kind, seconds }
+    }
+}
+
+impl From<ReuseHint> for Reuse {
+    fn from(hint: ReuseHint) -> Self {
+        match hint.kind {
+            1 => Reuse::Tool,
+            2 => Reuse::Turn,
+            3 => Reuse::Done,
+            4 => Reuse::Seconds(hint.seconds),
+            _ => Reuse::Unknown,
+        }
+    }
 }
 
 /// What a get answers for one key.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use forebay_types::limits::{BLOCK_BYTES_MAX, PIECE_BYTES};
-use forebay_types::{Clock, Key, LandingKind, MissReason, NamespaceId};
+use forebay_types::{Clock, Key, LandingKind, MissReason, NamespaceId, Reuse};
 
 use super::GetPart;
 use crate::block::Arrived;
@@ -59,6 +59,7 @@ pub(crate) struct GetCall<'a> {
     pub(crate) asks: &'a [Ask],
     pub(crate) taker: &'a mut dyn Taker,
     pub(crate) window_items: usize,
+    pub(crate) hint: Reuse,
     /// Bytes a block probably has.
     pub(crate) expected_bytes: usize,
     /// This may be the fault of an old table: keys that another shard may own go here instead of being missed, once.
@@ -102,6 +103,7 @@ pub(crate) fn run(space: &Space, core: &Core, asks: &[Ask], taker: &mut dyn Take
         asks,
         taker,
         window_items: limits.in_flight,
+        hint: limits.hint,
         expected_bytes: space.expected_bytes.load(Ordering::Relaxed),
         moved: Some(Vec::new()),
         counts: GetCounts::default(),

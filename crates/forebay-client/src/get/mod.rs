@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use forebay_io::{Loan, Slice};
 use forebay_types::limits::BLOCK_BYTES_MAX;
 use forebay_types::{Descriptor, Key, MissReason, RegionId, Tier, Version};
-use forebay_wire::{GetItem, Message, Place, ReuseHint};
+use forebay_wire::{GetItem, Message, Place};
 
 use crate::drive::{Moment, Part, Why};
 use crate::handle::EXPECTED_BYTES_MAX;
@@ -153,7 +153,7 @@ impl GetPart {
                 request: number,
                 namespace: call.namespace,
                 deadline_us: at.wire_us(),
-                hint: ReuseHint::default(),
+                hint: call.hint.into(),
                 items: asked,
             })?;
             link.flush(&mut Nothing)?;

@@ -41,7 +41,7 @@ impl Link {
         clock: &dyn Clock,
     ) -> Result<Link, LinkError> {
         let with_regions = about.regions && local;
-        let offered = if with_regions { features::REGIONS | features::DIRECT } else { 0 };
+        let offered = features::HINTS | if with_regions { features::REGIONS | features::DIRECT } else { 0 };
         let hello = Hello {
             version: WIRE_VERSION,
             features: offered,

@@ -10,8 +10,8 @@ mod item;
 use std::collections::VecDeque;
 
 use forebay_types::limits::PIECE_BYTES;
-use forebay_types::{NamespaceId, PutOutcome, RefusedReason, RegionId};
-use forebay_wire::{Message, Place, PutItem, ReuseHint};
+use forebay_types::{NamespaceId, PutOutcome, RefusedReason, RegionId, Reuse};
+use forebay_wire::{Message, Place, PutItem};
 
 use crate::counters::PutCounters;
 use crate::drive::{Moment, Part, Why};
@@ -32,6 +32,7 @@ pub(crate) struct PutCall<'c, 'b> {
     pub(crate) core: &'c Core,
     pub(crate) namespace: NamespaceId,
     pub(crate) window_items: usize,
+    pub(crate) hint: Reuse,
     pub(crate) outcomes: Vec<Option<PutOutcome>>,
     /// Blocks whose shard is not where the table says, once.
     pub(crate) moved: Option<Vec<PutItemState<'b>>>,
@@ -149,7 +150,7 @@ impl<'b> PutPart<'b> {
             }
             self.requests.push(Request { number, left: slots.len(), items: slots });
             let (namespace, deadline_us) = (call.namespace, at.wire_us());
-            let hint = ReuseHint::default();
+            let hint = call.hint.into();
             link.queue(&Message::Put { request: number, namespace, deadline_us, hint, items: asked })?;
             link.flush(self)?;
             moved = true;

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is a test")]
 
+mod hints;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -114,9 +116,14 @@ fn assert_all_hit(space: &NamespaceHandle, blocks: &Blocks) {
 
 fn assert_adds_up(client: &Client) {
     let counters = client.counters();
-    for sound in
-        [counters.get.adds_up(), counters.contains.adds_up(), counters.matched.adds_up(), counters.put.adds_up()]
-    {
+    for sound in [
+        counters.get.adds_up(),
+        counters.contains.adds_up(),
+        counters.matched.adds_up(),
+        counters.put.adds_up(),
+        counters.touch.adds_up(),
+        counters.prefetch.adds_up(),
+    ] {
         assert!(sound, "{counters:?}");
     }
     assert_eq!(counters.corrupt, 0, "{counters:?}");

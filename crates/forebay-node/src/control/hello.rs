@@ -35,10 +35,10 @@ impl Control {
             let uid = self.peers.get(id).and_then(|peer| peer.socket.peer_uid());
             let uid =
                 uid.ok_or((ErrorCode::Credential, "the kernel does not say who is at the other end".to_owned()))?;
-            return Ok((Tenant(uid), hello.features & (features::REGIONS | features::DIRECT)));
+            return Ok((Tenant(uid), hello.features & (features::REGIONS | features::DIRECT | features::HINTS)));
         }
         match &self.token {
-            Some(token) if same(token, &hello.credential) => Ok((self.own, 0)),
+            Some(token) if same(token, &hello.credential) => Ok((self.own, hello.features & features::HINTS)),
             _ => {
                 let text = if hello.credential.is_empty() {
                     "this node asks for a token on TCP; give --token-file FILE with the token it was started with"

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use forebay_io::Landing;
-use forebay_store::{Batch, Found, GetRequest, GetResult, GetStarted};
+use forebay_store::{Batch, Found, GetRequest, GetResult, GetStarted, Reuse};
 use forebay_types::{MissReason, NamespaceId};
 use forebay_wire::{GetItem, GetOutcomeRef, GetOutcomesWriter};
 
@@ -58,6 +58,7 @@ pub(crate) struct Get {
     pub(super) told: Vec<(u32, Told)>,
     /// Its place in the order of uses, taken when its first item starts.
     pub(super) batch: Option<Batch>,
+    hint: Reuse,
 }
 
 #[derive(Debug)]
@@ -90,7 +91,7 @@ pub(super) struct Way<'a, 'b> {
 }
 
 impl Get {
-    pub(crate) fn new(items: Vec<GetItem>) -> Self {
+    pub(crate) fn new(items: Vec<GetItem>, hint: Reuse) -> Self {
         let size = match items.first() {
             Some(item) if item.to.region.0 != 0 => item.to.room,
             _ => UNKNOWN_BYTES,
@@ -106,6 +107,7 @@ impl Get {
             moving: None,
             told: Vec::new(),
             batch: None,
+            hint,
         }
     }
 
@@ -249,7 +251,7 @@ impl Get {
         room: u64,
     ) -> GetRequest {
         let items = self.items.len() as u32;
-        let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items));
+        let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items).hinted(self.hint));
         let GetItem { key, offset, length, .. } = self.items[index];
         let (token, namespace) = (token(way.id, index), way.namespace);
         GetRequest { token, namespace, key, offset, length, room, into, batch, depth_in_batch: index as u32 }

@@ -9,6 +9,7 @@ pub(crate) mod conn;
 pub(crate) mod core;
 mod get;
 mod get_move;
+mod hints;
 mod life;
 mod output;
 mod put;
@@ -104,6 +105,7 @@ pub(crate) struct Shard {
     readable: Vec<Id>,
     /// Connections whose half-received message waits for its part of the input budget.
     starved: Vec<Id>,
+    hints: hints::Hints,
     events: Vec<Event>,
     scratch: Vec<u8>,
     /// Bytes of input granted to half-received messages.
@@ -139,7 +141,11 @@ impl Shard {
             let again = self.turn(&ready);
             let worked = again || !ready.is_empty() || !self.dirty.is_empty();
             self.flush();
-            let busy = again || !self.lanes.is_empty() || !self.readable.is_empty() || !self.dirty.is_empty();
+            let busy = again
+                || !self.lanes.is_empty()
+                || !self.hints.is_empty()
+                || !self.readable.is_empty()
+                || !self.dirty.is_empty();
             let now_us = self.clock.now_us();
             self.core.counters.turn_us_max.max(now_us - begun_us);
             self.core.counters.turns.add(1);
@@ -208,7 +214,7 @@ impl Shard {
                 self.enqueue_again(id);
             }
         }
-        let mut ran = false;
+        let mut ran = self.hints_step();
         for lane in Lane::ALL {
             ran |= self.run_lane(lane);
         }

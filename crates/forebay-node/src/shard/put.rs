@@ -1,7 +1,7 @@
 //! Puts: bytes into the arena, checked piece by piece as they arrive, then handed to the store.
 
 use forebay_io::PeerRegion;
-use forebay_store::{Batch, Committed, PutSlot, Reserve};
+use forebay_store::{Batch, Committed, PutSlot, Reserve, Reuse};
 use forebay_types::limits::PIECE_BYTES;
 use forebay_types::{Descriptor, NamespaceId, PutOutcome, RefusedReason, SumBinding};
 use forebay_wire::{Message, PutItem};
@@ -39,6 +39,7 @@ pub(crate) struct Put {
     outcomes: Vec<(u32, PutOutcome)>,
     /// Its place in the order of uses, taken when its first item starts.
     batch: Option<Batch>,
+    hint: Reuse,
 }
 
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl Filling {
 }
 
 impl Put {
-    pub(crate) fn new(items: Vec<PutItem>) -> Self {
+    pub(crate) fn new(items: Vec<PutItem>, hint: Reuse) -> Self {
         let (states, open) = (vec![State::Waiting; items.len()], items.len());
         Put {
             items,
@@ -93,6 +94,7 @@ impl Put {
             gos: Vec::new(),
             outcomes: Vec::new(),
             batch: None,
+            hint,
         }
     }
 
@@ -140,7 +142,7 @@ impl Put {
             return false;
         }
         let items = self.items.len() as u32;
-        let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items));
+        let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items).hinted(self.hint));
         match core.store.reserve(core.now_ms, &item.descriptor, batch, index) {
             Reserve::Exists => self.outcome(core, index, PutOutcome::Exists),
             Reserve::Refused(RefusedReason::Busy) => return false,

@@ -1,6 +1,6 @@
 //! What messages and events mean.
 
-use forebay_store::Event;
+use forebay_store::{Event, Reuse};
 use forebay_types::limits::DEADLINE_US_MAX;
 use forebay_types::{Key, MissReason, NamespaceId, PutOutcome, RefusedReason};
 use forebay_wire::{ErrorCode, GetItem, GetOutcomeRef, GetOutcomesWriter, Message, Presence, PutItem};
@@ -25,11 +25,11 @@ const NOT_A_SHARDS: &str =
 impl Shard {
     pub(super) fn on_message(&mut self, id: Id, message: Message) -> Result<(), Refusal> {
         match message {
-            Message::Get { request, namespace, deadline_us, items, .. } => {
-                self.on_get(id, Ask { request, namespace, deadline_us }, items)?;
+            Message::Get { request, namespace, deadline_us, hint, items } => {
+                self.on_get(id, Ask { request, namespace, deadline_us }, hint.into(), items)?;
             }
-            Message::Put { request, namespace, deadline_us, items, .. } => {
-                self.on_put(id, Ask { request, namespace, deadline_us }, items)?;
+            Message::Put { request, namespace, deadline_us, hint, items } => {
+                self.on_put(id, Ask { request, namespace, deadline_us }, hint.into(), items)?;
             }
             Message::Match { request, namespace, deadline_us, hold_ms, stop_at_gap, keys } => {
                 let presence = Vec::with_capacity(keys.len());
@@ -52,19 +52,19 @@ impl Shard {
                     self.core.store.drop_corrupt(namespace, &key, version);
                 }
             }
-            // Hints are not acted upon yet, and the feature bit says so.
-            Message::Touch { .. } | Message::Prefetch { .. } => {}
+            Message::Touch { namespace, hint, keys } => self.on_touch(id, namespace, hint.into(), keys),
+            Message::Prefetch { namespace, deadline_us, keys } => self.on_prefetch(id, namespace, deadline_us, keys),
             _ => return Err(Refusal::protocol(NOT_A_SHARDS)),
         }
         Ok(())
     }
 
-    fn on_get(&mut self, id: Id, ask: Ask, items: Vec<GetItem>) -> Result<(), Refusal> {
+    fn on_get(&mut self, id: Id, ask: Ask, hint: Reuse, items: Vec<GetItem>) -> Result<(), Refusal> {
         let admitted = self.admit(id, &ask, items.len())?;
         self.core.counters.get.asked.add(items.len() as u64);
         match admitted {
             Admitted::Begins => {
-                let get = Get::new(items);
+                let get = Get::new(items, hint);
                 self.begin(id, ask, get.first_lane(), Work::Get(get));
             }
             Admitted::Not(reason, _) => self.miss_all(id, ask.request, items.len(), reason),
@@ -72,11 +72,11 @@ impl Shard {
         Ok(())
     }
 
-    fn on_put(&mut self, id: Id, ask: Ask, items: Vec<PutItem>) -> Result<(), Refusal> {
+    fn on_put(&mut self, id: Id, ask: Ask, hint: Reuse, items: Vec<PutItem>) -> Result<(), Refusal> {
         let admitted = self.admit(id, &ask, items.len())?;
         self.core.counters.put_asked.add(items.len() as u64);
         match admitted {
-            Admitted::Begins => self.begin(id, ask, Lane::Put, Work::Put(Box::new(Put::new(items)))),
+            Admitted::Begins => self.begin(id, ask, Lane::Put, Work::Put(Box::new(Put::new(items, hint)))),
             Admitted::Not(_, reason) => self.refuse_all(id, ask.request, items.len(), reason),
         }
         Ok(())
@@ -339,6 +339,7 @@ impl Shard {
                     self.touch(id);
                 }
             }
+            Event::Prefetched { result } => super::hints::count(&self.core.counters.prefetch, result),
             Event::NamespaceSaved { token, ok } => {
                 // The channel has room for every change the control thread lets be under way.
                 let _ = self.replies.saved.try_send(Saved { token, ok });

@@ -186,6 +186,7 @@ impl Shard {
             dirty: Vec::new(),
             readable: Vec::new(),
             starved: Vec::new(),
+            hints: Default::default(),
             events: Vec::new(),
             scratch: vec![0; STEP_BYTES],
             granted: 0,

@@ -5,6 +5,7 @@
 mod crash;
 mod faults;
 mod flips;
+mod hints;
 mod model;
 mod mutants;
 mod rig;

@@ -5,26 +5,11 @@
 
 mod lru;
 
+pub use forebay_types::Reuse;
 pub use lru::Lru;
 
 /// What a block is worth to keep, comparable only inside one shard: larger is worth more.
 pub type Rank = u32;
-
-/// When the caller thinks a block will be used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Reuse {
-    /// Nothing was said.
-    #[default]
-    Unknown,
-    /// The session waits for a tool and will come back within seconds.
-    Tool,
-    /// The session waits for a person and will come back within minutes, or not.
-    Turn,
-    /// The session is over.
-    Done,
-    /// In about that many seconds.
-    Seconds(u32),
-}
 
 /// One request's place in the order of uses. Given by [`Policy::begin`], carried to each of the request's keys.
 ///
