@@ -25,6 +25,9 @@ cargo xtask tidy [--accept [--bytes-unchanged]]
 cargo xtask bench VERB [FLAG...]
     Builds a release and runs a bench: limits, mixed; `cargo xtask bench --help` lists the verbs and `cargo xtask bench VERB --help` their
     flags, docs/measurements.md tells how each is measured. Missing fio and iperf3 are installed where root runs it (--no-install: not).
+    --card FILE writes a claim card beside the result.
+cargo xtask bench --replay CARD [--dir DIR] [--json] | --report
+    Runs a claim card again and shows both results; writes docs/measurements.md from docs/cards.
 cargo xtask fuzz [SECONDS]
     Runs the cargo-fuzz targets where cargo-fuzz is installed; `cargo xtask test` runs the same functions on seeded input.";
 

@@ -3,6 +3,7 @@
 //! Each row is a ratio: ours and the limit, interleaved in one run, on the same file system, at the same depth and sizes, with verified payload.
 //! The product is never tuned for the bench: it starts the same binary with the flags anybody can give. Run it as `cargo xtask bench`.
 
+mod card;
 mod limits;
 mod mixed;
 mod node;
@@ -11,16 +12,36 @@ mod report;
 mod watch;
 mod work;
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+use card::{Measured, Quiet, Table};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask bench", about = "Forebay measured against the limits of this machine")]
+#[command(
+    name = "cargo xtask bench",
+    about = "Forebay measured against the limits of this machine",
+    arg_required_else_help = true
+)]
 struct Cli {
+    /// Run a claim card again, and show both side by side.
+    #[arg(long, value_name = "CARD")]
+    replay: Option<PathBuf>,
+    /// With --replay: the folder to measure in.
+    #[arg(long, value_name = "DIR", requires = "replay")]
+    dir: Option<PathBuf>,
+    /// With --replay: end with one line of JSON on stdout.
+    #[arg(long, requires = "replay")]
+    json: bool,
+    /// Write docs/measurements.md from the cards in docs/cards.
+    #[arg(long, conflicts_with = "replay")]
+    report: bool,
     #[command(subcommand)]
-    verb: Verb,
+    verb: Option<Verb>,
 }
 
 #[derive(Subcommand)]
@@ -32,6 +53,33 @@ enum Verb {
     /// The far end of a ping-pong: a child of this program.
     #[command(hide = true)]
     Echo(raw::sockets::EchoArgs),
+}
+
+impl Verb {
+    /// Measures; `None` for what gives no result of its own.
+    fn run(&self) -> Outcome<Option<Measured>> {
+        match self {
+            Verb::Limits(args) => limits::run(args).map(Some),
+            Verb::Mixed(args) => mixed::run(args).map(|()| None),
+            Verb::Echo(args) => raw::sockets::echo(args).map(|()| None),
+        }
+    }
+
+    fn common(&self) -> Option<&Common> {
+        match self {
+            Verb::Limits(args) => Some(&args.common),
+            Verb::Mixed(args) => Some(&args.common),
+            Verb::Echo(_) => None,
+        }
+    }
+}
+
+/// What a bench's result looks like to people.
+fn tables(bench: &str, result: &Value) -> Vec<Table> {
+    match bench {
+        "limits" => vec![report::table(result)],
+        _ => Vec::new(),
+    }
 }
 
 /// What every bench takes.
@@ -49,6 +97,9 @@ struct Common {
     /// I/O engine of the node: auto, uring or threads.
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     io: String,
+    /// Also write a claim card: what was run, on what, with all samples.
+    #[arg(long, value_name = "FILE")]
+    card: Option<PathBuf>,
     /// Do with what is installed. Otherwise root on a machine with apt-get gets fio and iperf3 if they are missing, and is told.
     #[arg(long)]
     no_install: bool,
@@ -92,16 +143,68 @@ fn why<E: std::fmt::Display>(doing: &str) -> impl FnOnce(E) -> Failed + '_ {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().verb {
-        Verb::Limits(args) => limits::run(&args),
-        Verb::Mixed(args) => mixed::run(&args),
-        Verb::Echo(args) => raw::sockets::echo(&args),
-    };
-    match done {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(Cli::parse(), &args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             report::say(&format!("bench: {e}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(cli: Cli, args: &[String]) -> Outcome<()> {
+    if let Some(path) = &cli.replay {
+        return card::replay(path, cli.json, |command| again(command, cli.dir.as_deref()));
+    }
+    match &cli.verb {
+        Some(verb) => measure(verb, args),
+        None => card::report(),
+    }
+}
+
+fn measure(verb: &Verb, args: &[String]) -> Outcome<()> {
+    let quiet = Quiet::start();
+    let measured = verb.run()?;
+    let (Some(measured), Some(common)) = (measured, verb.common()) else { return Ok(()) };
+    tables(measured.bench, &measured.result).iter().for_each(|table| report::say(&table.terminal()));
+    if let Some(path) = &common.card {
+        card::write(path, &measured, &quiet, args, &common.dir)?;
+    }
+    if common.json {
+        report::print(&measured.result.to_string());
+    }
+    Ok(())
+}
+
+/// The command of a card, in another folder if one is given.
+fn again(command: &[String], dir: Option<&Path>) -> Outcome<Measured> {
+    let mut words: Vec<&OsStr> = vec![OsStr::new("bench")];
+    words.extend(command.iter().map(OsStr::new));
+    if let Some(dir) = dir {
+        words.extend([OsStr::new("--dir"), dir.as_os_str()]);
+    }
+    let cli =
+        Cli::try_parse_from(words).map_err(|e| Failed(format!("this build cannot run the card's command: {e}")))?;
+    let measured = cli.verb.as_ref().map(Verb::run).transpose()?.flatten();
+    measured.ok_or_else(|| Failed("the card's command measures nothing".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_typed_makes_sense() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+        assert!(Cli::try_parse_from(["bench", "--replay", "x", "--dir", "y"]).is_ok());
+        assert!(Cli::try_parse_from(["bench", "--replay", "x", "--report"]).is_err());
+        assert!(Cli::try_parse_from(["bench", "limits", "--pairs", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_card_of_a_verb_that_is_gone_is_refused() {
+        let said = again(&["gone".into()], None).err().unwrap().to_string();
+        assert!(said.contains("cannot run the card's command"), "{said}");
     }
 }

@@ -14,7 +14,7 @@ use crate::{Common, Failed, Outcome, why};
 #[derive(Args)]
 pub(crate) struct MixedArgs {
     #[command(flatten)]
-    common: Common,
+    pub(crate) common: Common,
     /// Seconds of each phase.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
     seconds: u16,

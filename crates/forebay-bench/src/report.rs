@@ -1,10 +1,10 @@
 //! Medians, spreads, the table for people and the line for programs.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
-use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use serde_json::{Map, Value, json};
 
+use crate::card::Table;
 use crate::watch::Latencies;
 
 /// A line for people, on stderr.
@@ -242,28 +242,10 @@ pub(crate) fn cells(row: &Value) -> Vec<String> {
     ]
 }
 
-/// The table of all rows, for a terminal.
-pub(crate) fn table(rows: &[Value]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(COLUMNS);
-    let colour = is_coloured();
-    for row in rows {
-        let cells = cells(row).into_iter().enumerate().map(|(i, text)| match COLUMNS[i] {
-            "reaches" if colour => {
-                let good = row["half_way_met"].as_bool().unwrap_or(false);
-                Cell::new(text).fg(if good { Color::Green } else { Color::Yellow })
-            }
-            "path" | "target" | "reaches" => Cell::new(text),
-            _ => Cell::new(text).set_alignment(CellAlignment::Right),
-        });
-        table.add_row(cells.collect::<Vec<_>>());
-    }
-    table.to_string()
-}
-
-fn is_coloured() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+/// The table of rows that each have a limit.
+pub(crate) fn table(result: &Value) -> Table {
+    let rows = result["rows"].as_array().map_or(&[][..], Vec::as_slice);
+    Table { title: String::new(), heads: COLUMNS.map(String::from).to_vec(), rows: rows.iter().map(cells).collect() }
 }
 
 #[cfg(test)]

@@ -8,15 +8,16 @@ mod million;
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::card::Measured;
 use crate::node::Setup;
 use crate::raw::{self, Tools};
-use crate::report::{Row, print, say, table};
+use crate::report::{Row, say};
 use crate::{Common, Outcome, Scratch};
 
 #[derive(Args)]
 pub(crate) struct LimitsArgs {
     #[command(flatten)]
-    common: Common,
+    pub(crate) common: Common,
     /// Interleaved pairs of limit and ours a row.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=50))]
     pairs: u16,
@@ -36,23 +37,26 @@ struct Bench<'a> {
     rows: Vec<Row>,
 }
 
-pub(crate) fn run(args: &LimitsArgs) -> Outcome<()> {
+pub(crate) fn run(args: &LimitsArgs) -> Outcome<Measured> {
     let tools = raw::tools(!args.common.no_install);
     let mut bench = Bench { args, tools, dir: args.common.scratch("limits")?, rows: Vec::new() };
     bench.all()?;
     let rows: Vec<Value> = bench.rows.iter().filter(|row| args.wants(row.path)).map(Row::json).collect();
-    say(&table(&rows));
     say(&format!(
-        "{} of {} rows reach their first target; medians of {} interleaved pairs, ours first in every second one; \
-         A / B is ours / limit; spread = (max - min) / median",
+        "{} of {} rows reach their first target; medians of {} interleaved pairs, ours first in every second one",
         rows.iter().filter(|row| row["met"] == true).count(),
         rows.len(),
         args.pairs
     ));
-    if args.common.json {
-        print(&json!({ "rows": rows }).to_string());
-    }
-    Ok(())
+    Ok(Measured {
+        bench: "limits",
+        workload: format!(
+            "Medians of {} interleaved pairs, ours first in every second one; A / B is ours / limit; spread is (max - min) / median.",
+            args.pairs
+        ),
+        tools: bench.tools.json(),
+        result: json!({ "rows": rows }),
+    })
 }
 
 impl LimitsArgs {

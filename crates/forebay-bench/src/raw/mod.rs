@@ -6,6 +6,8 @@ pub(crate) mod sockets;
 
 use std::process::{Command, Stdio};
 
+use serde_json::{Value, json};
+
 use crate::report::say;
 
 /// What measures this machine.
@@ -13,6 +15,12 @@ use crate::report::say;
 pub(crate) struct Tools {
     pub(crate) fio: Option<String>,
     pub(crate) iperf3: Option<String>,
+}
+
+impl Tools {
+    pub(crate) fn json(&self) -> Value {
+        json!({ "fio": self.fio, "iperf3": self.iperf3 })
+    }
 }
 
 /// Finds fio and iperf3; with `install` and as root, on a machine with apt-get, gets what is missing. Says aloud what it does and what it does
@@ -35,11 +43,13 @@ pub(crate) fn tools(install: bool) -> Tools {
     tools
 }
 
-/// The first line that `NAME --version` says.
+/// The version in the first line of `NAME --version`: its first word with a digit.
 pub(crate) fn version(name: &str) -> Option<String> {
     let output = Command::new(name).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    output.status.success().then(|| text.lines().next().unwrap_or("").trim().to_owned())
+    let first = text.lines().next().unwrap_or("");
+    let word = first.split_whitespace().find(|word| word.contains(|c: char| c.is_ascii_digit()) && word.contains('.'));
+    output.status.success().then(|| word.unwrap_or(first).trim_start_matches(&format!("{name}-")).to_owned())
 }
 
 /// Installs packages of the distribution, where this user may; says so, and what came of it.
