@@ -8,6 +8,7 @@ use forebay_store::StoreStats;
 use forebay_types::{Clock, ShardId};
 
 use crate::counters::Counters;
+use crate::latency::Latencies;
 use crate::shard::Shown;
 
 /// A shard as the board knows it.
@@ -50,6 +51,11 @@ impl Board {
     /// Sum of a counter over all shards and the control thread.
     pub(crate) fn sum(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
         self.shards.iter().map(|shard| counter(&shard.shown.counters)).sum::<u64>() + counter(&self.control)
+    }
+
+    /// What took how long, over all shards: an index of [`crate::counters::LATENCIES`].
+    pub(crate) fn latencies(&self, of: usize) -> Latencies {
+        Latencies::sum(self.shards.iter().map(|shard| &shard.shown.counters.latency[of]))
     }
 
     /// Largest of a gauge.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use forebay_types::{LandingKind, MissReason, PutOutcome, RefusedReason, Tier};
 use forebay_wire::ErrorCode;
 
+use crate::latency::Latency;
+
 /// A counter, or a gauge when it is `set`.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
@@ -88,8 +90,36 @@ pub(crate) struct Counters {
     /// Regions that could not be mapped, so that bytes are copied through their descriptor.
     pub(crate) regions_unmapped: Count,
     pub(crate) requests: Count,
+    /// Keys without an outcome, and reads at the drive, when it was last published.
+    pub(crate) keys_waiting: Count,
+    pub(crate) reads_waiting: Count,
+    pub(crate) latency: [Latency; LATENCIES.len()],
     pub(crate) errors: [Count; ERROR_WORDS.len()],
 }
+
+/// What is timed, from the turn that took the request to the one that answered: gets that were hits and puts that were kept, key by key; the others
+/// as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timed {
+    GetDram,
+    GetNvme,
+    PutCached,
+    PutDurable,
+    Match,
+    Contains,
+    Forget,
+}
+
+/// Verb and kind of each [`Timed`], in their order.
+pub(crate) const LATENCIES: [(Timed, &str, &str); 7] = [
+    (Timed::GetDram, "get", "dram"),
+    (Timed::GetNvme, "get", "nvme"),
+    (Timed::PutCached, "put", "cached"),
+    (Timed::PutDurable, "put", "durable"),
+    (Timed::Match, "match", "all"),
+    (Timed::Contains, "contains", "all"),
+    (Timed::Forget, "forget", "all"),
+];
 
 /// The word of each [`ErrorCode`], in the order of its number less one.
 pub(crate) const ERROR_WORDS: [&str; 12] = [
@@ -114,6 +144,10 @@ impl Counters {
         }
     }
 
+    pub(crate) fn took(&self, what: Timed, us: u64) {
+        self.latency[what as usize].took(us);
+    }
+
     pub(crate) fn landed(&self, kind: LandingKind, bytes: u64) {
         self.landing[kind.index()].add(1);
         self.bytes_out.add(bytes);
@@ -136,6 +170,11 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_timed_stands_in_its_own_place() {
+        assert!(LATENCIES.iter().enumerate().all(|(at, (timed, ..))| *timed as usize == at));
+    }
 
     #[test]
     fn there_is_a_counter_for_every_word() {

@@ -4,7 +4,8 @@ use forebay_types::{LandingKind, MissReason, RefusedReason, Tier};
 use serde_json::{Map, Value, json};
 
 use crate::board::{Board, BoardShard};
-use crate::counters::{Asked, Counters, ERROR_WORDS};
+use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES};
+use crate::latency::bound_us;
 use crate::metrics::STORE_NUMBERS;
 
 /// All of them.
@@ -34,9 +35,32 @@ pub(crate) fn stats(board: &Board) -> String {
         "errors": (0..ERROR_WORDS.len())
             .map(|i| (ERROR_WORDS[i].to_owned(), sum(&|c| c.errors[i].get())))
             .collect::<Map<_, _>>(),
+        "waiting": { "keys": sum(&|c| c.keys_waiting.get()), "reads": sum(&|c| c.reads_waiting.get()) },
+        "latency": latency(board),
+        "latency_buckets": latency_buckets(board),
         "shards": shards,
     })
     .to_string()
+}
+
+/// Since the start, for a glance. Each figure is the bound of a bucket.
+fn latency(board: &Board) -> Map<String, Value> {
+    let one = |(at, (_, verb, kind)): (usize, &(_, &str, &str))| {
+        let all = board.latencies(at);
+        let figures = json!({ "count": all.count(), "p50_us": all.per_mille(500), "p99_us": all.per_mille(990), "p999_us": all.per_mille(999) });
+        (format!("{verb}_{kind}"), figures)
+    };
+    LATENCIES.iter().enumerate().map(one).collect()
+}
+
+/// For whoever wants figures of a span of time: the difference of two. Pairs of a bucket's bound in microseconds and its count; empty ones are left out.
+fn latency_buckets(board: &Board) -> Map<String, Value> {
+    let one = |(at, (_, verb, kind)): (usize, &(_, &str, &str))| {
+        let buckets = board.latencies(at).buckets;
+        let pairs = buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+        (format!("{verb}_{kind}"), pairs.map(|(bucket, count)| json!([bound_us(bucket), count])).collect())
+    };
+    LATENCIES.iter().enumerate().map(one).collect()
 }
 
 fn words<W: std::fmt::Display>(all: &[W], of: impl Fn(&W) -> u64) -> Map<String, Value> {

@@ -15,6 +15,7 @@ mod drives;
 mod http;
 mod json;
 mod lanes;
+mod latency;
 mod metrics;
 mod node;
 mod reconcile;

@@ -6,7 +6,8 @@ use forebay_store::StoreStats;
 use forebay_types::{LandingKind, MissReason, RefusedReason, Tier};
 
 use crate::board::Board;
-use crate::counters::{Asked, Counters, ERROR_WORDS};
+use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES};
+use crate::latency::bound_us;
 
 /// One number with its labels.
 struct Sample {
@@ -35,7 +36,35 @@ pub(crate) fn prometheus(board: &Board) -> String {
             let _ = writeln!(out, "{name}{labels} {value}");
         }
     }
+    latencies(&mut out, board);
     out
+}
+
+/// Histograms, of which Prometheus gets every other bucket: each doubling.
+fn latencies(out: &mut String, board: &Board) {
+    let name = "forebay_latency_seconds";
+    let _ = writeln!(
+        out,
+        "# HELP {name} Time from the turn that took a request to its answer: gets that were hits and puts that were kept by key, others whole.\n# TYPE {name} histogram"
+    );
+    for (at, (_, verb, kind)) in LATENCIES.iter().enumerate() {
+        let all = board.latencies(at);
+        let labels = format!("verb=\"{verb}\",kind=\"{kind}\"");
+        let mut under = 0;
+        // The last bucket has no bound of its own.
+        for (bucket, count) in all.buckets[..all.buckets.len() - 1].iter().enumerate() {
+            under += count;
+            if bound_us(bucket).is_power_of_two() {
+                let bound_s = bound_us(bucket) as f64 / 1e6;
+                let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound_s}\"}} {under}");
+            }
+        }
+        let (count, sum_s) = (all.count(), all.sum_us as f64 / 1e6);
+        let _ = writeln!(
+            out,
+            "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum_s}\n{name}_count{{{labels}}} {count}"
+        );
+    }
 }
 
 fn one(value: u64) -> Vec<Sample> {
@@ -91,6 +120,8 @@ fn families(board: &Board) -> Vec<Family> {
     let longest_s = board.max(|c| c.turn_us_max.get()) as f64 / 1e6;
     all.extend([
         gauge("forebay_connections", "Connections now.", board.connections() as f64),
+        gauge("forebay_keys_waiting", "Keys without an outcome yet.", board.sum(|c| c.keys_waiting.get()) as f64),
+        gauge("forebay_reads_waiting", "Reads of gets at the drives now.", board.sum(|c| c.reads_waiting.get()) as f64),
         gauge("forebay_regions", "Regions lent by clients now.", board.sum(|c| c.regions.get()) as f64),
         gauge("forebay_turn_longest_seconds", "Longest turn of a shard's loop since the start.", longest_s),
         gauge("forebay_memory_bytes", "Memory the node was given, in bytes.", board.memory_bytes as f64),

@@ -184,6 +184,12 @@ fn metrics_and_statistics_tell_the_same() {
     assert_eq!(all["forebay_get_misses_total{reason=\"absent\"}"], 1.0);
     assert_eq!(all["forebay_landing_total{kind=\"stream\"}"], 2.0);
     assert_eq!(all["forebay_get_bytes_total"], 10_000.0);
+    assert_eq!(all["forebay_latency_seconds_count{verb=\"get\",kind=\"dram\"}"], 2.0);
+    assert_eq!(all["forebay_latency_seconds_bucket{verb=\"put\",kind=\"cached\",le=\"+Inf\"}"], 1.0);
+    let buckets =
+        body.lines().filter(|line| line.starts_with("forebay_latency_seconds_bucket{verb=\"get\",kind=\"dram\""));
+    let counts: Vec<f64> = buckets.map(|line| line.split(' ').next_back().unwrap().parse().unwrap()).collect();
+    assert!(counts.is_sorted() && counts.len() == 28, "{counts:?}");
     assert!(get("/other").starts_with("HTTP/1.1 404"));
     match control.ask(&Message::Stats { request: 4 }) {
         Message::StatsAre { json, .. } => {
@@ -191,6 +197,10 @@ fn metrics_and_statistics_tell_the_same() {
             assert_eq!(stats["get"]["asked"], 3);
             assert_eq!(stats["get"]["hits"]["dram"], 2);
             assert_eq!(stats["put"]["cached"], 1);
+            assert_eq!(stats["latency"]["get_dram"]["count"], 2);
+            assert!(stats["latency"]["get_dram"]["p99_us"].as_u64().unwrap() > 0);
+            let counts = stats["latency_buckets"]["put_cached"].as_array().unwrap().iter().map(|pair| pair[1].as_u64());
+            assert_eq!(counts.map(Option::unwrap).sum::<u64>(), 1);
             assert_eq!(stats["shards"][0]["blocks"], 1);
         }
         other => panic!("{other:?}"),

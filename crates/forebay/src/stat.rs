@@ -27,7 +27,9 @@ pub(crate) fn run(args: &StatArgs, settings: &Settings) -> Result<(), Stop> {
             "the node's figures are not an object; use builds of neighbouring versions".to_owned(),
         ));
     };
-    let (lists, plain): (Vec<_>, Vec<_>) = stats.iter().partition(|(_, value)| is_list(value));
+    // What is there for programs to reckon with is no figure for people.
+    let figures = stats.iter().filter(|(name, _)| !name.ends_with("_buckets"));
+    let (lists, plain): (Vec<_>, Vec<_>) = figures.partition(|(_, value)| is_list(value));
     let mut node = say::table(&["node", &client.address().to_string()]);
     for (name, value) in flattened(plain) {
         node.add_row([&name, &shown(&name, value)]);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use forebay_io::Engine;
 use forebay_store::Store;
-use forebay_types::{Millis, NamespaceId, Tenant};
+use forebay_types::{Clock, Millis, NamespaceId, Tenant};
 
 use super::output::Output;
-use crate::counters::Counters;
+use crate::counters::{Counters, Timed};
 
 /// Keys a shard has unanswered at most, over all connections: about 100 bytes each. More are answered `busy`.
 pub(crate) const ITEMS_MAX: usize = 131_072;
@@ -16,6 +16,7 @@ pub(crate) const ITEMS_MAX: usize = 131_072;
 pub(crate) struct Core {
     pub(crate) store: Store<Engine>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// The shard's clock, read once a turn.
     pub(crate) now_us: u64,
     pub(crate) now_ms: Millis,
@@ -31,6 +32,11 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// Counts how long something took that began then.
+    pub(crate) fn took(&self, what: Timed, begun_us: u64) {
+        self.counters.took(what, self.clock.now_us().saturating_sub(begun_us));
+    }
+
     /// Whether a tenant may use a namespace.
     pub(crate) fn allows(&self, tenant: Tenant, namespace: NamespaceId) -> bool {
         let place = self.tenants.binary_search_by_key(&namespace, |row| row.0);

@@ -59,6 +59,8 @@ pub(crate) struct Get {
     /// Its place in the order of uses, taken when its first item starts.
     pub(super) batch: Option<Batch>,
     hint: Reuse,
+    /// When it was taken.
+    pub(super) begun_us: u64,
 }
 
 #[derive(Debug)]
@@ -91,7 +93,7 @@ pub(super) struct Way<'a, 'b> {
 }
 
 impl Get {
-    pub(crate) fn new(items: Vec<GetItem>, hint: Reuse) -> Self {
+    pub(crate) fn new(items: Vec<GetItem>, hint: Reuse, begun_us: u64) -> Self {
         let size = match items.first() {
             Some(item) if item.to.region.0 != 0 => item.to.room,
             _ => UNKNOWN_BYTES,
@@ -108,6 +110,7 @@ impl Get {
             told: Vec::new(),
             batch: None,
             hint,
+            begun_us,
         }
     }
 

@@ -8,6 +8,7 @@ use forebay_wire::{DataHeader, GetOutcomeRef};
 use super::core::Core;
 use super::get::{Get, Moving, State, Told, Way};
 use super::request::Step;
+use crate::counters::Timed;
 
 impl Get {
     /// Copies the next step into the client's region.
@@ -71,8 +72,7 @@ impl Get {
         if moving.done < all {
             self.moving = Some(moving);
         } else {
-            core.counters.get.hit(moving.found.tier);
-            core.counters.landed(LandingKind::Stream, all as u64);
+            self.count_hit(core, moving.found.tier, LandingKind::Stream, all as u64);
             self.settle(core, moving.item as usize);
         }
         Step::Again
@@ -80,9 +80,18 @@ impl Get {
 
     pub(super) fn hit(&mut self, core: &mut Core, way: &mut Way<'_, '_>, moving: &Moving, kind: LandingKind) {
         self.outcome(way, moving.item, found_outcome(&moving.found, kind));
-        core.counters.get.hit(moving.found.tier);
-        core.counters.landed(kind, moving.found.payload().len() as u64);
+        self.count_hit(core, moving.found.tier, kind, moving.found.payload().len() as u64);
         self.settle(core, moving.item as usize);
+    }
+
+    fn count_hit(&self, core: &Core, tier: Tier, kind: LandingKind, bytes: u64) {
+        core.counters.get.hit(tier);
+        core.counters.landed(kind, bytes);
+        let timed = match tier {
+            Tier::Dram => Timed::GetDram,
+            Tier::Nvme => Timed::GetNvme,
+        };
+        core.took(timed, self.begun_us);
     }
 
     pub(super) fn miss(&mut self, core: &mut Core, way: &mut Way<'_, '_>, item: u32, reason: MissReason) {
@@ -104,8 +113,7 @@ impl Get {
                     trailer_offset,
                 };
                 self.outcome(way, item, outcome);
-                core.counters.get.hit(Tier::Nvme);
-                core.counters.landed(LandingKind::Direct, length);
+                self.count_hit(core, Tier::Nvme, LandingKind::Direct, length);
                 self.settle(core, item as usize);
             }
         }

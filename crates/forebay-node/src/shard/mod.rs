@@ -382,6 +382,8 @@ impl Shard {
     fn publish(&mut self, now_us: u64) {
         self.publish_us = now_us + PUBLISH_US;
         let stats = self.core.store.stats();
+        self.core.counters.keys_waiting.set(self.core.items as u64);
+        self.core.counters.reads_waiting.set(self.core.reads as u64);
         *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stats;
     }
 }

@@ -9,6 +9,7 @@ use forebay_wire::{Message, PutItem};
 use super::conn::{Conn, OUTPUT_BYTES_HIGH, PUT_CREDIT_BYTES};
 use super::core::Core;
 use super::request::{Step, token};
+use crate::counters::Timed;
 use crate::slab::Id;
 
 /// What one item costs at least of a lane's budget: its descriptor is decoded and looked up.
@@ -40,6 +41,8 @@ pub(crate) struct Put {
     /// Its place in the order of uses, taken when its first item starts.
     batch: Option<Batch>,
     hint: Reuse,
+    /// When it was taken.
+    begun_us: u64,
 }
 
 #[derive(Debug)]
@@ -82,7 +85,7 @@ impl Filling {
 }
 
 impl Put {
-    pub(crate) fn new(items: Vec<PutItem>, hint: Reuse) -> Self {
+    pub(crate) fn new(items: Vec<PutItem>, hint: Reuse, begun_us: u64) -> Self {
         let (states, open) = (vec![State::Waiting; items.len()], items.len());
         Put {
             items,
@@ -95,6 +98,7 @@ impl Put {
             outcomes: Vec::new(),
             batch: None,
             hint,
+            begun_us,
         }
     }
 
@@ -282,6 +286,11 @@ impl Put {
     fn outcome(&mut self, core: &mut Core, item: u32, outcome: PutOutcome) {
         debug_assert!(self.states[item as usize] != State::Done);
         core.counters.put(outcome);
+        match outcome {
+            PutOutcome::Cached => core.took(Timed::PutCached, self.begun_us),
+            PutOutcome::Durable => core.took(Timed::PutDurable, self.begun_us),
+            PutOutcome::Exists | PutOutcome::Refused(_) => {}
+        }
         self.outcomes.push((item, outcome));
         self.states[item as usize] = State::Done;
         self.open -= 1;

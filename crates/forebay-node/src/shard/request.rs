@@ -45,6 +45,8 @@ pub(crate) struct Match {
     pub(crate) stop_at_gap: bool,
     /// Keys behind the first gap are not asked.
     pub(crate) gap: bool,
+    /// When it was taken.
+    pub(crate) begun_us: u64,
 }
 
 /// Forgetting keys, a few hundred a turn.
@@ -57,6 +59,8 @@ pub(crate) struct Forget {
     pub(crate) failed: bool,
     /// Answered already, because its deadline passed.
     pub(crate) answered: bool,
+    /// When it was taken.
+    pub(crate) begun_us: u64,
 }
 
 /// How a step of a request ended.

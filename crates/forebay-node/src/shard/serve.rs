@@ -12,6 +12,7 @@ use super::put::Put;
 use super::receive::Refusal;
 use super::request::{Forget, Match, Request, Work, from_token};
 use super::{Saved, Shard};
+use crate::counters::Timed;
 use crate::lanes::Lane;
 use crate::slab::Id;
 
@@ -33,7 +34,7 @@ impl Shard {
             }
             Message::Match { request, namespace, deadline_us, hold_ms, stop_at_gap, keys } => {
                 let presence = Vec::with_capacity(keys.len());
-                let matched = Match { keys, presence, hold_ms, stop_at_gap, gap: false };
+                let matched = Match { keys, presence, hold_ms, stop_at_gap, gap: false, begun_us: self.core.now_us };
                 self.on_match(id, Ask { request, namespace, deadline_us }, matched)?;
             }
             Message::Forget { request, namespace, deadline_us, keys } => {
@@ -64,7 +65,7 @@ impl Shard {
         self.core.counters.get.asked.add(items.len() as u64);
         match admitted {
             Admitted::Begins => {
-                let get = Get::new(items, hint);
+                let get = Get::new(items, hint, self.core.now_us);
                 self.begin(id, ask, get.first_lane(), Work::Get(get));
             }
             Admitted::Not(reason, _) => self.miss_all(id, ask.request, items.len(), reason),
@@ -76,7 +77,9 @@ impl Shard {
         let admitted = self.admit(id, &ask, items.len())?;
         self.core.counters.put_asked.add(items.len() as u64);
         match admitted {
-            Admitted::Begins => self.begin(id, ask, Lane::Put, Work::Put(Box::new(Put::new(items, hint)))),
+            Admitted::Begins => {
+                self.begin(id, ask, Lane::Put, Work::Put(Box::new(Put::new(items, hint, self.core.now_us))))
+            }
             Admitted::Not(_, reason) => self.refuse_all(id, ask.request, items.len(), reason),
         }
         Ok(())
@@ -103,7 +106,9 @@ impl Shard {
         self.core.counters.forget_asked.add(keys.len() as u64);
         match admitted {
             Admitted::Begins => {
-                let forget = Forget { keys, forgotten: Vec::new(), pending: 0, failed: false, answered: false };
+                let begun_us = self.core.now_us;
+                let forgotten = Vec::new();
+                let forget = Forget { keys, forgotten, pending: 0, failed: false, answered: false, begun_us };
                 self.begin(id, ask, Lane::Small, Work::Forget(forget));
             }
             Admitted::Not(reason, _) => {
@@ -280,6 +285,8 @@ impl Shard {
             Work::Match(matched) => {
                 let done = matched.is_done();
                 if done && !silent {
+                    let timed = if matched.stop_at_gap { Timed::Match } else { Timed::Contains };
+                    self.core.took(timed, matched.begun_us);
                     matched.answer(number, conn);
                 }
                 done
@@ -287,6 +294,7 @@ impl Shard {
             Work::Forget(forget) => {
                 let done = forget.is_done();
                 if done && !silent {
+                    self.core.took(Timed::Forget, forget.begun_us);
                     forget.answer(number, conn);
                 }
                 done

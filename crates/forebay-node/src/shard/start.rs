@@ -150,6 +150,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     };
     let core = Core {
         counters: shown.counters.clone(),
+        clock: setup.clock.clone(),
         now_us,
         now_ms: now_us / 1000,
         align: store.align(),
