@@ -3,6 +3,7 @@
 //! Each row is a ratio: ours and the limit, interleaved in one run, on the same file system, at the same depth and sizes, with verified payload.
 //! The product is never tuned for the bench: it starts the same binary with the flags anybody can give. Run it as `cargo xtask bench`.
 
+mod broken;
 mod card;
 mod limits;
 mod mixed;
@@ -50,6 +51,8 @@ enum Verb {
     Limits(limits::LimitsArgs),
     /// 64 KiB gets while 16 MiB puts run: shows that nobody starves.
     Mixed(mixed::MixedArgs),
+    /// How late calls end when the node is stopped or killed under them, and what a dead node costs a call.
+    Broken(broken::BrokenArgs),
     /// The far end of a ping-pong: a child of this program.
     #[command(hide = true)]
     Echo(raw::sockets::EchoArgs),
@@ -61,6 +64,7 @@ impl Verb {
         match self {
             Verb::Limits(args) => limits::run(args).map(Some),
             Verb::Mixed(args) => mixed::run(args).map(|()| None),
+            Verb::Broken(args) => broken::run(args).map(|()| None),
             Verb::Echo(args) => raw::sockets::echo(args).map(|()| None),
         }
     }
@@ -69,6 +73,7 @@ impl Verb {
         match self {
             Verb::Limits(args) => Some(&args.common),
             Verb::Mixed(args) => Some(&args.common),
+            Verb::Broken(args) => Some(&args.common),
             Verb::Echo(_) => None,
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use forebay_client::{Client, Options};
 use forebay_types::{Address, Clock, SystemClock};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Common, Failed, Outcome, why};
 
@@ -63,12 +64,23 @@ impl Node {
     /// SIGKILL, then a new process on the same drive.
     pub(crate) fn kill_and_restart(&mut self) -> Outcome<()> {
         self.kill();
+        self.restart()
+    }
+
+    /// A new process on the same drive, after a kill.
+    pub(crate) fn restart(&mut self) -> Outcome<()> {
         let (child, ready_s) = spawn(&self.forebay, &self.setup, &self.io, self.tcp_port)?;
         (self.child, self.ready_s) = (child, ready_s);
         Ok(())
     }
 
-    fn kill(&mut self) {
+    /// Sends the process a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Outcome<()> {
+        kill_process(Pid::from_child(&self.child), signal).map_err(why("sending the node a signal"))
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

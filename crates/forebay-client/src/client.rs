@@ -1,6 +1,7 @@
 //! The client: connections to a mesh, shared by all handles and threads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_io::Slice;
 use forebay_types::{Address, Class, Fingerprint, Namespace, check_namespace_name};
@@ -18,7 +19,7 @@ pub struct Client(Arc<Core>);
 impl Client {
     /// Connects to a node and learns who is who. The node may go and come again later: the client finds it by itself.
     pub fn connect(address: &Address, options: Options) -> Result<Client, ClientError> {
-        Ok(Client(Arc::new(Core::connect(address, options)?)))
+        Ok(Client(Core::connect(address, options)?))
     }
 
     /// Opens a namespace by its name.
@@ -99,6 +100,12 @@ impl Client {
     /// What this client and all its clones and handles have counted.
     pub fn counters(&self) -> Counters {
         self.0.cells.read()
+    }
+
+    /// Waits until no node is taken for dead, at most this long; true when so. For programs that would rather wait for a node that restarts than
+    /// miss: calls do not wait for one that is known to be down.
+    pub fn wait_reachable(&self, at_most: Duration) -> bool {
+        self.0.prober.wait(&self.0, at_most)
     }
 
     /// Memory that blocks can be put from without copying: fill it and give it to [`crate::PutBlock::new`].

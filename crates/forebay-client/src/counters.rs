@@ -136,6 +136,12 @@ pub struct Counters {
     pub reconnects: u64,
     /// Times a shard was found to be served by a node that has restarted since.
     pub restarts: u64,
+    /// Attempts of calls to connect to a shard. While a shard is taken for dead no call makes any.
+    pub attempts: u64,
+    /// Times a shard was taken for dead: it could not be reached, or said nothing.
+    pub breaker_opened: u64,
+    /// Times a dead shard was looked for, about every 250 ms each.
+    pub probes: u64,
     /// Gets asked again with more room, because a block was longer than expected.
     pub grown: u64,
     /// Blocks received through the socket because the region had no room.
@@ -151,6 +157,9 @@ pub(crate) struct Cells {
     pub(crate) broken: AtomicU64,
     pub(crate) reconnects: AtomicU64,
     pub(crate) restarts: AtomicU64,
+    pub(crate) attempts: AtomicU64,
+    pub(crate) breaker_opened: AtomicU64,
+    pub(crate) probes: AtomicU64,
     pub(crate) lost_landings: AtomicU64,
 }
 
@@ -165,6 +174,9 @@ impl Cells {
         all.broken = self.broken.load(Ordering::Relaxed);
         all.reconnects = self.reconnects.load(Ordering::Relaxed);
         all.restarts = self.restarts.load(Ordering::Relaxed);
+        all.attempts = self.attempts.load(Ordering::Relaxed);
+        all.breaker_opened = self.breaker_opened.load(Ordering::Relaxed);
+        all.probes = self.probes.load(Ordering::Relaxed);
         all.lost_landings = self.lost_landings.load(Ordering::Relaxed);
         all
     }

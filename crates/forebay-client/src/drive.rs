@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::link::{Link, LinkError};
 use crate::mesh::{Core, Table};
-use crate::shard::{BACKOFF_US_MAX, Checkout, Lent, Shard};
+use crate::shard::{Checkout, Lent, Shard};
 
 /// Times a lane's connection may break before the call gives that shard up.
 const BREAKS_MAX: u32 = 2;
@@ -61,15 +61,17 @@ pub(crate) struct Lane<P> {
     lent: Option<Lent>,
     pub(crate) part: P,
     breaks: u32,
-    /// Since when the shard cannot be reached.
-    down_since_us: Option<u64>,
+    /// When the connection was got, and how much had been heard on it by then.
+    lent_at: (u64, u64),
+    /// The shard cannot be reached.
+    down: bool,
     again_us: u64,
     over: bool,
 }
 
 impl<P> Lane<P> {
     pub(crate) fn new(shard: Arc<Shard>, part: P) -> Self {
-        Lane { shard, lent: None, part, breaks: 0, down_since_us: None, again_us: 0, over: false }
+        Lane { shard, lent: None, part, breaks: 0, lent_at: (0, 0), down: false, again_us: 0, over: false }
     }
 
     fn end<S>(&mut self, why: Why, shared: &mut S)
@@ -113,9 +115,15 @@ impl<P> Lane<P> {
 
     fn finish(&mut self, at: Moment) {
         self.over = true;
-        if let Some(lent) = self.lent.take() {
-            lent.give_back(at.now_us);
+        if let Some(mut lent) = self.lent.take() {
+            let heard = self.has_heard(&mut lent);
+            lent.give_back(at.now_us, heard);
         }
+    }
+
+    /// Whether anything came since the connection was got.
+    fn has_heard(&self, lent: &mut Lent) -> bool {
+        lent.link().is_some_and(|link| link.heard != self.lent_at.1)
     }
 
     fn broke<S>(&mut self, error: LinkError, core: &Core, shared: &mut S)
@@ -143,10 +151,18 @@ impl<P> Lane<P> {
         P: Part<S>,
     {
         if let Some(mut lent) = self.lent.take() {
+            let heard = self.has_heard(&mut lent);
             let sound = lent.link().is_some_and(|link| self.part.give_up(link).is_ok() && link.is_between_frames());
-            if sound { lent.give_back(at.now_us) } else { lent.broke(core) }
+            if sound {
+                lent.give_back(at.now_us, heard)
+            } else {
+                lent.broke(core)
+            }
+            if !heard {
+                self.shard.silent(core, self.lent_at.0, at.now_us);
+            }
         }
-        let why = if self.down_since_us.is_some() { Why::Unavailable } else { Why::Deadline };
+        let why = if self.down { Why::Unavailable } else { Why::Deadline };
         self.end(why, shared);
     }
 
@@ -159,31 +175,18 @@ impl<P> Lane<P> {
             return false;
         }
         match self.shard.checkout(core, epoch, at.deadline_us) {
-            Checkout::Ready(lent) => {
+            Checkout::Ready(mut lent) => {
+                self.lent_at = (core.clock.now_us(), lent.link().map_or(0, |link| link.heard));
                 self.lent = Some(lent);
-                self.down_since_us = None;
+                self.down = false;
                 return true;
             }
             Checkout::Wait { until_us, down } => {
                 self.again_us = until_us;
-                if down {
-                    let since = *self.down_since_us.get_or_insert(at.now_us);
-                    // Other calls have tried meanwhile, in vain.
-                    let patience = (core.options.patience.as_micros() as u64).max(BACKOFF_US_MAX);
-                    if until_us.saturating_sub(since) > patience {
-                        self.end(Why::Unavailable, shared);
-                    }
-                }
-            }
-            Checkout::Failed { again_us } => {
-                self.again_us = again_us;
-                let since = *self.down_since_us.get_or_insert(at.now_us);
-                if again_us.saturating_sub(since) > core.options.patience.as_micros() as u64 {
-                    self.end(Why::Unavailable, shared);
-                }
+                self.down = down;
             }
             Checkout::Moved => self.end(Why::Moved, shared),
-            Checkout::Refused => self.end(Why::Unavailable, shared),
+            Checkout::Dead => self.end(Why::Unavailable, shared),
         }
         false
     }

@@ -15,6 +15,8 @@ struct Forget<'c> {
     keys: &'c [Key],
     answers: Vec<Option<bool>>,
     why: &'static str,
+    /// The table may be old.
+    moved: bool,
 }
 
 struct ForgetPart {
@@ -64,6 +66,7 @@ impl Part<Forget<'_>> for ForgetPart {
             Why::Deadline => "the node did not answer in time",
             Why::Unavailable | Why::Moved => "the node could not be reached",
         };
+        forget.moved |= why == Why::Moved;
         self.answered = self.indices.len();
     }
 }
@@ -108,7 +111,8 @@ pub(crate) fn run(space: &Space, core: &Core, keys: &[Key], limits: CallLimits) 
     let deadline_us = core.clock.now_us() + limits.deadline_us;
     let namespace = space.namespace.id;
     core.promises.release(namespace, keys);
-    let mut forget = Forget { namespace, keys, answers: vec![None; keys.len()], why: "no shard owns them" };
+    let mut forget =
+        Forget { namespace, keys, answers: vec![None; keys.len()], why: "no shard owns them", moved: false };
     // A second round, after a new look at who is who, for keys whose shard has moved.
     for _ in 0..2 {
         let table = core.table(deadline_us);
@@ -121,7 +125,8 @@ pub(crate) fn run(space: &Space, core: &Core, keys: &[Key], limits: CallLimits) 
         let lane = |(shard, indices)| Lane::new(shard, ForgetPart { indices, answered: 0, asked: None });
         let mut lanes: Vec<_> = owned.into_iter().map(lane).collect();
         drive(core, table.epoch, &mut lanes, &mut forget, deadline_us);
-        if forget.answers.iter().any(Option::is_none) {
+        // A node that is down is no reason to ask it who is who.
+        if std::mem::take(&mut forget.moved) {
             core.stale.store(true, std::sync::atomic::Ordering::Relaxed);
         }
         if core.clock.now_us() >= deadline_us {

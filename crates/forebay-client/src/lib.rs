@@ -23,6 +23,7 @@
 //! ```
 
 mod block;
+mod breaker;
 mod client;
 mod counters;
 mod drive;
@@ -37,6 +38,7 @@ mod matching;
 mod memory;
 mod mesh;
 mod options;
+mod probe;
 mod promises;
 mod put;
 mod shard;

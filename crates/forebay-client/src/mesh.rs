@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use forebay_cluster::Placement;
-use forebay_types::{Address, Clock, Epoch, ShardId, SystemClock, SystemEntropy};
+use forebay_types::{Address, Clock, Entropy, Epoch, SeededEntropy, ShardId, SystemClock, SystemEntropy};
 use forebay_wire::{Member, Message};
 
 use crate::counters::Cells;
 use crate::drive::Spin;
 use crate::link::{Introduction, Link, LinkError, Sink};
 use crate::memory::Regions;
+use crate::probe::Prober;
 use crate::promises::Promises;
 use crate::shard::Shard;
 use crate::{ClientError, Options};
@@ -32,6 +33,11 @@ pub(crate) struct Core {
     pub(crate) cells: Cells,
     pub(crate) spin: Spin,
     pub(crate) promises: Promises,
+    pub(crate) prober: Prober,
+    /// Chance where it only has to differ from client to client: no call to the kernel.
+    pub(crate) chance: SeededEntropy,
+    /// For threads that must not keep the client alive.
+    pub(crate) this: Weak<Core>,
     /// The table may be out of date: look again before the next call.
     pub(crate) stale: AtomicBool,
     table: RwLock<Arc<Table>>,
@@ -60,9 +66,9 @@ impl Table {
 
 impl Core {
     /// Connects to one node and learns who is who.
-    pub(crate) fn connect(address: &Address, options: Options) -> Result<Core, ClientError> {
+    pub(crate) fn connect(address: &Address, options: Options) -> Result<Arc<Core>, ClientError> {
         let options = options.bounded();
-        let core = Core {
+        let core = Arc::new_cyclic(|this| Core {
             address: address.clone(),
             clock: SystemClock::new(),
             entropy: SystemEntropy,
@@ -70,11 +76,14 @@ impl Core {
             cells: Cells::default(),
             spin: Spin::new(options.spin_us),
             promises: Promises::default(),
+            prober: Prober::default(),
+            chance: SeededEntropy::new(SystemEntropy.word()),
+            this: this.clone(),
             stale: AtomicBool::new(false),
             table: RwLock::new(Arc::new(Table::new(Epoch(0), Vec::new()))),
             control: Mutex::default(),
             options,
-        };
+        });
         core.refresh(core.deadline_us())?;
         Ok(core)
     }
@@ -90,7 +99,27 @@ impl Core {
             // Should that fail, the old table serves as well as it can; the next connection in another epoch brings it up again.
             let _ = self.refresh(deadline_us.min(self.clock.now_us() + REFRESH_US_MAX));
         }
+        self.known_table()
+    }
+
+    fn known_table(&self) -> Arc<Table> {
         self.table.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The epoch of the table as it is known.
+    pub(crate) fn known_epoch(&self) -> Epoch {
+        self.known_table().epoch
+    }
+
+    /// Shards that are taken for dead.
+    pub(crate) fn dead_shards(&self) -> impl Iterator<Item = Arc<Shard>> {
+        let dead: Vec<_> = self.known_table().shards.iter().filter(|shard| shard.is_dead()).cloned().collect();
+        dead.into_iter()
+    }
+
+    /// Whether there are any.
+    pub(crate) fn any_dead(&self) -> bool {
+        self.known_table().shards.iter().any(|shard| shard.is_dead())
     }
 
     /// Asks who is who. Connections to shards that stay are kept.

@@ -5,21 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use forebay_types::{Address, Clock, Epoch, ShardId};
+use forebay_types::{Address, Clock, Entropy, Epoch, ShardId};
 use forebay_wire::ErrorCode;
 
+use crate::breaker::{Admit, Breaker};
 use crate::link::{Introduction, Link, LinkError};
 use crate::mesh::Core;
 
-/// First wait after an attempt that failed, in microseconds.
-const BACKOFF_US_MIN: u64 = 10_000;
-/// Longest wait between attempts, in microseconds: the first hit comes well within a second of the node being back.
-pub(crate) const BACKOFF_US_MAX: u64 = 200_000;
 /// Longest one attempt may take, in microseconds: other shards of the call wait meanwhile.
 const CONNECT_US_MAX: u64 = 1_000_000;
 /// How soon a call looks again for a connection when all are in use, in microseconds.
 const BUSY_US: u64 = 200;
-
+/// The same when the node has no more connections to give.
+const TOO_MANY_US: u64 = 10_000;
 /// A connection idle for longer, in microseconds, is looked at before it is used: slices lent over one that is dead would be lost.
 const RESTED_US: u64 = 1000;
 
@@ -40,8 +38,9 @@ struct State {
     /// With the time each was given back. Boxed: a link is some hundred bytes and moves between calls all the time.
     idle: Vec<(u64, Box<Link>)>,
     open: usize,
-    next_try_us: u64,
-    backoff_us: u64,
+    breaker: Breaker,
+    /// Probes so far: each tries the next of the addresses.
+    probes: usize,
     /// The node's last known start.
     incarnation: Option<u64>,
     had_broken: bool,
@@ -61,14 +60,10 @@ pub(crate) enum Checkout {
         until_us: u64,
         down: bool,
     },
-    /// This attempt failed; another may be made at `again_us`.
-    Failed {
-        again_us: u64,
-    },
     /// The node does not have this shard any more.
     Moved,
-    /// Trying again will not help.
-    Refused,
+    /// The node is taken for dead, or trying again will not help.
+    Dead,
 }
 
 impl Shard {
@@ -76,80 +71,154 @@ impl Shard {
         Shard { id, weight, addresses, without_regions: AtomicBool::new(false), state: Mutex::default() }
     }
 
-    /// A connection: an idle one, else a new one.
+    /// A connection: an idle one, else a new one. No word to the kernel while the shard is taken for dead.
     pub(crate) fn checkout(self: &Arc<Self>, core: &Core, epoch: Epoch, deadline_us: u64) -> Checkout {
         let now = core.clock.now_us();
         {
             let mut state = self.lock();
+            let admitted = state.breaker.admit(now);
+            if admitted == Admit::Never {
+                return Checkout::Dead;
+            }
             if let Some(link) = self.take_idle(&mut state, core, now) {
                 return Checkout::Ready(Lent { shard: self.clone(), link: Some(link) });
             }
             if state.open >= core.options.connections {
                 return Checkout::Wait { until_us: now + BUSY_US, down: false };
             }
-            if now < state.next_try_us {
-                return Checkout::Wait { until_us: state.next_try_us, down: true };
+            if let Admit::At(until_us) = admitted {
+                return Checkout::Wait { until_us, down: true };
             }
             state.open += 1;
         }
-        let timeout = Duration::from_micros(deadline_us.saturating_sub(now).min(CONNECT_US_MAX));
-        let connected = self.connect(core, epoch, timeout);
-        let mut state = self.lock();
-        match connected {
+        core.cells.attempts.fetch_add(1, Ordering::Relaxed);
+        match self.connect(core, epoch, deadline_us.min(now + CONNECT_US_MAX)) {
             Ok(link) => {
-                state.backoff_us = 0;
-                if state.had_broken {
-                    core.cells.reconnects.fetch_add(1, Ordering::Relaxed);
-                }
-                if state
-                    .incarnation
-                    .replace(link.welcome.incarnation)
-                    .is_some_and(|old| old != link.welcome.incarnation)
-                {
-                    core.cells.restarts.fetch_add(1, Ordering::Relaxed);
-                    self.without_regions.store(false, Ordering::Relaxed);
-                }
-                if link.welcome.epoch != epoch {
-                    core.stale.store(true, Ordering::Relaxed);
-                }
+                self.welcomed(&mut self.lock(), core, epoch, &link);
                 Checkout::Ready(Lent { shard: self.clone(), link: Some(Box::new(link)) })
             }
-            Err(error) => {
-                state.open -= 1;
-                if matches!(error, LinkError::Refused { code: ErrorCode::TooMany, .. }) && state.open > 0 {
-                    // The node is there and has no more connections to give; one of ours will be free.
-                    return Checkout::Wait { until_us: core.clock.now_us() + BACKOFF_US_MIN, down: false };
-                }
-                state.had_broken = true;
-                state.backoff_us = (state.backoff_us * 2).clamp(BACKOFF_US_MIN, BACKOFF_US_MAX);
-                state.next_try_us = core.clock.now_us() + state.backoff_us;
-                match error {
-                    LinkError::Refused { code: ErrorCode::Shard, .. } => Checkout::Moved,
-                    LinkError::Refused {
-                        code: ErrorCode::Credential | ErrorCode::Version | ErrorCode::Protocol,
-                        ..
-                    } => Checkout::Refused,
-                    _ => Checkout::Failed { again_us: state.next_try_us },
-                }
-            }
+            Err(error) => self.unreached(core, &error),
         }
     }
 
-    fn connect(&self, core: &Core, epoch: Epoch, timeout: Duration) -> Result<Link, LinkError> {
-        let about = Introduction {
+    /// An attempt of a call came to nothing.
+    fn unreached(&self, core: &Core, error: &LinkError) -> Checkout {
+        let now = core.clock.now_us();
+        let patience_us = core.options.patience.as_micros() as u64;
+        let mut state = self.lock();
+        state.open -= 1;
+        let (checkout, patience_us) = match error {
+            LinkError::Refused { code: ErrorCode::TooMany, .. } if state.open > 0 => {
+                // The node is there and has no more connections to give; one of ours will be free.
+                return Checkout::Wait { until_us: now + TOO_MANY_US, down: false };
+            }
+            LinkError::Refused { code: ErrorCode::Shard, .. } => return Checkout::Moved,
+            LinkError::Refused { code: ErrorCode::Credential | ErrorCode::Version | ErrorCode::Protocol, .. } => {
+                (Some(Checkout::Dead), 0)
+            }
+            _ => (None, patience_us),
+        };
+        state.had_broken = true;
+        let opened = state.breaker.failed(now, patience_us, core.chance.word());
+        let admitted = state.breaker.admit(now);
+        drop(state);
+        if opened {
+            core.prober.start(core);
+        }
+        match (checkout, admitted) {
+            (Some(checkout), _) => checkout,
+            (None, Admit::At(until_us)) => Checkout::Wait { until_us, down: true },
+            (None, _) => Checkout::Dead,
+        }
+    }
+
+    /// What a fresh connection tells of its node.
+    fn welcomed(&self, state: &mut State, core: &Core, epoch: Epoch, link: &Link) {
+        state.breaker.reached();
+        if state.had_broken {
+            core.cells.reconnects.fetch_add(1, Ordering::Relaxed);
+        }
+        let incarnation = link.welcome.incarnation;
+        if state.incarnation.replace(incarnation).is_some_and(|old| old != incarnation) {
+            core.cells.restarts.fetch_add(1, Ordering::Relaxed);
+            self.without_regions.store(false, Ordering::Relaxed);
+        }
+        if link.welcome.epoch != epoch {
+            core.stale.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn introduction<'c>(&self, core: &'c Core, epoch: Epoch) -> Introduction<'c> {
+        Introduction {
             shard: self.id,
             token: core.options.token.as_deref(),
             epoch,
             regions: core.options.region_bytes > 0 && !self.without_regions.load(Ordering::Relaxed),
-        };
+        }
+    }
+
+    fn connect(&self, core: &Core, epoch: Epoch, deadline_us: u64) -> Result<Link, LinkError> {
+        let about = self.introduction(core, epoch);
         let mut last = Err(LinkError::Closed);
-        for address in &self.addresses {
-            last = Link::connect(address, &about, timeout, &core.clock);
+        for (at, address) in self.addresses.iter().enumerate() {
+            // A share each, so that one address that answers nothing leaves time for the others.
+            let left = deadline_us.saturating_sub(core.clock.now_us()) / (self.addresses.len() - at) as u64;
+            last = Link::connect(address, &about, Duration::from_micros(left.max(1)), &core.clock);
             if last.is_ok() {
                 break;
             }
         }
         last
+    }
+
+    /// It is taken for dead.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.lock().breaker.is_open()
+    }
+
+    /// When it is to be looked for, if it is dead and nobody is looking.
+    pub(crate) fn next_probe_us(&self) -> Option<u64> {
+        self.lock().breaker.next_probe_us()
+    }
+
+    /// See [`Breaker::take_probe`].
+    pub(crate) fn take_probe(&self, now_us: u64) -> bool {
+        self.lock().breaker.take_probe(now_us)
+    }
+
+    /// Where to look for it this time, and what to say there.
+    pub(crate) fn to_probe<'c>(&self, core: &'c Core) -> (&Address, Introduction<'c>) {
+        let mut state = self.lock();
+        state.probes = state.probes.wrapping_add(1);
+        (&self.addresses[state.probes % self.addresses.len()], self.introduction(core, core.known_epoch()))
+    }
+
+    /// A probe found nobody.
+    pub(crate) fn probe_failed(&self, core: &Core) {
+        self.lock().breaker.probe_failed(core.clock.now_us(), core.chance.word());
+    }
+
+    /// A probe found it. The connection is the next call's.
+    pub(crate) fn probed(&self, core: &Core, link: Link) {
+        let mut state = self.lock();
+        self.welcomed(&mut state, core, core.known_epoch(), &link);
+        if state.open < core.options.connections {
+            state.open += 1;
+            state.idle.push((core.clock.now_us(), Box::new(link)));
+        }
+    }
+
+    /// A probe found that the node serves it no more: calls learn it the same way.
+    pub(crate) fn moved_away(&self) {
+        self.lock().breaker.reached();
+    }
+
+    /// A call's time is up, and nothing came on its connection since `asked_us`.
+    pub(crate) fn silent(&self, core: &Core, asked_us: u64, now_us: u64) {
+        let opened = self.lock().breaker.silent(asked_us, now_us);
+        if opened {
+            core.prober.start(core);
+        }
     }
 
     fn take_idle(&self, state: &mut State, core: &Core, now_us: u64) -> Option<Box<Link>> {
@@ -188,10 +257,13 @@ impl Lent {
         self.link.as_deref_mut()
     }
 
-    /// The connection is sound and may serve the next call.
-    pub(crate) fn give_back(mut self, now_us: u64) {
+    /// The connection is sound and may serve the next call. `heard`: the node has said something on it.
+    pub(crate) fn give_back(mut self, now_us: u64, heard: bool) {
         if let Some(link) = self.link.take() {
             let mut state = self.shard.lock();
+            if heard {
+                state.breaker.heard();
+            }
             if link.is_between_frames() {
                 state.idle.push((now_us, link));
             } else {

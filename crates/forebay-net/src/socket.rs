@@ -64,6 +64,33 @@ impl Socket {
         })
     }
 
+    /// Begins to connect and does not wait: what is sent waits with `WouldBlock` until the connection is there, and an attempt that fails is told by
+    /// whatever is called next. For whoever looks after several at once. Of a host with several addresses the first is tried; its name is
+    /// looked up by the system, which may take its time.
+    pub fn begin(address: &Address) -> io::Result<Socket> {
+        match address {
+            Address::Unix(path) => {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+                rustix::net::connect(&fd, &SocketAddrUnix::new(path.as_path())?)?;
+                Ok(Socket { fd, unix: true })
+            }
+            Address::Tcp(host_port) => {
+                let none = || io::Error::new(ErrorKind::NotFound, "the host has no address");
+                let to = host_port.to_socket_addrs()?.next().ok_or_else(none)?;
+                let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+                match rustix::net::connect(&fd, &to) {
+                    Ok(()) | Err(Errno::INPROGRESS) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                tune_tcp(&fd)?;
+                Ok(Socket { fd, unix: false })
+            }
+        }
+    }
+
     /// Two Unix sockets connected to each other.
     pub fn pair() -> io::Result<(Socket, Socket)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;

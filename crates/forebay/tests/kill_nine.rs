@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use forebay_client::{Client, NamespaceHandle, Options};
 use forebay_types::{Address, Class, Entropy, Fingerprint, Key, MissReason, PutOutcome, SeededEntropy};
-use support::{Node, Place};
+use support::{Node, Place, pause};
 
 const KILLS: u32 = 50;
 const WORKERS: u64 = 3;
@@ -151,6 +151,7 @@ impl Worker {
     /// Every key, with a node that is there: all that must be is.
     fn audit(&mut self) {
         let before = self.checked;
+        assert!(self.client.wait_reachable(Duration::from_secs(30)), "the node is back, and nobody finds it");
         let items: Vec<u64> = self.keys.keys().copied().collect();
         items.chunks(256).for_each(|items| self.check(items));
         let held = self.keys.values().filter(|known| known.held).count() as u64;
@@ -170,22 +171,9 @@ fn content(worker: u64, item: u64, put: u32) -> Vec<u8> {
     bytes
 }
 
-#[expect(clippy::disallowed_methods, reason = "when the kill comes is what this test varies")]
-fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
-}
-
 fn start(place: &Place) -> Node {
     let args = ["serve", "--data", "drive", "--capacity", "512MiB", "--memory", "64MiB", "--socket", "s"];
-    // A dead node's last writes may still be ending; nobody else can have the drive.
-    for _ in 0..50 {
-        match Node::try_start(place.forebay(args)) {
-            Ok(node) => return node,
-            Err(said) => assert!(said.contains("in use"), "{said}"),
-        }
-        pause(20);
-    }
-    panic!("the drive stayed in use for a second after its node was dead");
+    Node::start_when_free(|| place.forebay(args))
 }
 
 #[test]

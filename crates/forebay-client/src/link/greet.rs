@@ -1,6 +1,7 @@
 //! How a link begins: connecting and shaking hands.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use forebay_net::Socket;
@@ -9,7 +10,7 @@ use forebay_types::{Address, Clock, Epoch, ShardId};
 use forebay_wire::{Hello, Message, WIRE_VERSION, Welcome, features};
 
 use super::receive::INBOX_BYTES;
-use super::{Link, LinkError, Sink};
+use super::{Link, LinkError, Nothing, Sink};
 
 /// What a link introduces itself with.
 pub(crate) struct Introduction<'a> {
@@ -40,32 +41,11 @@ impl Link {
         deadline_us: u64,
         clock: &dyn Clock,
     ) -> Result<Link, LinkError> {
-        let with_regions = about.regions && local;
-        let offered = features::HINTS | if with_regions { features::REGIONS | features::DIRECT } else { 0 };
-        let hello = Hello {
-            version: WIRE_VERSION,
-            features: offered,
-            shard: about.shard,
-            credential: if local { Vec::new() } else { about.token.unwrap_or_default().to_vec() },
-            epoch: about.epoch,
-            lane: 0,
-            trace: 0,
-            credit_bytes: CREDIT_BYTES_DEFAULT,
-        };
-        let mut link = Link::raw(socket, local);
-        link.queue(&Message::Hello(hello))?;
-        let mut greeting = Greeting(None);
-        while greeting.0.is_none() {
-            link.step(&mut greeting, deadline_us, clock)?;
+        let mut handshake = Handshake::begin(socket, local, about)?;
+        while !handshake.is_done() {
+            handshake.link.step(&mut handshake.greeting, deadline_us, clock)?;
         }
-        if let Some(welcome) = greeting.0 {
-            if welcome.version == 0 || welcome.version > WIRE_VERSION {
-                return Err(LinkError::Protocol("it welcomed with a version that was not offered"));
-            }
-            link.with_regions = with_regions && welcome.features & features::REGIONS != 0;
-            link.welcome = welcome;
-        }
-        Ok(link)
+        handshake.finish()
     }
 
     /// Before its handshake.
@@ -98,10 +78,72 @@ impl Link {
             large: false,
             scratch: Vec::new(),
             next_request: 1,
+            heard: 0,
             owed_credit: 0,
             lost: Vec::new(),
             lost_bytes: 0,
         }
+    }
+}
+
+/// A link whose node has not answered yet. It goes on only when it is pumped, so that nobody has to wait for it.
+pub(crate) struct Handshake {
+    link: Link,
+    greeting: Greeting,
+    with_regions: bool,
+}
+
+impl Handshake {
+    /// Says who we are, on a socket that may still be connecting.
+    pub(crate) fn begin(socket: Socket, local: bool, about: &Introduction<'_>) -> Result<Self, LinkError> {
+        let with_regions = about.regions && local;
+        let offered = features::HINTS | if with_regions { features::REGIONS | features::DIRECT } else { 0 };
+        let hello = Hello {
+            version: WIRE_VERSION,
+            features: offered,
+            shard: about.shard,
+            credential: if local { Vec::new() } else { about.token.unwrap_or_default().to_vec() },
+            epoch: about.epoch,
+            lane: 0,
+            trace: 0,
+            credit_bytes: CREDIT_BYTES_DEFAULT,
+        };
+        let mut link = Link::raw(socket, local);
+        link.queue(&Message::Hello(hello))?;
+        Ok(Handshake { link, greeting: Greeting(None), with_regions })
+    }
+
+    /// Sends and receives what it can without waiting. True when anything moved.
+    pub(crate) fn pump(&mut self) -> Result<bool, LinkError> {
+        let sent = self.link.flush(&mut Nothing)?;
+        Ok(self.link.receive(&mut self.greeting)? | sent)
+    }
+
+    /// The node has answered.
+    pub(crate) fn is_done(&self) -> bool {
+        self.greeting.0.is_some()
+    }
+
+    /// Something waits to be sent.
+    pub(crate) fn wants_to_send(&self) -> bool {
+        self.link.wants_to_send()
+    }
+
+    /// The link, once the node has answered.
+    pub(crate) fn finish(mut self) -> Result<Link, LinkError> {
+        let Some(welcome) = self.greeting.0 else { return Err(LinkError::Protocol("it has not welcomed")) };
+        if welcome.version == 0 || welcome.version > WIRE_VERSION {
+            return Err(LinkError::Protocol("it welcomed with a version that was not offered"));
+        }
+        self.link.with_regions = self.with_regions && welcome.features & features::REGIONS != 0;
+        self.link.welcome = welcome;
+        Ok(self.link)
+    }
+}
+
+impl AsFd for Handshake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
     }
 }
 

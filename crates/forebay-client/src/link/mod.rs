@@ -19,7 +19,7 @@ use forebay_types::{Clock, MissReason, RefusedReason, RegionId};
 use forebay_wire::{DataHeader, ErrorCode, GetOutcomesView, Message, Welcome, WireError, encode};
 
 use crate::memory::Regions;
-pub(crate) use greet::Introduction;
+pub(crate) use greet::{Handshake, Introduction};
 use lost::Lost;
 pub(crate) use lost::Owed;
 
@@ -132,6 +132,8 @@ pub(crate) struct Link {
     large: bool,
     scratch: Vec<u8>,
     next_request: u32,
+    /// Times that anything came. Whoever waits in vain sees it stand still.
+    pub(crate) heard: u64,
     /// Payload taken and not yet granted again.
     owed_credit: u64,
     lost: Vec<Lost>,

@@ -31,6 +31,7 @@ impl Link {
         if n == 0 {
             return Err(LinkError::Closed);
         }
+        self.heard += 1;
         self.parse(sink)?;
         Ok(true)
     }

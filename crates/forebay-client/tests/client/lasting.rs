@@ -92,7 +92,7 @@ fn a_dead_node_is_a_miss_and_not_an_error() {
 }
 
 #[test]
-fn a_node_that_comes_again_is_found_by_the_first_call() {
+fn a_node_that_comes_again_is_found_without_anybody_asking_for_it() {
     for mut fake in both() {
         let (client, space) = attached(&fake, Options::default());
         let blocks = filled(&space, &[5000; 50]);
@@ -108,13 +108,112 @@ fn a_node_that_comes_again_is_found_by_the_first_call() {
             assert_eq!(space.get(&keys[..1])[0].miss(), Some(MissReason::Unavailable));
         }
         fake.start();
-        // The very first call after it is back is a hit: it waits for an attempt of its own, at most 200 ms.
+        assert!(client.wait_reachable(Duration::from_secs(30)));
         assert_hits(space.get(&keys), &blocks);
         let counters = client.counters();
         assert!(counters.restarts >= 1 && counters.broken >= 1 && counters.reconnects >= 1, "{counters:?}");
         assert_eq!(client.node_stats().unwrap(), "{}");
         assert_adds_up(&client);
     }
+}
+
+/// Opens the breaker by calls alone.
+fn given_up(space: &forebay_client::NamespaceHandle, key: forebay_types::Key, client: &forebay_client::Client) {
+    for _ in 0..100 {
+        assert!(space.get(&[key])[0].miss().is_some());
+        if client.counters().breaker_opened > 0 {
+            return;
+        }
+    }
+    panic!("a hundred calls in vain, and it is still asked");
+}
+
+#[test]
+fn while_a_node_is_taken_for_dead_no_call_knocks_and_one_prober_does() {
+    for mut fake in both() {
+        let (client, space) = attached(&fake, Options { patience: Duration::ZERO, ..Options::default() });
+        let blocks = filled(&space, &[5000; 5]);
+        let keys = keys(&blocks);
+        fake.stop();
+        given_up(&space, keys[0], &client);
+        let before = client.counters();
+        let long = space.with_deadline(Duration::from_secs(60));
+        for n in 0..2000 {
+            assert!(long.get(&keys).iter().all(|result| result.miss() == Some(MissReason::Unavailable)));
+            assert_eq!(long.contains(&keys[..1]), [Err(MissReason::Unavailable)]);
+            let new = space.derive_key(&[n as u8]);
+            assert_eq!(long.put(&[(new, b"bytes")]), [PutOutcome::Refused(RefusedReason::Unavailable)]);
+            assert!(long.forget(&keys).is_err());
+        }
+        let after = client.counters();
+        assert_eq!(after.attempts, before.attempts, "a call knocked at a dead node");
+        while client.counters().probes < before.probes + 3 {
+            wait_ms(10);
+        }
+        assert_eq!(client.counters().breaker_opened, 1, "what is open is not opened again");
+        assert!(!client.wait_reachable(Duration::from_millis(1)));
+        fake.start();
+        assert!(client.wait_reachable(Duration::from_secs(30)));
+        assert_hits(space.get(&keys), &blocks);
+        assert_eq!(client.counters().attempts, before.attempts, "the probe's own connection serves");
+        assert_adds_up(&client);
+    }
+}
+
+#[test]
+fn a_node_that_says_nothing_is_taken_for_dead_and_found_again() {
+    for fake in both() {
+        let (client, space) = attached(&fake, Options::default());
+        let blocks = filled(&space, &[5000; 5]);
+        let keys = keys(&blocks);
+        fake.state.set(Trick::Frozen);
+        let hasty = space.with_deadline(Duration::from_millis(60));
+        given_up(&hasty, keys[0], &client);
+        assert_eq!(space.get(&keys[..1])[0].miss(), Some(MissReason::Unavailable));
+        fake.state.set(Trick::None);
+        assert!(client.wait_reachable(Duration::from_secs(30)));
+        assert_hits(space.get(&keys), &blocks);
+        assert_adds_up(&client);
+    }
+}
+
+#[test]
+fn one_dead_shard_of_two_costs_only_its_own_keys() {
+    let fake = Fake::with(2, false, None);
+    let (client, space) = attached(&fake, Options::default());
+    let blocks = filled(&space, &[5000; 64]);
+    let keys = keys(&blocks);
+    fake.state.frozen_shard.store(1, Ordering::Relaxed);
+    let hasty = space.with_deadline(Duration::from_millis(60));
+    for _ in 0..100 {
+        hasty.get(&keys);
+        if client.counters().breaker_opened > 0 {
+            break;
+        }
+    }
+    let results = space.get(&keys);
+    let missed = results.iter().filter(|result| result.miss() == Some(MissReason::Unavailable)).count();
+    assert!(results.iter().all(|result| matches!(result.miss(), None | Some(MissReason::Unavailable))));
+    assert!(missed > 0 && missed < keys.len(), "{missed} of {}", keys.len());
+    drop(results);
+    fake.state.frozen_shard.store(0, Ordering::Relaxed);
+    assert!(client.wait_reachable(Duration::from_secs(30)));
+    assert_hits(space.get(&keys), &blocks);
+    assert_adds_up(&client);
+}
+
+#[test]
+fn a_client_that_is_dropped_while_it_looks_for_a_node_looks_no_more() {
+    let mut fake = Fake::unix();
+    let (client, space) = attached(&fake, Options { patience: Duration::ZERO, ..Options::default() });
+    let key = space.derive_key(b"a");
+    fake.stop();
+    given_up(&space, key, &client);
+    drop((client, space));
+    fake.start();
+    let before = fake.state.connections.load(Ordering::Relaxed);
+    wait_ms(700);
+    assert!(fake.state.connections.load(Ordering::Relaxed) <= before + 1, "a probe under way may still end");
 }
 
 #[test]

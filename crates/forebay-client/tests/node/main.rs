@@ -157,6 +157,7 @@ fn blocks_survive_a_restart_and_come_from_the_drive() {
     }
     home.start();
     for (client, space) in &clients {
+        assert!(client.wait_reachable(Duration::from_secs(30)));
         assert_all_hit(space, &blocks);
         assert_adds_up(client);
     }

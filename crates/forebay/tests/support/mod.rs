@@ -189,6 +189,24 @@ impl Node {
         Err(format!("{line:?}, {}", String::from_utf8_lossy(&said.stderr)))
     }
 
+    /// Starts it on a drive that a dead node may still hold: its last writes may be ending, and nobody else can have the drive meanwhile.
+    #[track_caller]
+    pub(crate) fn start_when_free(command: impl Fn() -> Command) -> Self {
+        for _ in 0..100 {
+            match Node::try_start(command()) {
+                Ok(node) => return node,
+                Err(said) => assert!(said.contains("in use"), "{said}"),
+            }
+            pause(20);
+        }
+        panic!("the drive stayed in use for two seconds after its node was dead");
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Ends it in order; gives its exit code and what it said on stderr.
     pub(crate) fn end(mut self, signal: Signal) -> (i32, String) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
@@ -214,6 +232,11 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's node is broken for a while")]
+pub(crate) fn pause(ms: u64) {
+    std::thread::sleep(std::time::Duration::from_millis(ms));
 }
 
 /// Bytes that no other call makes.

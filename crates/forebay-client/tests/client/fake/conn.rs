@@ -30,15 +30,32 @@ pub(super) struct Conn<'s> {
     pub(super) fds: Vec<OwnedFd>,
     pub(super) regions: BTreeMap<RegionId, PeerRegion>,
     pub(super) puts: BTreeMap<(u32, u32), Coming>,
+    /// The shard that was asked for; nil before that, and for control.
+    shard: ShardId,
 }
 
 impl<'s> Conn<'s> {
     pub(super) fn new(socket: Socket, state: &'s State) -> Self {
-        Conn { socket, state, inbox: Vec::new(), fds: Vec::new(), regions: BTreeMap::new(), puts: BTreeMap::new() }
+        let (inbox, fds, shard) = (Vec::new(), Vec::new(), ShardId::default());
+        Conn { socket, state, inbox, fds, regions: BTreeMap::new(), puts: BTreeMap::new(), shard }
+    }
+
+    /// Stopped, as a process can be; the shard of a connection that has not said hello is in its inbox.
+    fn is_frozen(&self) -> bool {
+        let frozen = self.state.frozen_shard.load(Ordering::Relaxed) as u8;
+        let wanted = match next_frame(&self.inbox) {
+            Ok(Some((Frame::Message(Message::Hello(hello)), _))) => hello.shard,
+            _ => self.shard,
+        };
+        *lock(&self.state.trick) == Trick::Frozen || (frozen != 0 && wanted == super::shard_id(frozen))
     }
 
     pub(super) fn serve(mut self, stop: &AtomicBool) {
         loop {
+            if self.is_frozen() && !stop.load(Ordering::Relaxed) {
+                super::wait_ms(1);
+                continue;
+            }
             match next_frame(&self.inbox) {
                 Ok(Some((Frame::Message(message), took))) => {
                     self.inbox.drain(..took);
@@ -169,6 +186,7 @@ impl<'s> Conn<'s> {
             self.send(&Message::Error { request: 0, code: ErrorCode::Shard, text })?;
             return Err(Gone);
         }
+        self.shard = hello.shard;
         self.send(&Message::Welcome(Welcome {
             version: 1,
             features: hello.features & (features::REGIONS | features::DIRECT),

@@ -43,6 +43,8 @@ pub(crate) enum Trick {
     Silent,
     /// Says nothing, not even to a cancel.
     Dead,
+    /// As if stopped: it reads nothing and says nothing on any connection, until the trick is over.
+    Frozen,
     /// Says of every block that it is too long.
     NeverRoom,
     /// Two outcomes for the first item.
@@ -69,6 +71,8 @@ pub(crate) struct State {
     /// Streams although there is a region.
     pub(crate) stream: AtomicBool,
     pub(crate) leases: AtomicBool,
+    /// The shard (from 1) that is frozen; 0 none.
+    pub(crate) frozen_shard: AtomicU32,
     pub(crate) corrupt_reports: Mutex<Vec<(Key, u64)>>,
     pub(crate) cancels: AtomicU32,
     pub(crate) connections: AtomicU32,
@@ -133,6 +137,7 @@ impl Fake {
             direct: AtomicBool::new(false),
             stream: AtomicBool::new(false),
             leases: AtomicBool::new(true),
+            frozen_shard: AtomicU32::new(0),
             corrupt_reports: Mutex::default(),
             cancels: AtomicU32::new(0),
             connections: AtomicU32::new(0),
