@@ -49,6 +49,8 @@ pub(crate) struct Dram {
     bytes: usize,
     blocks_max: usize,
     pub(crate) evicted: u64,
+    /// Names of those that were evicted, until the index is told: see [`Self::take_left`].
+    left: Vec<(u16, Key)>,
 }
 
 impl Dram {
@@ -64,6 +66,7 @@ impl Dram {
             bytes: 0,
             blocks_max,
             evicted: 0,
+            left: Vec::new(),
         }
     }
 
@@ -118,10 +121,10 @@ impl Dram {
 
     pub(crate) fn remove(&mut self, ns: u16, key: &Key) -> Option<Cached> {
         let at = self.find(ns, key)?;
-        self.take(at)
+        self.take_slot(at).map(|slot| slot.cached)
     }
 
-    fn take(&mut self, at: u32) -> Option<Cached> {
+    fn take_slot(&mut self, at: u32) -> Option<Slot> {
         let slot = self.slots[at as usize].take()?;
         if let Ok(found) = self.map.find_entry(self.seed.hash(slot.ns, &slot.key), |other| *other == at) {
             found.remove();
@@ -130,7 +133,7 @@ impl Dram {
         self.by_offset.remove(&slot.arena_offset);
         self.bytes -= slot.cached.data.capacity();
         self.free.push(at);
-        Some(slot.cached)
+        Some(slot)
     }
 
     fn is_free_to_go(&self, at: u32) -> bool {
@@ -143,9 +146,15 @@ impl Dram {
     }
 
     fn evict(&mut self, at: u32) {
-        if self.take(at).is_some() {
+        if let Some(slot) = self.take_slot(at) {
             self.evicted += 1;
+            self.left.push((slot.ns, slot.key));
         }
+    }
+
+    /// Who has been evicted since this was asked last: some of them may be here again.
+    pub(crate) fn take_left(&mut self) -> Vec<(u16, Key)> {
+        std::mem::take(&mut self.left)
     }
 
     /// True when `more` records and one find places, evicting for them.

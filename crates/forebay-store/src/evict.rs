@@ -104,12 +104,12 @@ impl<D: Disk> Store<D> {
     }
 
     /// A bounded step of cleaning.
-    pub(crate) fn clean_step(&mut self, now: Millis) -> bool {
+    pub(crate) fn clean_step(&mut self) -> bool {
         let Some(phase) = self.cleaning.as_ref().map(|c| c.phase) else { return self.begin_cleaning() };
         match phase {
             Phase::Footer => false,
             Phase::Sweep => self.sweep_step(),
-            Phase::Lookup => self.lookup_step(now),
+            Phase::Lookup => self.lookup_step(),
             Phase::Drop => self.drop_step(),
             Phase::Move => self.move_step(),
             Phase::Tombstones => self.carry_tombstones(),
@@ -201,7 +201,7 @@ impl<D: Disk> Store<D> {
                 key: e.key,
                 place: e.place(),
                 rank: e.rank,
-                leased: false,
+                leased: e.is_leased(),
             }));
             cleaning.next += 1;
         } else {
@@ -212,7 +212,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Finds out which of the victim's records are alive.
-    fn lookup_step(&mut self, now: Millis) -> bool {
+    fn lookup_step(&mut self) -> bool {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
         let end = (cleaning.next + ENTRIES_PER_TURN).min(cleaning.entries.len());
         let oldest = self.segments.oldest_on_disk(cleaning.victim);
@@ -230,13 +230,12 @@ impl<D: Disk> Store<D> {
                     let page = entry.start / self.geometry.align as u32;
                     let Some(found) = self.index.find(ns, &entry.key) else { continue };
                     if found.is_at(cleaning.victim, page) {
-                        let leased = self.leases.holds(now, &(ns, entry.key));
                         cleaning.items.push(Item {
                             ns,
                             key: entry.key,
                             place: found.place(),
                             rank: found.rank,
-                            leased,
+                            leased: found.is_leased(),
                         });
                     }
                 }
@@ -420,17 +419,14 @@ impl<D: Disk> Store<D> {
     /// A moved record is written: from now on it is read at its new place.
     pub(crate) fn move_written(&mut self, of: RecordOf, ok: bool) {
         let RecordOf::Move { ns, key, from, to, durable } = of else { return };
-        if ok && self.index.find(ns, &key).is_some_and(|e| e.place() == from) {
-            let leased = self.leases.holds_any(&(ns, key));
-            if let Some(entry) = self.index.find_mut(ns, &key) {
-                entry.set_place(to);
-                let rank = entry.rank;
-                self.segments.remove_live(from.segment, from.units(), rank);
-                self.segments.add_live(to.segment, to.units(), rank);
-                if leased {
-                    self.segments.get_mut(from.segment).leased_units -= from.units();
-                    self.segments.get_mut(to.segment).leased_units += to.units();
-                }
+        if let Some(entry) = self.index.find_mut(ns, &key).filter(|e| ok && e.place() == from) {
+            entry.set_place(to);
+            let (rank, leased) = (entry.rank, entry.is_leased());
+            self.segments.remove_live(from.segment, from.units(), rank);
+            self.segments.add_live(to.segment, to.units(), rank);
+            if leased {
+                self.segments.get_mut(from.segment).leased_units -= from.units();
+                self.segments.get_mut(to.segment).leased_units += to.units();
             }
         }
         self.move_ended(from, durable && !ok);
@@ -505,7 +501,7 @@ impl<D: Disk> Store<D> {
 
     /// Makes room for `units` in a namespace of the cache: when it would be over its quota it loses its coldest, down to 15/16 of it, so that the
     /// search is paid once for many puts.
-    pub(crate) fn make_quota(&mut self, now: Millis, ns: u16, units: u32) -> bool {
+    pub(crate) fn make_quota(&mut self, ns: u16, units: u32) -> bool {
         let bytes = self.geometry.bytes(units);
         let Some(slot) = self.namespaces.get(ns) else { return false };
         let Some(quota) = slot.row.quota_bytes else { return true };
@@ -514,19 +510,19 @@ impl<D: Disk> Store<D> {
         }
         let goal = slot.bytes + bytes - quota.min((quota / 16 * 15).max(bytes));
         let before = self.counted.evicted;
-        self.shed(now, ns, goal);
+        self.shed(ns, goal);
         self.counted.evicted_quota += self.counted.evicted - before;
         self.namespaces.get(ns).is_some_and(|slot| slot.bytes + bytes <= quota)
     }
 
     /// Makes room in the index for a block: its table may not grow past the ceiling, so that table loses its coldest sixteenth.
-    pub(crate) fn make_index_room(&mut self, now: Millis, ns: u16, key: &Key) -> bool {
+    pub(crate) fn make_index_room(&mut self, ns: u16, key: &Key) -> bool {
         let Some(table) = self.index.full_table_for(ns, key) else { return true };
         let mut coldest: Vec<(bool, u32, u16, Key)> = self
             .index
             .table(table)
             .filter(|e| !self.namespaces.is_durable(e.ns))
-            .map(|e| (self.leases.holds(now, &(e.ns, e.key)), e.rank, e.ns, e.key))
+            .map(|e| (e.is_leased(), e.rank, e.ns, e.key))
             .collect();
         coldest.sort_unstable_by_key(|(leased, rank, ..)| (*leased, *rank));
         coldest.truncate(coldest.len().div_ceil(16));
@@ -540,14 +536,14 @@ impl<D: Disk> Store<D> {
 
     /// Evicts the coldest of a namespace of the cache until `bytes` are free. Blocks are spread over the index's tables by hash,
     /// so a few tables are a fair sample; a small index is looked at whole.
-    fn shed(&mut self, now: Millis, ns: u16, bytes: u64) {
+    fn shed(&mut self, ns: u16, bytes: u64) {
         let mut freed = 0;
         for heed_leases in [true, false] {
             for _ in 0..SHEDS_PER_PUT {
                 if freed >= bytes {
                     return;
                 }
-                let (mut sample, whole) = self.sample(now, ns, heed_leases);
+                let (mut sample, whole) = self.sample(ns, heed_leases);
                 if sample.is_empty() && whole {
                     break;
                 }
@@ -564,7 +560,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Candidates from the next tables of the index, and whether these were all tables.
-    fn sample(&mut self, now: Millis, ns: u16, heed_leases: bool) -> (Vec<(u32, Key)>, bool) {
+    fn sample(&mut self, ns: u16, heed_leases: bool) -> (Vec<(u32, Key)>, bool) {
         let mut sample = Vec::new();
         let (mut visited, mut tables) = (0, 0);
         while visited < SHED_VISITS && tables < self.index.tables() {
@@ -572,7 +568,7 @@ impl<D: Disk> Store<D> {
             tables += 1;
             for entry in self.index.table(self.shed_cursor) {
                 visited += 1;
-                if entry.ns == ns && !(heed_leases && self.leases.holds(now, &(ns, entry.key))) {
+                if entry.ns == ns && !(heed_leases && entry.is_leased()) {
                     sample.push((entry.rank, entry.key));
                 }
             }

@@ -215,6 +215,15 @@ pub enum Committed {
     Refused(RefusedReason),
 }
 
+/// A block that is here, as [`crate::Store::look`] saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sighting {
+    /// Where it is served from.
+    pub tier: Tier,
+    /// It is held as long as was asked.
+    pub leased: bool,
+}
+
 /// What happened since.
 #[derive(Debug)]
 pub enum Event {

@@ -311,9 +311,9 @@ impl<D: Disk> Store<D> {
 
     /// Takes a verified record into DRAM. False: it has gone or moved meanwhile.
     pub(crate) fn cache(&mut self, ns: u16, key: Key, place: Place, arena_offset: usize, cached: Cached) -> bool {
-        let Some(rank) = self.index.find(ns, &key).filter(|e| e.place() == place).map(|e| e.rank) else {
-            return false;
-        };
+        let Some(entry) = self.index.find_mut(ns, &key).filter(|e| e.place() == place) else { return false };
+        entry.set_in_dram(true);
+        let rank = entry.rank;
         self.dram.insert(ns, key, rank, arena_offset, cached);
         true
     }

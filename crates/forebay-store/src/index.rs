@@ -4,6 +4,7 @@
 //! staggered geometrically, the largest being one step of growth above the smallest, so that at any moment some have just grown and others are
 //! nearly full, and the sum grows smoothly. It knows no disk and no policy: a rank is a number.
 
+use std::hint::black_box;
 use std::num::NonZeroU64;
 
 use forebay_types::Key;
@@ -25,6 +26,13 @@ const TAIL_BITS: u32 = 12;
 const TOUCHED: u64 = 1 << 63;
 /// Bits of [`Entry::packed`] that recovery borrows, above the place.
 const SPARE_SHIFT: u32 = PAGE_BITS + PAYLOAD_BITS + TRAILER_BITS + TAIL_BITS;
+/// It is in DRAM as well, so that looking at a block is one search and not two.
+const IN_DRAM: u64 = 1 << 56;
+const LEASE_SHIFT: u32 = 57;
+/// Marks a lease may have, 1 and up: the bits between the place's spare and [`TOUCHED`].
+pub(crate) const LEASE_MARKS: u8 = (1 << (63 - LEASE_SHIFT)) - 1;
+const LEASE: u64 = (LEASE_MARKS as u64) << LEASE_SHIFT;
+const _: () = assert!(LEASE_SHIFT > SPARE_SHIFT && IN_DRAM >> SPARE_SHIFT > 0);
 
 /// Where a record lies in its segment, in units of the drive's alignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +125,31 @@ impl Entry {
         self.set_packed(if on { packed | TOUCHED } else { packed & !TOUCHED });
     }
 
+    pub(crate) fn is_in_dram(&self) -> bool {
+        self.packed.get() & IN_DRAM != 0
+    }
+
+    pub(crate) fn set_in_dram(&mut self, on: bool) {
+        let packed = self.packed.get();
+        self.set_packed(if on { packed | IN_DRAM } else { packed & !IN_DRAM });
+    }
+
+    /// The mark of the lease it is under.
+    pub(crate) fn lease(&self) -> Option<u8> {
+        let mark = ((self.packed.get() & LEASE) >> LEASE_SHIFT) as u8;
+        (mark != 0).then_some(mark)
+    }
+
+    pub(crate) fn is_leased(&self) -> bool {
+        self.packed.get() & LEASE != 0
+    }
+
+    pub(crate) fn set_lease(&mut self, mark: Option<u8>) {
+        let mark = mark.unwrap_or(0);
+        debug_assert!(mark <= LEASE_MARKS);
+        self.set_packed(self.packed.get() & !LEASE | u64::from(mark) << LEASE_SHIFT);
+    }
+
     /// While a shard is being opened, rank and flags hold how old the record is: 41 bits of its sequence number.
     pub(crate) fn age(&self) -> u64 {
         u64::from(self.rank) | self.packed.get() >> SPARE_SHIFT << 32
@@ -154,10 +187,23 @@ impl Seed {
         fold(first ^ u64::from(ns) ^ self.0[1], 0xd6e8_feb8_6659_fd93 ^ self.0[0])
     }
 
-    /// The hash inside a table: the top bits of the other chose the table and say nothing there.
+    /// The hash inside a table.
     pub(crate) fn inner(&self, ns: u16, key: &Key) -> u64 {
-        self.hash(ns, key).rotate_left(24).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        inner(self.hash(ns, key))
     }
+}
+
+/// The hash inside a table, from the hash of the whole: its top bits chose the table and say nothing there.
+fn inner(hash: u64) -> u64 {
+    hash.rotate_left(24).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Where the search for a block begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spot {
+    pub(crate) hash: u64,
+    table: u32,
+    home: u32,
 }
 
 /// All blocks of a shard.
@@ -203,8 +249,7 @@ impl Index {
         self.seed
     }
 
-    fn table_of(&self, ns: u16, key: &Key) -> usize {
-        let hash = self.seed.hash(ns, key);
+    fn table_of(&self, hash: u64) -> usize {
         let mut table = self.coarse[(hash >> (64 - COARSE_BITS)) as usize] as usize;
         while self.bounds.get(table + 1).is_some_and(|bound| *bound <= hash) {
             table += 1;
@@ -213,9 +258,33 @@ impl Index {
     }
 
     fn position(&self, ns: u16, key: &Key) -> Option<(usize, usize)> {
-        let table = self.table_of(ns, key);
-        let slot = self.tables[table].position(&self.seed, self.seed.inner(ns, key), ns, key)?;
+        let hash = self.seed.hash(ns, key);
+        let table = self.table_of(hash);
+        let home = self.tables[table].home(inner(hash));
+        let slot = self.tables[table].position(&self.seed, home, ns, key)?;
         Some((table, slot))
+    }
+
+    /// Where each of `keys` would stand, for [`Self::find_at`]. The memory around these places comes in side by side: in a large index the search
+    /// for a block is one wait for memory, and a thousand of them in a row would be a thousand waits. Good until a block is added or removed.
+    pub(crate) fn spots<'k>(&self, keys: impl Iterator<Item = (u16, &'k Key)>, spots: &mut Vec<Spot>) {
+        spots.clear();
+        spots.extend(keys.map(|(ns, key)| {
+            let hash = self.seed.hash(ns, key);
+            let table = self.table_of(hash);
+            Spot { hash, table: table as u32, home: self.tables[table].home(inner(hash)) as u32 }
+        }));
+        for spot in spots.iter() {
+            // A look that nobody waits for.
+            black_box(self.tables[spot.table as usize].are_taken(spot.home as usize));
+        }
+    }
+
+    /// Finds a block from where its search begins.
+    pub(crate) fn find_at(&mut self, spot: Spot, ns: u16, key: &Key) -> Option<&mut Entry> {
+        let table = &mut self.tables[spot.table as usize];
+        let slot = table.position(&self.seed, spot.home as usize, ns, key)?;
+        table.at_mut(slot)
     }
 
     pub(crate) fn find(&self, ns: u16, key: &Key) -> Option<&Entry> {
@@ -230,10 +299,11 @@ impl Index {
 
     /// Adds a block that is not there yet.
     pub(crate) fn insert(&mut self, entry: Entry) {
-        let at = self.table_of(entry.ns, &entry.key);
+        let hash = self.seed.hash(entry.ns, &entry.key);
+        let at = self.table_of(hash);
         let table = &mut self.tables[at];
         let before = table.bytes();
-        table.insert(&self.seed, entry);
+        table.insert(&self.seed, inner(hash), entry);
         self.table_bytes = self.table_bytes + table.bytes() - before;
         self.len += 1;
     }
@@ -261,7 +331,7 @@ impl Index {
 
     /// When a block cannot be added under the ceiling: the table that has no room for it.
     pub(crate) fn full_table_for(&self, ns: u16, key: &Key) -> Option<usize> {
-        let at = self.table_of(ns, key);
+        let at = self.table_of(self.seed.hash(ns, key));
         let table = &self.tables[at];
         (table.is_full() && self.bytes() + table.growth_bytes() > self.bytes_max).then_some(at)
     }
@@ -309,6 +379,13 @@ mod tests {
             assert_eq!(entry.place(), place(i));
             entry.set_touched(true);
             assert!(entry.touched() && entry.place() == place(i));
+            entry.set_lease(Some(LEASE_MARKS));
+            assert!(entry.lease() == Some(LEASE_MARKS) && entry.touched() && entry.place() == place(i));
+            entry.set_in_dram(true);
+            entry.set_lease(None);
+            assert!(!entry.is_leased() && entry.lease().is_none() && entry.touched() && entry.is_in_dram());
+            entry.set_in_dram(false);
+            assert!(!entry.is_in_dram() && entry.touched() && entry.place() == place(i));
             entry.set_place(place(i + 1));
             assert!(entry.touched() && entry.place() == place(i + 1));
             entry.set_age(AGE_MAX - u64::from(i));

@@ -19,6 +19,7 @@ mod hints;
 mod index;
 mod lanes;
 mod leases;
+mod look;
 mod namespaces;
 mod put;
 mod recover;
@@ -33,7 +34,7 @@ mod write;
 
 pub use face::{
     Committed, Event, FormatParams, Found, GetRequest, GetResult, GetStarted, PutSlot, RecoveryReport, Reserve,
-    StoreError,
+    Sighting, StoreError,
 };
 pub use forebay_format::{NamespaceRow, slice_bytes_min};
 pub use forebay_types::Reuse;

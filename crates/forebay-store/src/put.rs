@@ -147,9 +147,9 @@ impl<D: Disk> Store<D> {
     }
 
     /// Takes a filled slot, whose bytes the caller has verified against the descriptor.
-    pub fn commit(&mut self, now: Millis, token: u64, slot: PutSlot) -> Committed {
+    pub fn commit(&mut self, _now: Millis, token: u64, slot: PutSlot) -> Committed {
         debug_assert!(slot.meta.descriptor.verify(slot.payload()), "the caller verifies before it commits");
-        let committed = self.try_commit(now, token, slot);
+        let committed = self.try_commit(token, slot);
         match committed {
             Committed::Cached | Committed::Pending => {}
             Committed::Exists => self.counted.puts_exists += 1,
@@ -158,7 +158,7 @@ impl<D: Disk> Store<D> {
         committed
     }
 
-    fn try_commit(&mut self, now: Millis, token: u64, slot: PutSlot) -> Committed {
+    fn try_commit(&mut self, token: u64, slot: PutSlot) -> Committed {
         let PutSlot { mut buf, meta } = slot;
         let PutMeta { descriptor, encoded, ns, units: (payload_units, trailer_units), batch, depth, mut claim } = meta;
         let block = &descriptor.meta;
@@ -182,10 +182,10 @@ impl<D: Disk> Store<D> {
             return Committed::Refused(reason);
         }
         let durable = self.namespaces.is_durable(ns);
-        if !durable && !self.make_quota(now, ns, units) {
+        if !durable && !self.make_quota(ns, units) {
             return Committed::Refused(RefusedReason::Quota);
         }
-        if !self.make_index_room(now, ns, &key) {
+        if !self.make_index_room(ns, &key) {
             return Committed::Refused(RefusedReason::Full);
         }
         let turn = self.turn_of(batch);
@@ -225,7 +225,9 @@ impl<D: Disk> Store<D> {
         encode_trailer(&trailer, &encoded, &mut buf[payload_padded..]);
         let tail = (payload_padded as u64 - block.length) as u32;
         let place = Place { segment: spot.segment, page: spot.page, payload_units, trailer_units, tail };
-        self.index.insert(Entry::new(ns, key, rank, place));
+        let mut entry = Entry::new(ns, key, rank, place);
+        entry.set_in_dram(true);
+        self.index.insert(entry);
         self.segments.add_live(place.segment, units, rank);
         self.namespaces.add_bytes(ns, total as u64);
         self.ghosts.remove(self.index.seed().hash(ns, &key));

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use forebay_format::{NamespaceRow, SegmentKind};
 use forebay_io::{Arena, Buf, Disk, DiskDone, DiskError, DiskOp, ReadInto, Shared};
 use forebay_tokenomics::{Lru, Policy, Reuse, Turn};
-use forebay_types::{
-    Entropy, Key, Millis, MissReason, Namespace, NamespaceId, PutOutcome, RefusedReason, ShardId, Tier,
-};
+use forebay_types::{Entropy, Key, Millis, Namespace, NamespaceId, PutOutcome, RefusedReason, ShardId};
 
 use crate::dram::Dram;
 use crate::evict::Cleaning;
@@ -21,7 +19,7 @@ use crate::ghost::Ghosts;
 use crate::hints::{Ahead, Fetching};
 use crate::index::{Entry, Index, Place};
 use crate::lanes::{Lane, Lanes};
-use crate::leases::{Granted, LEASE_BYTES, Leases};
+use crate::leases::Leases;
 use crate::namespaces::Namespaces;
 use crate::segments::{Geometry, Segments};
 use crate::slab::Slab;
@@ -148,9 +146,6 @@ pub struct Store<D: Disk> {
     pub(crate) mutant: Option<Mutant>,
 }
 
-/// Leases looked at in one turn.
-const EXPIRED_PER_TURN: usize = 64;
-
 impl<D: Disk> Store<D> {
     /// Its uuid.
     pub fn shard(&self) -> ShardId {
@@ -237,37 +232,6 @@ impl<D: Disk> Store<D> {
         self.namespaces.rows()
     }
 
-    /// What a get would find, without touching it.
-    pub fn presence(&mut self, _now: Millis, ns: NamespaceId, key: &Key) -> Result<Tier, MissReason> {
-        let at = self.namespaces.find(ns).ok_or(MissReason::Namespace)?;
-        match self.index.find(at, key) {
-            Some(_) if self.dram.contains(at, key) => Ok(Tier::Dram),
-            Some(_) => Ok(Tier::Nvme),
-            None => Err(self.reason_gone(at, key)),
-        }
-    }
-
-    pub(crate) fn reason_gone(&self, ns: u16, key: &Key) -> MissReason {
-        let hash = self.index.seed().hash(ns, key);
-        if self.ghosts.contains(hash) { MissReason::Evicted } else { MissReason::Absent }
-    }
-
-    /// Holds a block for `hold_ms`, at most 30 s. False: absent, or a tenth of the shard is held already.
-    pub fn lease(&mut self, now: Millis, ns: NamespaceId, key: &Key, hold_ms: u64) -> bool {
-        let Some(at) = self.namespaces.find(ns) else { return false };
-        let Some(place) = self.index.find(at, key).map(Entry::place) else { return false };
-        match self.leases.grant(now, (at, *key), self.geometry.bytes(place.units()), hold_ms) {
-            Granted::No => {
-                self.counted.leases_refused += 1;
-                return false;
-            }
-            Granted::New => self.segments.get_mut(place.segment).leased_units += place.units(),
-            Granted::Longer => {}
-        }
-        self.counted.leases_granted += 1;
-        true
-    }
-
     /// Collects completions, submits queued I/O by lane, cleans in bounded steps. True: there is more to do right now.
     pub fn turn(&mut self, now: Millis, events: &mut Vec<Event>) -> bool {
         let mut done = Vec::new();
@@ -291,17 +255,13 @@ impl<D: Disk> Store<D> {
     /// Bounded steps of everything that is not a completion.
     pub(crate) fn step(&mut self, now: Millis) -> bool {
         let mut more = self.verify_step(now);
-        for _ in 0..EXPIRED_PER_TURN {
-            let Some((ns, key)) = self.leases.expire_one(now) else { break };
-            if let Some(place) = self.index.find(ns, &key).map(Entry::place) {
-                self.segments.get_mut(place.segment).leased_units -= place.units();
-            }
-        }
+        more |= self.end_leases(now);
+        self.note_dram_left();
         more |= self.purge_step();
         more |= self.prefetch_step(now);
         if !self.write_failed {
             self.tombstones_step();
-            more |= self.clean_step(now);
+            more |= self.clean_step();
             self.seal_step();
             self.save_table();
             self.flush_step();
@@ -395,8 +355,8 @@ impl<D: Disk> Store<D> {
         self.segments.remove_live(place.segment, place.units(), entry.rank);
         self.namespaces.remove_bytes(ns, self.geometry.bytes(place.units()));
         self.dram.remove(ns, key);
-        if self.leases.release(&(ns, *key)) {
-            self.segments.get_mut(place.segment).leased_units -= place.units();
+        if entry.is_leased() {
+            self.lease_ended(place);
         }
         Some(entry)
     }
@@ -518,6 +478,6 @@ impl<D: Disk> Store<D> {
     /// What grows with blocks beside the index itself.
     pub(crate) fn index_others(&self) -> usize {
         let footers: usize = self.writing.iter().map(OpenSegment::entries_bytes).sum();
-        self.ghosts.bytes() + self.dram.overhead_bytes() + self.leases.len() * LEASE_BYTES + footers
+        self.ghosts.bytes() + self.dram.overhead_bytes() + self.leases.memory() + footers
     }
 }

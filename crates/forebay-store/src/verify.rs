@@ -69,6 +69,9 @@ impl<D: Disk> Store<D> {
                 if !good {
                     self.counted.corrupt += 1;
                     self.dram.remove(ns, &key);
+                    if let Some(entry) = self.index.find_mut(ns, &key) {
+                        entry.set_in_dram(false);
+                    }
                 }
             }
             Purpose::Prefetch { fetching, arena_offset, cached } => {

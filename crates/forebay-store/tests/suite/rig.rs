@@ -366,6 +366,14 @@ impl Rig {
         verify_found(&mut self.oracle.borrow_mut(), ns, key, found, self.check)
     }
 
+    /// Holds a block as a match does.
+    pub(crate) fn lease(&mut self, ns: NamespaceId, key: &Key, hold_ms: u64) -> bool {
+        let mut leased = false;
+        let keys = std::slice::from_ref(key);
+        self.store.look(self.now, ns, keys, hold_ms, true, |seen| leased = seen.is_ok_and(|seen| seen.leased));
+        leased
+    }
+
     pub(crate) fn forget(&mut self, ns: NamespaceId, keys: &[Key]) -> Vec<bool> {
         let (token, was) = self.begin_forget(ns, keys);
         let Event::Forgotten { ok, .. } = self.until(|e| matches!(e, Event::Forgotten { token: t, .. } if *t == token))

@@ -136,9 +136,9 @@ fn leased_blocks_stay_while_the_drive_goes_round_and_a_tenth_is_the_most() {
         rig.put(CACHE, key(i), 100_000);
     }
     for i in 0..5 {
-        assert!(rig.store.lease(rig.now, CACHE, &key(i), 1_000_000_000));
+        assert!(rig.lease(CACHE, &key(i), 1_000_000_000));
     }
-    assert!(!rig.store.lease(rig.now, CACHE, &key(99), 10), "absent");
+    assert!(!rig.lease(CACHE, &key(99), 10), "absent");
     let start = rig.now;
     for i in 100..2000u64 {
         rig.now = start;
@@ -149,7 +149,7 @@ fn leased_blocks_stay_while_the_drive_goes_round_and_a_tenth_is_the_most() {
         let here = rig.store.presence(rig.now, CACHE, &key(i)).is_ok();
         assert_eq!(here, i < 5, "block {i} after the drive has gone round twice");
     }
-    let granted = (100..2000).filter(|i| rig.store.lease(rig.now, CACHE, &key(*i), 1000)).count() as u64;
+    let granted = (100..2000).filter(|i| rig.lease(CACHE, &key(*i), 1000)).count() as u64;
     let most = 20 * 4 * MIB / 10 / 106_496;
     assert!((most - 6..=most).contains(&granted), "{granted}");
     assert_eq!(rig.store.stats().leased_bytes, (granted + 5) * 106_496);
@@ -159,6 +159,50 @@ fn leased_blocks_stay_while_the_drive_goes_round_and_a_tenth_is_the_most() {
         rig.turn();
     }
     assert_eq!(rig.store.stats().leased_bytes, 0);
+}
+
+#[test]
+fn a_leased_block_that_is_dropped_or_moved_leaves_no_lease_behind() {
+    let mut rig = Rig::new(Options { len: 3 * MIB + 20 * 4 * MIB, ..Options::default() });
+    for i in 0..200 {
+        rig.put(CACHE, key(i), 100_000);
+    }
+    let start = rig.now;
+    // Every fifth, so that segments still are victims; between them keys that are not here.
+    let held = || (0..200).step_by(5);
+    let keys: Vec<Key> = held().flat_map(|i| [key(i), key(100_000 + i)]).collect();
+    let mut seen = Vec::new();
+    rig.store.look(rig.now, CACHE, &keys, 10_000, false, |one| seen.push(one));
+    assert_eq!(seen.len(), 80);
+    for (at, one) in seen.iter().enumerate() {
+        assert_eq!(one.is_ok_and(|s| s.leased), at % 2 == 0, "{at}");
+        assert_eq!(one.is_ok(), at % 2 == 0, "{at}");
+    }
+    assert_eq!(rig.store.stats().leased_bytes, 40 * 106_496);
+    // Forgotten: its lease goes with it, and what is put under the name later is not held by it.
+    rig.forget(CACHE, &[key(0), key(5)]);
+    assert_eq!(rig.put(CACHE, key(0), 100_000), PutOutcome::Cached);
+    assert_eq!(rig.store.stats().leased_bytes, 38 * 106_496);
+    // The drive goes round: leased blocks are moved to other segments, and their leases with them.
+    for i in 1000..2500u64 {
+        rig.now = start;
+        assert_eq!(rig.put(CACHE, key(i), 100_000), PutOutcome::Cached);
+    }
+    assert!(rig.store.stats().reappend_bytes > 0);
+    assert_eq!(rig.store.stats().leased_bytes, 38 * 106_496);
+    assert!(held().skip(2).all(|i| rig.store.presence(start, CACHE, &key(i)).is_ok()));
+    // A match ends at the first gap.
+    let mut told = 0;
+    rig.store.look(start, CACHE, &[key(10), key(5), key(15)], 10, true, |_| told += 1);
+    assert_eq!(told, 2);
+    rig.now = start + 10_500;
+    rig.turn();
+    assert_eq!(rig.store.stats().leased_bytes, 0);
+    // Nothing is left that would hold a segment for ever.
+    for i in 3000..6000u64 {
+        assert_eq!(rig.put(CACHE, key(i), 100_000), PutOutcome::Cached);
+    }
+    assert!(held().skip(2).all(|i| rig.store.presence(rig.now, CACHE, &key(i)).is_err()));
 }
 
 #[test]
