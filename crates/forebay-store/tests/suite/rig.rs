@@ -9,7 +9,7 @@ use forebay_io::Arena;
 use forebay_io::sim::{Medium, SimDisk, SimOptions};
 use forebay_store::{
     Committed, Event, FormatParams, Found, GetRequest, GetResult, GetStarted, Mutant, RecoveryReport, Reserve, Store,
-    StoreConfig, format_slice,
+    StoreConfig, StoreError, format_slice,
 };
 use forebay_types::{
     BlockMeta, Class, Descriptor, Entropy, Fingerprint, Key, MissReason, Namespace, NamespaceId, PutOutcome,
@@ -152,18 +152,6 @@ pub(crate) struct Rig {
     pub(crate) check: bool,
 }
 
-pub(crate) fn open(
-    medium: &Medium,
-    arena_bytes: usize,
-    index_bytes_max: usize,
-    mutant: Option<Mutant>,
-    seed: u64,
-) -> (Store<SimDisk>, RecoveryReport) {
-    let arena = Arena::new(arena_bytes).unwrap();
-    let config = StoreConfig { index_bytes_max, mutant, ..StoreConfig::default() };
-    Store::open(medium.open(), arena, config, Arc::new(SeededEntropy::new(seed)), 0, 1_700_000_000).unwrap()
-}
-
 impl Rig {
     pub(crate) fn new(options: Options) -> Rig {
         let medium = Medium::new(SimOptions {
@@ -199,8 +187,23 @@ impl Rig {
         seed: u64,
         oracle: Rc<RefCell<Oracle>>,
     ) -> Rig {
-        let (store, report) = open(&medium, arena_bytes, index_bytes_max, mutant, seed);
-        Rig {
+        Rig::try_on(medium, arena_bytes, index_bytes_max, mutant, seed, oracle).unwrap()
+    }
+
+    /// Opens the store on a medium that may be damaged.
+    pub(crate) fn try_on(
+        medium: Medium,
+        arena_bytes: usize,
+        index_bytes_max: usize,
+        mutant: Option<Mutant>,
+        seed: u64,
+        oracle: Rc<RefCell<Oracle>>,
+    ) -> Result<Rig, StoreError> {
+        let arena = Arena::new(arena_bytes).unwrap();
+        let config = StoreConfig { index_bytes_max, mutant, ..StoreConfig::default() };
+        let entropy = Arc::new(SeededEntropy::new(seed));
+        let (store, report) = Store::open(medium.open(), arena, config, entropy, 0, 1_700_000_000)?;
+        Ok(Rig {
             medium,
             store,
             report,
@@ -213,7 +216,7 @@ impl Rig {
             seed,
             next_token: 1,
             check: true,
-        }
+        })
     }
 
     /// The process dies or the power goes, and the store is opened again.
