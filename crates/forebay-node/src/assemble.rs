@@ -13,6 +13,7 @@ use crate::check::policy;
 use crate::config::{NodeConfig, NodeError, Progress};
 use crate::drives::Drive;
 use crate::shard::{Command, Saved, ShardLink, ShardSetup, Starting, start};
+use crate::shares::Shares;
 use crate::wake::Wake;
 
 /// Memory of a shard that is neither arena nor index: buffers of its loop and its connections, in bytes.
@@ -45,6 +46,7 @@ impl Link {
 
 /// What all shards share.
 pub(crate) struct Parts {
+    pub(crate) shares: Shares,
     pub(crate) incarnation: u64,
     pub(crate) epoch: Arc<AtomicU64>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -150,6 +152,7 @@ fn start_one(
         index_bytes,
         policy: policy(&config.policy)?,
         engine: config.io,
+        shares: parts.shares,
         incarnation: parts.incarnation,
         epoch: parts.epoch.clone(),
         clock: parts.clock.clone(),

@@ -35,6 +35,8 @@ pub(crate) struct Board {
     pub(crate) incarnation: u64,
     pub(crate) engine: &'static str,
     pub(crate) memory_bytes: u64,
+    /// Connections the node serves at most.
+    pub(crate) connections_max: usize,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) started_us: u64,
 }

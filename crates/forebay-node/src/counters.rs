@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay_types::{LandingKind, MissReason, PutOutcome, RefusedReason, Tier};
-use forebay_wire::ErrorCode;
+use forebay_wire::{ErrorCode, WireError};
 
 use crate::latency::Latency;
 
@@ -95,6 +95,60 @@ pub(crate) struct Counters {
     pub(crate) reads_waiting: Count,
     pub(crate) latency: [Latency; LATENCIES.len()],
     pub(crate) errors: [Count; ERROR_WORDS.len()],
+    pub(crate) peer_faults: [Count; PeerFault::ALL.len()],
+}
+
+/// What a peer did wrong, or was cut off for. Each costs only that peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PeerFault {
+    /// Bytes that are no message of the protocol.
+    Garbage,
+    /// A length or a count over its ceiling, or more descriptors than messages for them.
+    OverLimit,
+    /// Bytes that changed on the way.
+    Damaged,
+    /// No version of the protocol in common.
+    Version,
+    /// The wrong token, or none.
+    Credential,
+    /// A message where it does not belong.
+    Disorder,
+    /// A message, or `Hello`, that never came to its end.
+    HalfMessage,
+    /// It did not take what it had asked for.
+    SlowReader,
+    /// One more than the node serves.
+    Crowd,
+    /// A region that is no memory, or was cut short, or is not there.
+    Region,
+    /// It went away with requests unanswered.
+    Vanished,
+}
+
+impl PeerFault {
+    /// All of them with their words, in the order of their numbers.
+    pub(crate) const ALL: [(PeerFault, &str); 11] = [
+        (PeerFault::Garbage, "garbage"),
+        (PeerFault::OverLimit, "over_limit"),
+        (PeerFault::Damaged, "damaged"),
+        (PeerFault::Version, "version"),
+        (PeerFault::Credential, "credential"),
+        (PeerFault::Disorder, "disorder"),
+        (PeerFault::HalfMessage, "half_message"),
+        (PeerFault::SlowReader, "slow_reader"),
+        (PeerFault::Crowd, "crowd"),
+        (PeerFault::Region, "region"),
+        (PeerFault::Vanished, "vanished"),
+    ];
+
+    /// Of bytes that are no message.
+    pub(crate) fn of(error: &WireError) -> Self {
+        match error {
+            WireError::HeaderChecksum | WireError::BodyChecksum => PeerFault::Damaged,
+            WireError::Limit { .. } => PeerFault::OverLimit,
+            _ => PeerFault::Garbage,
+        }
+    }
 }
 
 /// What is timed, from the turn that took the request to the one that answered: gets that were hits and puts that were kept, key by key; the others
@@ -148,6 +202,10 @@ impl Counters {
         self.latency[what as usize].took(us);
     }
 
+    pub(crate) fn fault(&self, fault: PeerFault) {
+        self.peer_faults[fault as usize].add(1);
+    }
+
     pub(crate) fn landed(&self, kind: LandingKind, bytes: u64) {
         self.landing[kind.index()].add(1);
         self.bytes_out.add(bytes);
@@ -190,6 +248,10 @@ mod tests {
         }
         for kind in LandingKind::ALL {
             counters.landed(*kind, 1);
+        }
+        for (at, (fault, _)) in PeerFault::ALL.into_iter().enumerate() {
+            counters.fault(fault);
+            assert_eq!(counters.peer_faults[at].get(), 1, "{fault:?} has another's word");
         }
         assert!(counters.get.misses.iter().chain(&counters.get.hits).all(|count| count.get() == 1));
         assert!(counters.put_refused.iter().chain(&counters.landing).all(|count| count.get() == 1));

@@ -4,7 +4,7 @@ use forebay_types::{LandingKind, MissReason, RefusedReason, Tier};
 use serde_json::{Map, Value, json};
 
 use crate::board::{Board, BoardShard};
-use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES};
+use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES, PeerFault};
 use crate::latency::bound_us;
 use crate::metrics::STORE_NUMBERS;
 
@@ -19,6 +19,7 @@ pub(crate) fn stats(board: &Board) -> String {
         "engine": board.engine,
         "memory_bytes": board.memory_bytes,
         "connections": board.connections(),
+        "connections_max": board.connections_max,
         "turn_us_max": board.max(|c| c.turn_us_max.get()),
         "get": asked(board, &|c| &c.get),
         "match": asked(board, &|c| &c.matched),
@@ -38,6 +39,10 @@ pub(crate) fn stats(board: &Board) -> String {
         "waiting": { "keys": sum(&|c| c.keys_waiting.get()), "reads": sum(&|c| c.reads_waiting.get()) },
         "latency": latency(board),
         "latency_buckets": latency_buckets(board),
+        "peer_faults": PeerFault::ALL
+            .iter()
+            .map(|(fault, word)| ((*word).to_owned(), sum(&|c| c.peer_faults[*fault as usize].get())))
+            .collect::<Map<_, _>>(),
         "shards": shards,
     })
     .to_string()

@@ -20,6 +20,7 @@ mod metrics;
 mod node;
 mod reconcile;
 mod shard;
+mod shares;
 mod slab;
 mod wake;
 
@@ -28,6 +29,3 @@ pub use forebay_io::{EndSignals, EngineKind};
 
 pub use config::{DataConfig, NodeConfig, NodeError, Progress, ProgressFn};
 pub use node::{Node, NodeHandle, ShardReport};
-
-/// Connections a node has at most. Each costs a descriptor and, half a message received, up to 8 KiB.
-pub(crate) const CONNECTIONS_MAX: usize = 2048;

@@ -6,7 +6,7 @@ use forebay_store::StoreStats;
 use forebay_types::{LandingKind, MissReason, RefusedReason, Tier};
 
 use crate::board::Board;
-use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES};
+use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES, PeerFault};
 use crate::latency::bound_us;
 
 /// One number with its labels.
@@ -122,6 +122,7 @@ fn families(board: &Board) -> Vec<Family> {
         gauge("forebay_connections", "Connections now.", board.connections() as f64),
         gauge("forebay_keys_waiting", "Keys without an outcome yet.", board.sum(|c| c.keys_waiting.get()) as f64),
         gauge("forebay_reads_waiting", "Reads of gets at the drives now.", board.sum(|c| c.reads_waiting.get()) as f64),
+        gauge("forebay_connections_max", "Connections at most.", board.connections_max as f64),
         gauge("forebay_regions", "Regions lent by clients now.", board.sum(|c| c.regions.get()) as f64),
         gauge("forebay_turn_longest_seconds", "Longest turn of a shard's loop since the start.", longest_s),
         gauge("forebay_memory_bytes", "Memory the node was given, in bytes.", board.memory_bytes as f64),
@@ -133,15 +134,20 @@ fn families(board: &Board) -> Vec<Family> {
 }
 
 /// Counters with a label each.
-fn worded_families(board: &Board) -> [Family; 3] {
+fn worded_families(board: &Board) -> [Family; 4] {
     let counter = |name, help, samples| Family { name, help, kind: "counter", samples };
     let refused = RefusedReason::ALL.iter().map(|r| (r.to_string(), board.sum(|c| c.put_refused[r.index()].get())));
     let landing = LandingKind::ALL.iter().map(|k| (k.to_string(), board.sum(|c| c.landing[k.index()].get())));
     let errors = ERROR_WORDS.iter().enumerate().map(|(i, word)| ((*word).to_owned(), board.sum(|c| c.errors[i].get())));
+    let faults = PeerFault::ALL.iter().map(|(fault, word)| {
+        let count = board.sum(|c| c.peer_faults[*fault as usize].get());
+        ((*word).to_owned(), count)
+    });
     [
         counter("forebay_put_refused_total", "Blocks not kept.", labelled("reason", refused)),
         counter("forebay_landing_total", "Blocks and ranges handed over, by how they came.", labelled("kind", landing)),
         counter("forebay_errors_total", "Errors told to clients, by kind.", labelled("kind", errors)),
+        counter("forebay_peer_faults_total", "What peers did wrong, each at its own cost.", labelled("kind", faults)),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use crate::counters::Counters;
 use crate::drives::Drive;
 use crate::http::Responder;
 use crate::reconcile::{reconcile, refuse_orphans};
-use crate::shard::Command;
+use crate::shard::{Command, Saved};
+use crate::shares::Shares;
 use crate::wake::Wake;
 use crate::{check, json, metrics};
 
@@ -59,6 +60,7 @@ pub struct NodeHandle {
     board: Arc<Board>,
     responder: Option<Responder>,
     addresses: Vec<Address>,
+    notes: Vec<String>,
     clock: Arc<dyn Clock>,
 }
 
@@ -79,15 +81,18 @@ impl Node {
         let shards = drives.len() * config.shards_per_drive as usize;
         let (saved, saved_inbox) = sync_channel((CHANGES_MAX + NAMESPACES_MAX) * shards);
         let (incarnation, epoch) = (entropy.word(), Arc::new(AtomicU64::new(0)));
-        let parts =
-            Parts { incarnation, epoch, clock: clock.clone(), entropy: entropy.clone(), saved, wake: wake.clone() };
+        let (shares, note) = Shares::of_process(shards);
+        let parts = Parts {
+            shares,
+            incarnation,
+            epoch,
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            saved,
+            wake: wake.clone(),
+        };
         let links = StopShards(start_shards(&mut config, &mut drives, &parts)?);
-        let (catalogue, there) = catalogue_path(&config);
-        if !there {
-            refuse_orphans(&links.0, &catalogue)?;
-        }
-        let coordinator: Arc<dyn Coordinator> = Arc::new(Embedded::open(&catalogue, entropy)?);
-        reconcile(&links.0, coordinator.as_ref(), &saved_inbox, &catalogue)?;
+        let coordinator = open_catalogue(&config, &links.0, entropy, &saved_inbox)?;
         let rows: Vec<MemberRow> = links.0.iter().map(Link::row).collect();
         parts.epoch.store(coordinator.set_members(&rows)?.0, Ordering::Relaxed);
 
@@ -105,7 +110,8 @@ impl Node {
             wake: wake.clone(),
             saved: saved_inbox,
             stop: stop.clone(),
-            peers: Control::slab(),
+            connections_max: shares.connections,
+            peers: Control::slab(shares.connections),
             changes: Vec::new(),
             next_token: 0,
         };
@@ -117,8 +123,25 @@ impl Node {
         let reports = links.0.iter().map(report).collect();
         let stopper = |link: Link| (link.shard.commands, link.shard.waker, link.shard.thread);
         let shards = links.disarm().into_iter().map(stopper).collect();
-        Ok(NodeHandle { reports, shards, control: Some(control), stop, wake, board, responder, addresses, clock })
+        let (control, notes) = (Some(control), note.into_iter().collect());
+        Ok(NodeHandle { reports, shards, control, stop, wake, board, responder, addresses, notes, clock })
     }
+}
+
+/// The catalogue, when it and the drives agree about who is there.
+fn open_catalogue(
+    config: &NodeConfig,
+    links: &[Link],
+    entropy: Arc<dyn Entropy>,
+    saved: &Receiver<Saved>,
+) -> Result<Arc<dyn Coordinator>, NodeError> {
+    let (path, there) = catalogue_path(config);
+    if !there {
+        refuse_orphans(links, &path)?;
+    }
+    let coordinator: Arc<dyn Coordinator> = Arc::new(Embedded::open(&path, entropy)?);
+    reconcile(links, coordinator.as_ref(), saved, &path)?;
+    Ok(coordinator)
 }
 
 /// The catalogue lies beside the first drive, or, when drives were named in another order before, beside the first that has one. And whether it
@@ -150,6 +173,7 @@ fn board(config: &NodeConfig, parts: &Parts, links: &[Link]) -> Board {
         incarnation: parts.incarnation,
         engine: links.first().map_or("", |link| link.shard.started.engine),
         memory_bytes: config.memory_bytes,
+        connections_max: parts.shares.connections,
         started_us: parts.clock.now_us(),
         clock: parts.clock.clone(),
     }
@@ -185,6 +209,11 @@ impl NodeHandle {
     /// What recovery found, shard by shard.
     pub fn reports(&self) -> &[ShardReport] {
         &self.reports
+    }
+
+    /// What it does not get from this machine that it could use, each with its cure, as sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The shards' uuids.

@@ -83,6 +83,23 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Id, &mut T)> {
+        self.places.iter_mut().enumerate().filter_map(|(place, (generation, value))| {
+            Some((Id { place: place as u16, generation: *generation }, value.as_mut()?))
+        })
+    }
+
+    /// The values in places `from..from + count`, for going round in steps; and the place to go on at.
+    pub(crate) fn some(&self, from: usize, count: usize) -> (impl Iterator<Item = (Id, &T)>, usize) {
+        let from = if from < self.places.len() { from } else { 0 };
+        let end = self.places.len().min(from + count);
+        let next = if end < self.places.len() { end } else { 0 };
+        let some = self.places[from..end].iter().enumerate().filter_map(move |(at, (generation, value))| {
+            Some((Id { place: (from + at) as u16, generation: *generation }, value.as_ref()?))
+        });
+        (some, next)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Id, &T)> {
         self.places.iter().enumerate().filter_map(|(place, (generation, value))| {
             Some((Id { place: place as u16, generation: *generation }, value.as_ref()?))

@@ -76,6 +76,9 @@ fn tell(node: &NodeHandle, memory: u64) {
             say::note(&format!("shard {}: does without {without}", &shard[..8]));
         }
     }
+    for lacks in node.notes() {
+        say::note(lacks);
+    }
     let addresses: Vec<String> = node.addresses().iter().map(Address::to_string).collect();
     say::note(&format!("serving on {} with {} of memory", addresses.join(" and "), format_size(memory)));
     if let Some(address) = node.metrics_address() {

@@ -5,6 +5,7 @@ use forebay_types::{Namespace, NamespaceId, Secret, Tenant};
 use forebay_wire::{ErrorCode, Member, Message};
 
 use super::Control;
+use crate::counters::PeerFault;
 use crate::json;
 use crate::shard::Command;
 use crate::slab::Id;
@@ -68,8 +69,9 @@ impl Control {
                 Err(error) => self.answer(id, request, &failed(request, &error)),
                 Ok(gone) => self.change(id, request, Message::Done { request }, |token| Command::Remove { token, id: gone.id }),
             },
-            _ => self.refuse(
+            _ => self.blame(
                 id,
+                PeerFault::Disorder,
                 ErrorCode::Protocol,
                 "the peer sent control a message that is none of control's; blocks are asked for on a shard's connection".into(),
             ),

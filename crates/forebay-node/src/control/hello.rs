@@ -5,6 +5,7 @@ use forebay_types::limits::CREDIT_BYTES_DEFAULT;
 use forebay_wire::{ErrorCode, Hello, Message, WIRE_VERSION, Welcome, features};
 
 use super::{Control, Role};
+use crate::counters::PeerFault;
 use crate::shard::Command;
 use crate::shard::conn::HandedOver;
 use crate::slab::Id;
@@ -12,10 +13,13 @@ use crate::slab::Id;
 impl Control {
     pub(super) fn on_hello(&mut self, id: Id, message: Message) {
         let Message::Hello(hello) = message else {
-            return self.refuse(id, ErrorCode::Protocol, "a connection begins with Hello".into());
+            return self.blame(id, PeerFault::Disorder, ErrorCode::Protocol, "a connection begins with Hello".into());
         };
         match self.judge(id, &hello) {
-            Err((code, text)) => self.refuse(id, code, text),
+            Err((code, text)) => {
+                let version = code == ErrorCode::Version;
+                self.blame(id, if version { PeerFault::Version } else { PeerFault::Credential }, code, text);
+            }
             Ok((tenant, features)) if hello.shard.0 == [0; 16] => self.welcome(id, tenant, features),
             Ok((tenant, features)) => self.hand_over(id, &hello, tenant, features),
         }
@@ -62,7 +66,6 @@ impl Control {
         });
         if let Some(peer) = self.peers.get_mut(id) {
             peer.role = Role::Client { tenant };
-            // Control takes no descriptors.
             peer.fds.clear();
             peer.say(&welcome);
         }

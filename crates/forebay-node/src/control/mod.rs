@@ -5,39 +5,36 @@
 
 mod catalogue;
 mod hello;
+mod peer;
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use forebay_coord::Coordinator;
 use forebay_io::Waker;
-use forebay_net::{Listener, Socket};
+use forebay_net::Listener;
 use forebay_types::{Clock, ShardId, Tenant};
-use forebay_wire::{ErrorCode, Frame, HEADER_BYTES, Message, encode, next_frame};
+use forebay_wire::{ErrorCode, Frame, HEADER_BYTES, Message, next_frame};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::board::Board;
+use crate::counters::PeerFault;
 use crate::shard::{Command, Saved};
 use crate::slab::{Id, Slab};
 use crate::wake::Wake;
 pub(crate) use catalogue::CHANGES_MAX;
 use catalogue::Change;
+pub(crate) use peer::Peer;
+use peer::{Fate, INPUT_BYTES_MAX, Role};
 
 /// Connections that have not said `Hello` yet. More wait in the listener's queue.
 const HANDSHAKES_MAX: usize = 256;
 
-/// A peer that has not said `Hello` after this long is let go.
-const HELLO_US: u64 = 5_000_000;
-
-/// Bytes a peer may send before it is understood: a namespace's fingerprint is under 4 KiB.
-const INPUT_BYTES_MAX: usize = 64 * 1024;
-
-/// Past this many unsent bytes nothing more is read from a peer.
-const OUTPUT_BYTES_HIGH: usize = 1 << 20;
+/// Descriptors that came behind a `Hello` and are not handed to a shard yet, over all peers.
+const FDS_MAX: usize = 64;
 
 /// A peer that takes nothing for this long is cut off.
 const PATIENCE_US: u64 = 10_000_000;
@@ -94,46 +91,16 @@ pub(crate) struct Control {
     pub(crate) wake: Wake,
     pub(crate) saved: Receiver<Saved>,
     pub(crate) stop: Arc<AtomicBool>,
+    /// Connections of the node, its shards' and these.
+    pub(crate) connections_max: usize,
     pub(crate) peers: Slab<Peer>,
     pub(crate) changes: Vec<Change>,
     pub(crate) next_token: u64,
 }
 
-/// What a peer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// It has until then to say `Hello`.
-    Stranger { until_us: u64 },
-    /// It asks control.
-    Client { tenant: Tenant },
-}
-
-/// A connection of the control thread.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    socket: Socket,
-    role: Role,
-    input: Vec<u8>,
-    fds: Vec<OwnedFd>,
-    output: Vec<u8>,
-    sent: usize,
-    /// An answer is on its way; the next request waits.
-    waiting: bool,
-    progress_us: u64,
-    /// Closed when the output is sent.
-    closing: bool,
-}
-
-/// What is to become of a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Stays,
-    Goes,
-}
-
 impl Control {
-    pub(crate) fn slab() -> Slab<Peer> {
-        Slab::new(crate::CONNECTIONS_MAX)
+    pub(crate) fn slab(connections_max: usize) -> Slab<Peer> {
+        Slab::new(connections_max)
     }
 
     /// Serves until told to stop.
@@ -204,12 +171,11 @@ impl Control {
                     Err(_) => return false,
                 };
                 let mut peer = Peer::new(socket, now_us);
-                if self.board.connections() as usize >= crate::CONNECTIONS_MAX {
+                if self.board.connections() as usize >= self.connections_max {
                     self.board.control.error(ErrorCode::TooMany);
-                    let text = format!(
-                        "the node has {} connections, its most; close some, or connect later",
-                        crate::CONNECTIONS_MAX
-                    );
+                    self.board.control.fault(PeerFault::Crowd);
+                    let most = self.connections_max;
+                    let text = format!("the node has {most} connections, its most; close some, or connect later");
                     peer.say(&Message::Error { request: 0, code: ErrorCode::TooMany, text });
                     peer.closing = true;
                 }
@@ -241,6 +207,13 @@ impl Control {
         if peer.receive(now_us) == Fate::Goes {
             return Fate::Goes;
         }
+        if matches!(peer.role, Role::Client { .. }) {
+            // Control takes no descriptors.
+            peer.fds.clear();
+        } else if !peer.fds.is_empty() && self.peers.iter().map(|(_, peer)| peer.fds.len()).sum::<usize>() > FDS_MAX {
+            self.board.control.fault(PeerFault::OverLimit);
+            return Fate::Goes;
+        }
         self.understand(id);
         // It may have been handed to its shard.
         self.peers.get_mut(id).map_or(Fate::Stays, |peer| peer.send(now_us))
@@ -259,20 +232,33 @@ impl Control {
                     message
                 }
                 Ok(Some((Frame::Data(_), _))) => {
-                    return self.refuse(id, ErrorCode::Protocol, "the peer sent DATA to control".into());
+                    return self.blame(
+                        id,
+                        PeerFault::Disorder,
+                        ErrorCode::Protocol,
+                        "the peer sent DATA to control".into(),
+                    );
                 }
                 Ok(None) if peer.input.len() >= INPUT_BYTES_MAX => {
                     let text = format!("a message to control has at most {} bytes", INPUT_BYTES_MAX - HEADER_BYTES);
-                    return self.refuse(id, ErrorCode::Protocol, text);
+                    return self.blame(id, PeerFault::OverLimit, ErrorCode::Protocol, text);
                 }
                 Ok(None) => return,
-                Err(error) => return self.refuse(id, ErrorCode::Protocol, error.to_string()),
+                Err(error) => {
+                    return self.blame(id, PeerFault::of(&error), ErrorCode::Protocol, error.to_string());
+                }
             };
             match peer.role {
                 Role::Stranger { .. } => self.on_hello(id, message),
                 Role::Client { tenant } => self.on_request(id, tenant, message),
             }
         }
+    }
+
+    /// Refuses for what the peer did wrong.
+    fn blame(&mut self, id: Id, fault: PeerFault, code: ErrorCode, text: String) {
+        self.board.control.fault(fault);
+        self.refuse(id, code, text);
     }
 
     /// Says why, then closes.
@@ -300,14 +286,18 @@ impl Control {
     fn look_at_clocks(&mut self) {
         let now_us = self.clock.now_us();
         let late = |peer: &Peer| match peer.role {
-            Role::Stranger { until_us } => now_us >= until_us,
+            Role::Stranger { until_us } => (now_us >= until_us).then_some(PeerFault::HalfMessage),
             Role::Client { .. } => {
-                peer.sent < peer.output.len() && now_us.saturating_sub(peer.progress_us) > PATIENCE_US
+                let silent_us = now_us.saturating_sub(peer.progress_us);
+                let deaf = peer.sent < peer.output.len() && silent_us > PATIENCE_US;
+                let half = !peer.input.is_empty() && !peer.waiting && silent_us > PATIENCE_US;
+                if deaf { Some(PeerFault::SlowReader) } else { half.then_some(PeerFault::HalfMessage) }
             }
         };
-        let late: Vec<Id> = self.peers.iter().filter(|(_, peer)| late(peer)).map(|(id, _)| id).collect();
-        for id in late {
+        let late: Vec<(Id, PeerFault)> = self.peers.iter().filter_map(|(id, peer)| Some((id, late(peer)?))).collect();
+        for (id, fault) in late {
             self.board.control.cut_off.add(1);
+            self.board.control.fault(fault);
             self.remove(id);
         }
         self.give_up_changes(now_us);
@@ -323,66 +313,5 @@ impl Control {
                 let _ = peer.send(now_us);
             }
         }
-    }
-}
-
-impl Peer {
-    fn new(socket: Socket, now_us: u64) -> Self {
-        Peer {
-            socket,
-            role: Role::Stranger { until_us: now_us + HELLO_US },
-            input: Vec::new(),
-            fds: Vec::new(),
-            output: Vec::new(),
-            sent: 0,
-            waiting: false,
-            progress_us: now_us,
-            closing: false,
-        }
-    }
-
-    /// Whether its next message is wanted now.
-    fn reads(&self) -> bool {
-        !self.waiting && !self.closing && self.output.len() - self.sent < OUTPUT_BYTES_HIGH
-    }
-
-    fn receive(&mut self, now_us: u64) -> Fate {
-        let mut chunk = [0; 4096];
-        while self.reads() && self.input.len() < INPUT_BYTES_MAX {
-            let before = self.input.len();
-            match self.socket.recv(&mut [IoSliceMut::new(&mut chunk)], &mut self.fds) {
-                Ok(0) => return Fate::Goes,
-                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(_) => return Fate::Goes,
-            }
-            self.progress_us = now_us;
-            // One message is looked at before more is taken: what follows a `Hello` belongs to a shard.
-            if before == 0 && self.input.len() >= HEADER_BYTES {
-                break;
-            }
-        }
-        if self.fds.len() > crate::shard::conn::FDS_MAX { Fate::Goes } else { Fate::Stays }
-    }
-
-    /// False: it is larger than a message may be, and nothing was said.
-    fn say(&mut self, message: &Message) -> bool {
-        encode(message, &mut self.output).is_ok()
-    }
-
-    fn send(&mut self, now_us: u64) -> Fate {
-        while self.sent < self.output.len() {
-            match self.socket.send(&[IoSlice::new(&self.output[self.sent..])], &[]) {
-                Ok(n) => {
-                    self.sent += n;
-                    self.progress_us = now_us;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Fate::Stays,
-                Err(_) => return Fate::Goes,
-            }
-        }
-        self.output.clear();
-        self.sent = 0;
-        if self.closing { Fate::Goes } else { Fate::Stays }
     }
 }

@@ -5,9 +5,8 @@ use std::path::Path;
 use forebay_types::format_size;
 
 use super::{Finding, Patient};
+use crate::shares::{CONNECTIONS_MAX, needed_descriptors};
 
-/// Descriptors that a node may need: one a connection, some a region and a drive.
-const FILES_WANTED: u64 = 2 * crate::CONNECTIONS_MAX as u64;
 /// Fewer serve a handful of clients only.
 const FILES_MIN: u64 = 256;
 
@@ -102,24 +101,21 @@ fn may_lock_anything() -> bool {
 fn open_files() -> Finding {
     let check = "open files";
     let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let (soft, hard) = (limits.current.unwrap_or(u64::MAX), limits.maximum.unwrap_or(u64::MAX));
-    let cure =
-        format!("`ulimit -n {FILES_WANTED}` before the start, or LimitNOFILE={FILES_WANTED} in the systemd unit");
-    let may = if hard >= FILES_WANTED { "" } else { "; the hard limit must be raised by root" };
-    match soft {
-        soft if soft >= FILES_WANTED => {
-            Finding::ok(check, format!("{soft} at most, and a node needs up to {FILES_WANTED}"))
-        }
-        soft if soft >= FILES_MIN => Finding::warn(
+    // A node raises its own limit as far as it may, so the hard one counts.
+    let most = limits.maximum.unwrap_or(u64::MAX);
+    let wanted = needed_descriptors(1) as u64;
+    let cure = format!("`ulimit -Hn {wanted}` as root before the start, or LimitNOFILE={wanted} in the systemd unit");
+    match most {
+        most if most >= wanted => Finding::ok(check, format!("{most} at most, and a node needs up to {wanted}")),
+        most if most >= FILES_MIN => Finding::warn(
             check,
             format!(
-                "{soft} at most: enough for some {} connections with their regions, of {} a node takes",
-                soft / 2,
-                crate::CONNECTIONS_MAX
+                "{most} at most: enough for some {} connections with their regions, of {CONNECTIONS_MAX} a node takes",
+                most / 2
             ),
-            cure + may,
+            cure,
         ),
-        soft => Finding::fail(check, format!("{soft} at most: too few for a node with clients"), cure + may),
+        most => Finding::fail(check, format!("{most} at most: too few for a node with clients"), cure),
     }
 }
 

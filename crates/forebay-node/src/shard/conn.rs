@@ -7,7 +7,7 @@ use forebay_net::Socket;
 use forebay_types::limits::{CREDIT_BYTES_DEFAULT, DEADLINE_US_DEFAULT};
 use forebay_types::{RegionId, Tenant};
 
-use super::output::Output;
+use super::output::{Output, Unsent};
 use super::request::Lent;
 use crate::slab::Id;
 
@@ -105,7 +105,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(handed: HandedOver, now_us: u64) -> Self {
+    pub(crate) fn new(handed: HandedOver, unsent: Unsent, now_us: u64) -> Self {
         use forebay_wire::features::{DIRECT, REGIONS};
         Conn {
             socket: handed.socket,
@@ -116,7 +116,7 @@ impl Conn {
             fds: handed.fds.into(),
             data_in: None,
             grant: 0,
-            output: Output::default(),
+            output: Output::counted(unsent),
             credit: handed.credit_bytes.min(CREDIT_BYTES_MAX),
             put_bytes: 0,
             regions: Vec::new(),

@@ -8,9 +8,7 @@ use forebay_types::{Clock, Millis, NamespaceId, Tenant};
 
 use super::output::Output;
 use crate::counters::{Counters, Timed};
-
-/// Keys a shard has unanswered at most, over all connections: about 100 bytes each. More are answered `busy`.
-pub(crate) const ITEMS_MAX: usize = 131_072;
+use crate::shares::Shares;
 
 /// The store and the numbers of one shard.
 pub(crate) struct Core {
@@ -25,8 +23,9 @@ pub(crate) struct Core {
     pub(crate) tenants: Vec<(NamespaceId, Tenant)>,
     /// Gets in flight to the drive.
     pub(crate) reads: usize,
-    /// Keys without outcome.
+    /// Keys without outcome. Over the shard's share of them, requests are answered `busy`.
     pub(crate) items: usize,
+    pub(crate) shares: Shares,
     /// Frames of the step at hand; kept for its memory.
     pub(crate) staged: Output,
 }

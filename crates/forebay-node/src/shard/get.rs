@@ -11,6 +11,7 @@ use super::conn::{Conn, OUTPUT_BYTES_HIGH};
 use super::core::Core;
 use super::output::Output;
 use super::request::{Lent, Step, token};
+use crate::counters::PeerFault;
 use crate::lanes::{Lane, SMALL_BYTES_MAX};
 use crate::slab::Id;
 
@@ -203,6 +204,7 @@ impl Get {
         let lent = way.regions.iter().position(|lent| lent.id == region && lent.dropping.is_none());
         if region.0 != 0 && lent.is_none() {
             self.next += 1;
+            core.counters.fault(PeerFault::Region);
             self.miss(core, way, index as u32, MissReason::Unavailable);
             return true;
         }

@@ -8,7 +8,7 @@ use forebay_wire::{DataHeader, GetOutcomeRef};
 use super::core::Core;
 use super::get::{Get, Moving, State, Told, Way};
 use super::request::Step;
-use crate::counters::Timed;
+use crate::counters::{PeerFault, Timed};
 
 impl Get {
     /// Copies the next step into the client's region.
@@ -26,6 +26,7 @@ impl Get {
         *left -= (end - moving.done) as i64;
         if !written {
             // The file was cut, its memory is full, or the region went away meanwhile.
+            core.counters.fault(PeerFault::Region);
             self.miss(core, way, moving.item, MissReason::Unavailable);
         } else if end < payload.len() {
             moving.done = end;

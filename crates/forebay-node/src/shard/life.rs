@@ -10,13 +10,32 @@ use forebay_wire::{ErrorCode, Message, Welcome};
 use super::Shard;
 use super::conn::{Conn, HALF_MESSAGE_US, HandedOver, OUTPUT_BYTES_LOW, PUT_CREDIT_BYTES};
 use super::output::Flushed;
+use crate::counters::PeerFault;
 use crate::slab::Id;
 
 /// Bytes sent in one turn, over all connections: copying them into sockets takes some tens of microseconds.
 const TURN_BYTES: usize = 2 * STEP_BYTES;
 
-/// How often clocks of connections are looked at.
+/// How often clocks of connections are looked at, and how many in one turn: some tens of microseconds' worth.
 const CONN_CLOCKS_US: u64 = 100_000;
+const CONN_CLOCKS: usize = 1024;
+
+/// A connection that has been silent for so long gives back what it keeps for its next answer.
+const REST_US: u64 = 1_000_000;
+
+/// Why a connection is to be cut off, if it is.
+fn stuck(conn: &Conn, now_us: u64) -> Option<PeerFault> {
+    let silent_us = now_us.saturating_sub(conn.progress_us);
+    let half = !conn.input.is_empty() || conn.data_in.is_some();
+    if !conn.output.is_empty() && silent_us > conn.patience_us {
+        Some(PeerFault::SlowReader)
+    } else if half && silent_us > HALF_MESSAGE_US && !conn.is_paused() {
+        Some(PeerFault::HalfMessage)
+    } else {
+        // It was told why and does not take that.
+        conn.closing.is_some_and(|at| now_us >= at).then_some(PeerFault::SlowReader)
+    }
+}
 
 impl Shard {
     pub(super) fn welcome(&mut self, handed: HandedOver) {
@@ -24,7 +43,8 @@ impl Shard {
             return;
         }
         let features = handed.features;
-        let mut conn = Conn::new(handed, self.core.now_us);
+        self.waiting_fds += handed.fds.len();
+        let mut conn = Conn::new(handed, self.unsent.clone(), self.core.now_us);
         conn.output.message(&Message::Welcome(Welcome {
             version: forebay_wire::WIRE_VERSION,
             features,
@@ -35,7 +55,13 @@ impl Shard {
             credit_bytes: PUT_CREDIT_BYTES,
         }));
         // The control thread counts connections before it hands them over, so a full slab is only a race lost: the socket closes.
-        let Ok(id) = self.conns.insert(conn) else { return };
+        let id = match self.conns.insert(conn) {
+            Ok(id) => id,
+            Err(conn) => {
+                self.waiting_fds -= conn.fds.len();
+                return;
+            }
+        };
         self.core.counters.connections.set(self.conns.len() as u64);
         self.core.counters.accepted.add(1);
         if let Some(conn) = self.conns.get_mut(id) {
@@ -80,11 +106,12 @@ impl Shard {
             let Some(conn) = self.conns.get_mut(*id) else { continue };
             conn.dirty = false;
             if self.send(*id, &mut left).is_err() {
-                self.close_connection(*id);
+                self.lose_connection(*id);
                 continue;
             }
             self.after_sending(*id);
         }
+        self.bound_unsent();
     }
 
     /// Sends to one connection up to a step, so that others get theirs.
@@ -128,25 +155,65 @@ impl Shard {
         self.list_readable(id);
     }
 
-    /// Cuts off peers that take nothing or send half a message.
+    /// Cuts off peers that take nothing or send half a message, and takes back the memory of those at rest. Some connections a turn.
     pub(super) fn look_at_connections(&mut self) {
         let now_us = self.core.now_us;
-        self.conn_clocks_us = now_us + CONN_CLOCKS_US;
-        let stuck = |conn: &Conn| {
-            let silent_us = now_us.saturating_sub(conn.progress_us);
-            let deaf = !conn.output.is_empty() && silent_us > conn.patience_us;
-            let half =
-                (!conn.input.is_empty() || conn.data_in.is_some()) && silent_us > HALF_MESSAGE_US && !conn.is_paused();
-            deaf || half || conn.closing.is_some_and(|at| now_us >= at)
-        };
-        let cut: Vec<Id> = self.conns.iter().filter(|(_, conn)| stuck(conn)).map(|(id, _)| id).collect();
-        for id in cut {
-            self.cut(id);
+        let (some, next) = self.conns.some(self.conn_clock_at, CONN_CLOCKS);
+        let (mut cut, mut rest) = (Vec::new(), Vec::new());
+        for (id, conn) in some {
+            match stuck(conn, now_us) {
+                Some(fault) => cut.push((id, fault)),
+                None if conn.output.own() > 0 && now_us.saturating_sub(conn.progress_us) > REST_US => rest.push(id),
+                None => {}
+            }
+        }
+        self.conn_clock_at = next;
+        if next == 0 {
+            self.conn_clocks_us = now_us + CONN_CLOCKS_US;
+        }
+        for (id, fault) in cut {
+            self.cut(id, fault);
+        }
+        for id in rest {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.output.rest();
+            }
         }
     }
 
-    pub(super) fn cut(&mut self, id: Id) {
+    /// Keeps what peers have not taken under its ceiling: those who hold the most of it and take nothing go first.
+    fn bound_unsent(&mut self) {
+        let most = self.core.shares.output_bytes;
+        if self.unsent.get() <= most {
+            return;
+        }
+        let mut holders = Vec::new();
+        for (id, conn) in self.conns.iter_mut() {
+            conn.output.rest();
+            holders.push((conn.writable, std::cmp::Reverse(conn.output.own()), id));
+        }
+        holders.sort_unstable_by_key(|(writable, own, _)| (*writable, *own));
+        for (writable, _, id) in holders {
+            // Peers that take what they are sent are cut only when waiting for them does not help either.
+            let ceiling = if writable { 2 * most } else { most };
+            if self.unsent.get() <= ceiling {
+                break;
+            }
+            self.cut(id, PeerFault::SlowReader);
+        }
+    }
+
+    pub(super) fn cut(&mut self, id: Id, fault: PeerFault) {
         self.core.counters.cut_off.add(1);
+        self.core.counters.fault(fault);
+        self.close_connection(id);
+    }
+
+    /// Lets a connection go whose peer has gone.
+    pub(super) fn lose_connection(&mut self, id: Id) {
+        if self.conns.get(id).is_some_and(|conn| !conn.requests.is_empty()) {
+            self.core.counters.fault(PeerFault::Vanished);
+        }
         self.close_connection(id);
     }
 
@@ -155,6 +222,7 @@ impl Shard {
         let Some(conn) = self.conns.remove(id) else { return };
         self.core.store.disk_mut().unwatch(id.word());
         self.release(conn.grant);
+        self.waiting_fds -= conn.fds.len();
         for (_, request) in &conn.requests {
             self.drop_request(*request);
         }

@@ -34,12 +34,10 @@ use crate::lanes::{Lane, Lanes};
 use crate::slab::{Id, Slab};
 use conn::{Conn, HandedOver};
 use core::Core;
+use output::Unsent;
 use request::{Request, Step, Work};
 
 pub(crate) use start::{ShardLink, ShardSetup, Starting, start};
-
-/// Connections of one shard. All of a node's may be one shard's.
-pub(crate) const CONNECTIONS_MAX: usize = crate::CONNECTIONS_MAX;
 
 /// Requests of one shard, over all connections. More are answered `busy`.
 const REQUESTS_MAX: usize = 16_384;
@@ -110,6 +108,12 @@ pub(crate) struct Shard {
     scratch: Vec<u8>,
     /// Bytes of input granted to half-received messages.
     granted: usize,
+    /// Descriptors that came and wait for their message.
+    waiting_fds: usize,
+    /// Bytes of answers that no peer has taken yet.
+    unsent: Unsent,
+    /// The connection whose clocks are looked at next.
+    conn_clock_at: usize,
     /// No deadline is before this.
     deadline_us: u64,
     conn_clocks_us: u64,

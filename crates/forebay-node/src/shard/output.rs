@@ -1,8 +1,10 @@
 //! What a connection still has to send: messages, and payload that is sent from where it lies.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::rc::Rc;
 
 use forebay_io::Shared;
 use forebay_net::Socket;
@@ -44,16 +46,63 @@ pub(crate) enum Flushed {
     More,
 }
 
-/// A queue of bytes towards a peer. Its owner keeps it short: see `OUTPUT_BYTES_MAX`.
+/// Bytes of all outputs of a shard that are memory of their own: everything but payload in the arena.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unsent(Rc<Cell<usize>>);
+
+impl Unsent {
+    pub(crate) fn get(&self) -> usize {
+        self.0.get()
+    }
+
+    fn change(&self, from: usize, to: usize) {
+        self.0.set(self.0.get() - from + to);
+    }
+}
+
+/// A queue of bytes towards a peer. Its owner keeps it short: see `OUTPUT_BYTES_HIGH`, and the shard all of them together.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     parts: VecDeque<Part>,
     /// Bytes of the first part that are sent.
     sent: usize,
     bytes: usize,
+    /// Bytes of memory that its parts hold, apart from payload in the arena.
+    own: usize,
+    unsent: Unsent,
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.unsent.change(self.own, 0);
+    }
 }
 
 impl Output {
+    /// One whose memory is counted in `unsent`.
+    pub(crate) fn counted(unsent: Unsent) -> Self {
+        Output { parts: VecDeque::new(), sent: 0, bytes: 0, own: 0, unsent }
+    }
+
+    /// Bytes of memory it holds.
+    pub(crate) fn own(&self) -> usize {
+        self.own
+    }
+
+    fn own_changes(&mut self, to: usize) {
+        self.unsent.change(self.own, to);
+        self.own = to;
+    }
+
+    /// Gives back what an empty output keeps for its next message.
+    pub(crate) fn rest(&mut self) {
+        if self.bytes == 0 {
+            self.parts = VecDeque::new();
+            self.sent = 0;
+            self.own_changes(0);
+        }
+    }
+
     /// Bytes not sent yet.
     pub(crate) fn len(&self) -> usize {
         self.bytes
@@ -71,9 +120,11 @@ impl Output {
         let Some(Part::Bytes(bytes)) = self.parts.back_mut() else {
             unreachable!("a buffer was just put there");
         };
-        let before = bytes.len();
+        let (before, held) = (bytes.len(), bytes.capacity());
         let result = write(bytes);
         self.bytes += bytes.len() - before;
+        let more = bytes.capacity() - held;
+        self.own_changes(self.own + more);
         result
     }
 
@@ -103,6 +154,8 @@ impl Output {
     pub(crate) fn append(&mut self, other: &mut Output) {
         debug_assert_eq!(other.sent, 0);
         self.bytes += std::mem::take(&mut other.bytes);
+        self.own_changes(self.own + other.own);
+        other.own_changes(0);
         self.parts.append(&mut other.parts);
     }
 
@@ -145,14 +198,17 @@ impl Output {
         }
         // An empty buffer is kept for the next message; a large one is not.
         self.sent = 0;
+        let mut kept = 0;
         match self.parts.pop_front() {
             Some(Part::Bytes(mut bytes)) if bytes.capacity() <= 2 * GATHER_BYTES => {
+                kept = bytes.capacity();
                 bytes.clear();
                 self.parts.clear();
                 self.parts.push_back(Part::Bytes(bytes));
             }
             _ => self.parts.clear(),
         }
+        self.own_changes(kept);
         Ok(Flushed::All)
     }
 
@@ -165,7 +221,9 @@ impl Output {
                 break;
             }
             self.sent -= part.len();
-            self.parts.pop_front();
+            if let Some(Part::Bytes(bytes)) = self.parts.pop_front() {
+                self.own_changes(self.own - bytes.capacity());
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use forebay_wire::{Message, PutItem};
 use super::conn::{Conn, OUTPUT_BYTES_HIGH, PUT_CREDIT_BYTES};
 use super::core::Core;
 use super::request::{Step, token};
-use crate::counters::Timed;
+use crate::counters::{PeerFault, Timed};
 use crate::slab::Id;
 
 /// What one item costs at least of a lane's budget: its descriptor is decoded and looked up.
@@ -135,6 +135,7 @@ impl Put {
         *left -= ITEM_COST;
         // A descriptor that is none is the peer's mistake; nothing of it can be kept.
         let Ok(descriptor) = Descriptor::decode(&item.descriptor) else {
+            core.counters.fault(PeerFault::Garbage);
             return self.refuse(core, index, RefusedReason::Unavailable);
         };
         if descriptor.meta.namespace != namespace {
@@ -164,7 +165,10 @@ impl Put {
                         Some(lent) if item.from.room >= length => {
                             self.copying = Some((filling, lent.region.clone(), item.from.offset));
                         }
-                        _ => return self.refuse(core, index, RefusedReason::Unavailable),
+                        _ => {
+                            core.counters.fault(PeerFault::Region);
+                            return self.refuse(core, index, RefusedReason::Unavailable);
+                        }
                     }
                 }
             }
@@ -184,9 +188,11 @@ impl Put {
         filling.filled = end;
         let item = filling.item;
         if read.is_err() {
+            core.counters.fault(PeerFault::Region);
             self.outcome(core, item, PutOutcome::Refused(RefusedReason::Unavailable));
         } else if !filling.check() {
             core.counters.put_sum_mismatch.add(1);
+            core.counters.fault(PeerFault::Damaged);
             self.outcome(core, item, PutOutcome::Refused(RefusedReason::Unavailable));
         } else if filling.is_full() {
             self.commit(id, core, filling);
@@ -238,6 +244,7 @@ impl Put {
             self.commit(id, core, filling);
         } else {
             core.counters.put_sum_mismatch.add(1);
+            core.counters.fault(PeerFault::Damaged);
             self.outcome(core, item, PutOutcome::Refused(RefusedReason::Unavailable));
         }
     }

@@ -9,24 +9,24 @@ use forebay_wire::{DataHeader, ErrorCode, Frame, HEADER_BYTES, Message, decode_h
 use super::Shard;
 use super::conn::{DataIn, FDS_MAX, INPUT_FREE_BYTES};
 use super::request::Work;
+use crate::counters::PeerFault;
 use crate::slab::Id;
 
 /// Bytes received in one turn, over all connections: copying and checking them takes about 50 us.
 const TURN_BYTES: usize = STEP_BYTES;
 
-/// Bytes that half-received messages of a shard may take together: eight of the largest.
-const INPUT_BUDGET_BYTES: usize = 32 << 20;
-
 /// Why a connection ends: the peer's fault, in words.
 #[derive(Debug)]
 pub(crate) struct Refusal {
+    pub(crate) fault: PeerFault,
     pub(crate) code: ErrorCode,
     pub(crate) text: String,
 }
 
 impl Refusal {
+    /// For a message that does not belong where it came.
     pub(crate) fn protocol(text: impl Into<String>) -> Self {
-        Refusal { code: ErrorCode::Protocol, text: text.into() }
+        Refusal { fault: PeerFault::Disorder, code: ErrorCode::Protocol, text: text.into() }
     }
 }
 
@@ -82,7 +82,7 @@ impl Shard {
                     }
                     return;
                 }
-                Ok(Received::Closed) | Err(_) => return self.close_connection(id),
+                Ok(Received::Closed) | Err(_) => return self.lose_connection(id),
             }
         }
     }
@@ -112,7 +112,7 @@ impl Shard {
     fn receive_into(&mut self, id: Id, spare: &mut [u8]) -> io::Result<Option<(usize, Range<usize>)>> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(None) };
         // When the budget is short, a connection gets only what it may keep without asking.
-        let short = self.granted > INPUT_BUDGET_BYTES / 2 && conn.grant == 0;
+        let short = self.granted > self.core.shares.input_bytes / 2 && conn.grant == 0;
         let most = if short { INPUT_FREE_BYTES.min(spare.len()) } else { spare.len() };
         let spare = &mut spare[..most];
         let mut fds = Vec::new();
@@ -132,11 +132,13 @@ impl Shard {
         if n == 0 {
             return Ok(None);
         }
+        self.waiting_fds += fds.len();
         conn.fds.extend(fds);
         conn.progress_us = self.core.now_us;
-        if conn.fds.len() > FDS_MAX {
+        if conn.fds.len() > FDS_MAX || (!conn.fds.is_empty() && self.waiting_fds > self.core.shares.waiting_fds) {
             let text = format!("the peer sent more than {FDS_MAX} descriptors without a RegionAdd for them");
-            self.refuse(id, Refusal::protocol(text));
+            self.waiting_fds -= std::mem::take(&mut conn.fds).len();
+            self.refuse(id, Refusal { fault: PeerFault::OverLimit, ..Refusal::protocol(text) });
             return Ok(Some((n, 0..0)));
         }
         let mut of_data = 0;
@@ -186,7 +188,7 @@ impl Shard {
                 Ok(Some(found)) => found,
                 Ok(None) => return at,
                 Err(error) => {
-                    self.refuse(id, Refusal::protocol(error.to_string()));
+                    self.refuse(id, Refusal { fault: PeerFault::of(&error), ..Refusal::protocol(error.to_string()) });
                     break;
                 }
             };
@@ -263,7 +265,7 @@ impl Shard {
             let grant = std::mem::take(&mut conn.grant);
             self.release(grant);
         } else if conn.grant == 0 {
-            if self.granted + need <= INPUT_BUDGET_BYTES {
+            if self.granted + need <= self.core.shares.input_bytes {
                 conn.grant = need;
                 self.granted += need;
                 conn.input.reserve_exact(need - conn.input.len());
@@ -303,6 +305,7 @@ impl Shard {
         if conn.closing.is_none() {
             conn.closing = Some(now_us + 1_000_000);
             self.core.counters.error(refusal.code);
+            self.core.counters.fault(refusal.fault);
             conn.output.message(&Message::Error { request: 0, code: refusal.code, text: refusal.text });
             self.mark_dirty(id);
         }

@@ -9,12 +9,14 @@ use forebay_wire::{ErrorCode, Message};
 use super::Shard;
 use super::conn::REGIONS_MAX;
 use super::request::Lent;
+use crate::counters::PeerFault;
 use crate::slab::Id;
 
 impl Shard {
     pub(super) fn region_add(&mut self, id: Id, request: u32, region: RegionId, length: u64, owned: bool) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let fd: Option<OwnedFd> = conn.fds.pop_front();
+        self.waiting_fds -= usize::from(fd.is_some());
         let problem = if !conn.lends {
             Some("regions can be lent over Unix sockets only; on TCP bytes come in DATA frames".to_owned())
         } else if region.0 == 0 {
@@ -23,6 +25,11 @@ impl Shard {
             Some(format!("region {} is there already; drop it first", region.0))
         } else if conn.regions.len() >= REGIONS_MAX {
             Some(format!("a connection lends at most {REGIONS_MAX} regions; drop one first"))
+        } else if self.core.counters.regions.get() as usize >= self.core.shares.regions {
+            // Nobody's fault: blocks come in DATA frames then.
+            let text =
+                format!("this shard's clients lend {} regions, its most; ask without one", self.core.shares.regions);
+            return self.complain(id, request, ErrorCode::Region, text);
         } else {
             None
         };
@@ -32,7 +39,10 @@ impl Shard {
             (None, Some(fd)) => PeerRegion::import(fd, length).map_err(|error| error.to_string()),
         };
         match imported {
-            Err(text) => self.complain(id, request, ErrorCode::Region, text),
+            Err(text) => {
+                self.core.counters.fault(PeerFault::Region);
+                self.complain(id, request, ErrorCode::Region, text);
+            }
             Ok(imported) => {
                 self.core.counters.regions.add(1);
                 if imported.is_mapped() {
@@ -54,6 +64,7 @@ impl Shard {
                 self.region_gone(id, region);
             }
             _ => {
+                self.core.counters.fault(PeerFault::Region);
                 let text = format!("there is no region {} on this connection", region.0);
                 self.complain(id, request, ErrorCode::Region, text);
             }

@@ -6,7 +6,6 @@ use forebay_types::{Key, MissReason, NamespaceId, PutOutcome, RefusedReason};
 use forebay_wire::{ErrorCode, GetItem, GetOutcomeRef, GetOutcomesWriter, Message, Presence, PutItem};
 
 use super::conn::{CREDIT_BYTES_MAX, REQUESTS_MAX};
-use super::core::ITEMS_MAX;
 use super::get::Get;
 use super::put::Put;
 use super::receive::Refusal;
@@ -138,8 +137,9 @@ impl Shard {
         if self.closing.is_some() {
             return not(MissReason::Unavailable, RefusedReason::Unavailable);
         }
-        let full =
-            self.requests.is_full() || conn.requests.len() >= REQUESTS_MAX || self.core.items + items > ITEMS_MAX;
+        let full = self.requests.is_full()
+            || conn.requests.len() >= REQUESTS_MAX
+            || self.core.items + items > self.core.shares.items;
         if full { not(MissReason::Busy, RefusedReason::Busy) } else { Ok(Admitted::Begins) }
     }
 

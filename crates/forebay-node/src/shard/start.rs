@@ -11,11 +11,12 @@ use forebay_types::limits::STEP_BYTES;
 use forebay_types::{Clock, Entropy, ShardId};
 
 use super::core::Core;
-use super::output::Output;
-use super::{CONNECTIONS_MAX, Command, Replies, Saved, Shard, Shown};
+use super::output::{Output, Unsent};
+use super::{Command, Replies, Saved, Shard, Shown};
 use crate::NodeError;
 use crate::counters::Counters;
 use crate::lanes::Lanes;
+use crate::shares::Shares;
 use crate::slab::Slab;
 use crate::wake::Wake;
 
@@ -38,6 +39,7 @@ pub(crate) struct ShardSetup {
     pub(crate) index_bytes: usize,
     pub(crate) policy: Box<dyn forebay_tokenomics::Policy>,
     pub(crate) engine: EngineKind,
+    pub(crate) shares: Shares,
     pub(crate) incarnation: u64,
     pub(crate) epoch: Arc<AtomicU64>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -158,10 +160,12 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
         tenants: Vec::new(),
         reads: 0,
         items: 0,
+        shares: setup.shares,
         staged: Output::default(),
     };
     let replies = Replies { saved: setup.saved, waker: setup.wake };
-    let mut shard = Shard::new(core, setup.incarnation, setup.epoch, commands, replies, shown.stats, setup.clock);
+    let (incarnation, epoch, clock) = (setup.incarnation, setup.epoch, setup.clock);
+    let mut shard = Shard::new(core, incarnation, epoch, commands, replies, shown.stats, clock);
     shard.core.learn_tenants();
     Ok((shard, started))
 }
@@ -177,8 +181,8 @@ impl Shard {
         clock: Arc<dyn Clock>,
     ) -> Self {
         Shard {
+            conns: Slab::new(core.shares.connections),
             core,
-            conns: Slab::new(CONNECTIONS_MAX),
             requests: Slab::new(super::REQUESTS_MAX),
             lanes: Lanes::new(),
             retry: Vec::new(),
@@ -191,6 +195,9 @@ impl Shard {
             events: Vec::new(),
             scratch: vec![0; STEP_BYTES],
             granted: 0,
+            waiting_fds: 0,
+            unsent: Unsent::default(),
+            conn_clock_at: 0,
             deadline_us: u64::MAX,
             conn_clocks_us: 0,
             publish_us: 0,
