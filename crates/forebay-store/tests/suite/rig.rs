@@ -19,6 +19,7 @@ use forebay_types::{
 pub(crate) const CACHE: NamespaceId = NamespaceId(1);
 pub(crate) const DURABLE: NamespaceId = NamespaceId(2);
 pub(crate) const MIB: u64 = 1 << 20;
+const UTC_S: u64 = 1_700_000_000;
 
 pub(crate) fn namespace(id: NamespaceId, class: Class, quota_bytes: Option<u64>) -> Namespace {
     Namespace {
@@ -162,12 +163,8 @@ impl Rig {
             orderly: options.orderly,
         });
         let arena = Arena::new(options.arena).unwrap();
-        let params = FormatParams {
-            shard: ShardId([9; 16]),
-            slice_index: 0,
-            segment_bytes: Some(4 * MIB),
-            utc_s: 1_700_000_000,
-        };
+        let (shard, segment_bytes) = (ShardId([9; 16]), Some(4 * MIB));
+        let params = FormatParams { shard, slice_index: 0, segment_bytes, utc_s: UTC_S };
         format_slice(&mut medium.open(), &arena, &params).unwrap();
         let mut rig =
             Rig::on(medium, options.arena, options.index_bytes_max, options.mutant, options.seed, Rc::default());
@@ -201,8 +198,8 @@ impl Rig {
     ) -> Result<Rig, StoreError> {
         let arena = Arena::new(arena_bytes).unwrap();
         let config = StoreConfig { index_bytes_max, mutant, ..StoreConfig::default() };
-        let entropy = Arc::new(SeededEntropy::new(seed));
-        let (store, report) = Store::open(medium.open(), arena, config, entropy, 0, 1_700_000_000)?;
+        let chance = Arc::new(SeededEntropy::new(seed));
+        let (store, report) = Store::open(medium.open(), arena, config, chance, 0, UTC_S)?;
         Ok(Rig {
             medium,
             store,
