@@ -33,6 +33,8 @@ pub(crate) enum Verb {
     Get(GetArgs),
     /// What a node holds and has done.
     Stat(StatArgs),
+    /// Watch a node at work: hit rate by tier, GB/s, latency, queues, drives.
+    Top(TopArgs),
     /// Make, list and delete namespaces.
     Namespace(NamespaceArgs),
     /// Look at this machine: what a node finds here, how fast its drive is, and what would make it better.
@@ -45,7 +47,7 @@ pub(crate) enum Verb {
 
 /// True for the name of a verb.
 pub(crate) fn is_verb(word: &str) -> bool {
-    ["serve", "put", "get", "stat", "namespace", "doctor", "demo", "bench"].contains(&word)
+    ["serve", "put", "get", "stat", "top", "namespace", "doctor", "demo", "bench"].contains(&word)
 }
 
 /// Flags of `serve`.
@@ -184,6 +186,19 @@ pub(crate) struct GetArgs {
 pub(crate) struct StatArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// Flags of `top`.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Print one frame and end: for pipes and reports.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Time between two frames, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(100..=60_000))]
+    pub(crate) interval_ms: u32,
 }
 
 /// Flags of `doctor`.

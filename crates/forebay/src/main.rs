@@ -18,6 +18,7 @@ mod serve;
 mod settings;
 mod stat;
 mod stop;
+mod top;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Namespace(args) => {
             settings(&cli.config, args.client.layer()).and_then(|settings| namespace::run(&args, &settings))
         }
+        Verb::Top(args) => settings(&cli.config, args.client.layer()).and_then(|settings| top::run(&args, &settings)),
         Verb::Doctor(args) => settings(&cli.config, args.layer()).and_then(|settings| doctor::run(&args, &settings)),
         Verb::Bench(args) => settings(&cli.config, args.on.layer()).and_then(|settings| bench::run(&args, &settings)),
     };

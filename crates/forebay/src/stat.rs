@@ -6,6 +6,7 @@ use forebay_types::format_size;
 use serde_json::{Map, Value};
 
 use crate::cli::StatArgs;
+use crate::say::grouped;
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::{connect, say};
@@ -93,19 +94,6 @@ fn shown(name: &str, value: &Value) -> String {
         Value::Array(values) => values.iter().map(|value| shown("", value)).collect::<Vec<_>>().join(" "),
         other => other.to_string(),
     }
-}
-
-/// 1234567 as people read it.
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]

@@ -18,6 +18,14 @@ pub(crate) enum Stop {
 }
 
 impl Stop {
+    /// What it says.
+    pub(crate) fn sentence(&self) -> &str {
+        match self {
+            Stop::Failed(sentence) | Stop::Misused(sentence) => sentence,
+            Stop::Told | Stop::Unread => "",
+        }
+    }
+
     /// Tells the person and gives the exit code.
     pub(crate) fn tell(&self) -> ExitCode {
         match self {
