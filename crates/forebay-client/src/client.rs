@@ -52,12 +52,28 @@ impl Client {
         quota_bytes: Option<u64>,
         fingerprint: &Fingerprint,
     ) -> Result<NamespaceHandle, ClientError> {
+        self.create_expiring_namespace(name, class, quota_bytes, None, fingerprint)
+    }
+
+    /// The same, whose blocks expire so many seconds after they were put, unless their put says something else.
+    pub fn create_expiring_namespace(
+        &self,
+        name: &str,
+        class: Class,
+        quota_bytes: Option<u64>,
+        ttl_s: Option<u32>,
+        fingerprint: &Fingerprint,
+    ) -> Result<NamespaceHandle, ClientError> {
         check_namespace_name(name).map_err(|e| ClientError::Invalid(e.to_string()))?;
+        if ttl_s == Some(0) {
+            return Err(ClientError::Invalid("a time to live is at least 1 second; leave it out for no end".into()));
+        }
         let create = |request| Message::NamespaceCreate {
             request,
             name: name.to_owned(),
             class,
             quota_bytes,
+            ttl_s,
             fingerprint: fingerprint.clone(),
         };
         let namespace = self.namespace_from(name, create)?;

@@ -60,12 +60,14 @@ pub(crate) struct CallLimits {
     pub(crate) deadline_us: u64,
     pub(crate) in_flight: usize,
     pub(crate) hint: Reuse,
+    /// Seconds that puts live; `None`: as the namespace says.
+    pub(crate) ttl_s: Option<u32>,
 }
 
 impl NamespaceHandle {
     pub(crate) fn new(core: Arc<Core>, space: Arc<Space>) -> Self {
         let (deadline_us, in_flight) = (core.options.deadline.as_micros() as u64, core.options.in_flight);
-        let limits = CallLimits { deadline_us, in_flight, hint: Reuse::Unknown };
+        let limits = CallLimits { deadline_us, in_flight, hint: Reuse::Unknown, ttl_s: None };
         NamespaceHandle { core, space, limits }
     }
 
@@ -95,6 +97,16 @@ impl NamespaceHandle {
     pub fn with_reuse(&self, hint: Reuse) -> Self {
         let mut handle = self.clone();
         handle.limits.hint = hint;
+        handle
+    }
+
+    /// The same namespace, whose puts expire after this time, rounded up to seconds, whatever the namespace says. A block's own
+    /// [`PutBlock::expiry_utc_s`] counts before both.
+    #[must_use]
+    pub fn with_ttl(&self, ttl: Duration) -> Self {
+        let mut handle = self.clone();
+        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        handle.limits.ttl_s = Some(u32::try_from(seconds).unwrap_or(u32::MAX).max(1));
         handle
     }
 
@@ -198,9 +210,11 @@ impl NamespaceHandle {
         };
         let mut versions = vec![0; 8 * count];
         core.entropy.fill(&mut versions);
+        let ttl_s = self.limits.ttl_s.or(self.space.namespace.ttl_s);
+        let expiry = ttl_s.map_or(0, |ttl_s| core.clock.utc_s() + u64::from(ttl_s));
         let items = blocks.into_iter().zip(versions.chunks_exact(8)).enumerate().map(|(index, (block, version))| {
             let version = Version(u64::from_le_bytes(std::array::from_fn(|i| version[i])));
-            PutItemState::new(index as u32, block, self.space.namespace.id, version)
+            PutItemState::new(index as u32, block.or_expires(expiry), self.space.namespace.id, version)
         });
         put_round(&mut call, items.collect(), deadline_us);
         let moved = call.moved.take().unwrap_or_default();

@@ -96,11 +96,15 @@ impl Coordinator for Embedded {
         name: &str,
         class: Class,
         quota_bytes: Option<u64>,
+        ttl_s: Option<u32>,
         fingerprint: &Fingerprint,
     ) -> Result<Namespace, CoordError> {
         check_namespace_name(name)?;
         if quota_bytes == Some(0) {
             return Err(CoordError::QuotaZero);
+        }
+        if ttl_s == Some(0) {
+            return Err(CoordError::TtlZero);
         }
         self.change(|transaction| {
             let mut names = transaction.open_table(NAMES).map_err(written)?;
@@ -108,7 +112,7 @@ impl Coordinator for Embedded {
             if let Some(id) = names.get((tenant.0, name)).map_err(read)?.map(|id| id.value()) {
                 let found = namespaces.get(id).map_err(read)?.map(|row| decode(id, row.value()));
                 let found = found.unwrap_or_else(|| Err(damaged("a name without its namespace")))?;
-                return same(found, class, quota_bytes, fingerprint);
+                return same(found, class, quota_bytes, ttl_s, fingerprint);
             }
             if namespaces.len().map_err(read)? >= NAMESPACES_MAX as u64 {
                 return Err(CoordError::Full("it holds 4096 namespaces"));
@@ -129,7 +133,7 @@ impl Coordinator for Embedded {
             let mut secret = Secret([0; 32]);
             self.entropy.fill(&mut secret.0);
             let (name, fingerprint) = (name.to_owned(), fingerprint.clone());
-            let ns = Namespace { id: NamespaceId(id), name, tenant, class, quota_bytes, fingerprint, secret };
+            let ns = Namespace { id: NamespaceId(id), name, tenant, class, quota_bytes, ttl_s, fingerprint, secret };
             namespaces.insert(id, rows::encode(&ns).as_slice()).map_err(written)?;
             names.insert((tenant.0, ns.name.as_str()), id).map_err(written)?;
             Ok(ns)
@@ -225,6 +229,7 @@ fn same(
     found: Namespace,
     class: Class,
     quota_bytes: Option<u64>,
+    ttl_s: Option<u32>,
     fingerprint: &Fingerprint,
 ) -> Result<Namespace, CoordError> {
     check_fingerprint(&found, fingerprint)?;
@@ -233,6 +238,9 @@ fn same(
     }
     if found.quota_bytes != quota_bytes {
         return Err(CoordError::Quota { name: found.name, has: found.quota_bytes, asked: quota_bytes });
+    }
+    if found.ttl_s != ttl_s {
+        return Err(CoordError::Ttl { name: found.name, has: found.ttl_s, asked: ttl_s });
     }
     Ok(found)
 }

@@ -91,6 +91,19 @@ pub enum CoordError {
         /// What was asked for.
         name: String,
     },
+    /// The namespace is there with another time to live.
+    #[error("the namespace {name:?} exists with {}, and {} is asked for; choose another name, or delete it first", ttl(*has), ttl(*asked))]
+    Ttl {
+        /// Which namespace.
+        name: String,
+        /// What it is, in seconds.
+        has: Option<u32>,
+        /// What was asked for.
+        asked: Option<u32>,
+    },
+    /// A time to live of nothing.
+    #[error("blocks that live for 0 seconds are never there; leave the time to live out for no end")]
+    TtlZero,
     /// A quota that holds nothing.
     #[error("a quota of 0 bytes holds nothing; leave it out for no bound")]
     QuotaZero,
@@ -135,6 +148,10 @@ pub(crate) fn check_fingerprint(found: &Namespace, asked: &Fingerprint) -> Resul
 /// A field's value; an empty one is one that is not set.
 fn value(text: &str) -> String {
     if text.is_empty() { "not set".into() } else { format!("{text:?}") }
+}
+
+fn ttl(seconds: Option<u32>) -> String {
+    seconds.map_or_else(|| "no time to live".into(), |seconds| format!("a time to live of {seconds} s"))
 }
 
 fn quota(bytes: Option<u64>) -> String {

@@ -42,7 +42,7 @@ pub struct MemberTable {
 /// Catalogue and membership. Every answer that changes something is durable when it returns. Every backend passes the same suite,
 /// `tests/conformance`.
 pub trait Coordinator: Send + Sync {
-    /// Makes a namespace, drawing its number and its secret. The same again answers the one that is there; with another class, quota or fingerprint it
+    /// Makes a namespace, drawing its number and its secret. The same again answers the one that is there; with another class, quota, time to live or fingerprint it
     /// is an error that says which differs. A number is never given twice, whatever is deleted.
     fn create(
         &self,
@@ -50,6 +50,7 @@ pub trait Coordinator: Send + Sync {
         name: &str,
         class: Class,
         quota_bytes: Option<u64>,
+        ttl_s: Option<u32>,
         fingerprint: &Fingerprint,
     ) -> Result<Namespace, CoordError>;
 
@@ -84,7 +85,7 @@ pub trait Coordinator: Send + Sync {
     fn default_namespace(&self, tenant: Tenant) -> Result<Namespace, CoordError> {
         match self.get(tenant, DEFAULT_NAMESPACE)? {
             Some(found) => Ok(found),
-            None => self.create(tenant, DEFAULT_NAMESPACE, Class::Cache, None, &Fingerprint::default()),
+            None => self.create(tenant, DEFAULT_NAMESPACE, Class::Cache, None, None, &Fingerprint::default()),
         }
     }
 

@@ -108,7 +108,7 @@ fn flipped_bytes_are_an_error_and_never_a_panic() {
     let path = scratch.file();
     let coord = open(&path).unwrap();
     for i in 0..20 {
-        coord.create(Tenant(1), &format!("ns{i}"), Class::Cache, None, &Fingerprint::default()).unwrap();
+        coord.create(Tenant(1), &format!("ns{i}"), Class::Cache, None, None, &Fingerprint::default()).unwrap();
     }
     let all = coord.all().unwrap();
     drop(coord);
@@ -138,7 +138,7 @@ fn a_full_catalogue_says_so_before_a_drives_table_overflows() {
     let print = conformance::fingerprint(&forebay_types::FINGERPRINT_FIELDS.map(|field| (field, long.as_str())));
     let mut count = 0;
     let error = loop {
-        match coord.create(Tenant(1), &format!("ns{count}"), Class::Cache, None, &print) {
+        match coord.create(Tenant(1), &format!("ns{count}"), Class::Cache, None, None, &print) {
             Ok(_) => count += 1,
             Err(e) => break e,
         }
@@ -147,5 +147,5 @@ fn a_full_catalogue_says_so_before_a_drives_table_overflows() {
     let rows = coord.all().unwrap();
     assert_eq!(rows.len(), count);
     let rows = rows.iter().map(forebay_format::NamespaceRow::from).collect();
-    forebay_format::NamespaceTable { sequence: 1, rows }.encode().unwrap();
+    forebay_format::NamespaceTable { sequence: 1, clock: Default::default(), rows }.encode().unwrap();
 }

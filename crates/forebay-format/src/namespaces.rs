@@ -16,9 +16,13 @@ pub const NAMESPACE_TABLE_BYTES_MAX: usize = 1 << 20;
 const MAGIC: &[u8; 8] = b"fbyNAMES";
 const WHAT: &str = "table of namespaces";
 const HEADER_BYTES: usize = 64;
+const CLOCK_AT: usize = 24;
 const CRC_AT: usize = 56;
 const ROW_FIXED_BYTES: usize = 20;
 const PAD_BYTES: usize = 4096;
+/// Bits of a row's flags.
+const WITH_QUOTA: u8 = 1;
+const WITH_TTL: u8 = 2;
 
 /// One namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct NamespaceRow {
     pub class: Class,
     /// Bytes it may hold; `None` is no bound.
     pub quota_bytes: Option<u64>,
+    /// Seconds after which its blocks expire by default; `None` is never.
+    pub ttl_s: Option<u32>,
     /// Name.
     pub name: String,
     /// What makes its bytes interchangeable.
@@ -44,10 +50,22 @@ impl From<&Namespace> for NamespaceRow {
             tenant: ns.tenant,
             class: ns.class,
             quota_bytes: ns.quota_bytes,
+            ttl_s: ns.ttl_s,
             name: ns.name.clone(),
             fingerprint: ns.fingerprint.clone(),
         }
     }
+}
+
+/// How late it is known to be, for expiry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClockMark {
+    /// Blocks that expire by then are over, whatever a clock says. Seconds since 1970; 0: nothing has expired yet.
+    pub utc_s: u64,
+    /// The same for records with a number below `old_seq`: a later time that was once believed and was wrong.
+    pub old_utc_s: u64,
+    /// See `old_utc_s`.
+    pub old_seq: u64,
 }
 
 /// The namespaces that may have records in a slice. A record of any other is dead: numbers are never reused.
@@ -55,6 +73,8 @@ impl From<&Namespace> for NamespaceRow {
 pub struct NamespaceTable {
     /// Counts the versions of the table; the higher counts.
     pub sequence: u64,
+    /// How late it is known to be.
+    pub clock: ClockMark,
     /// Rows, in any order, each number once.
     pub rows: Vec<NamespaceRow>,
 }
@@ -74,6 +94,9 @@ impl NamespaceTable {
         put_u64(&mut out, 8, self.sequence);
         put_u32(&mut out, 16, self.rows.len() as u32);
         put_u32(&mut out, 20, len as u32);
+        put_u64(&mut out, CLOCK_AT, self.clock.utc_s);
+        put_u64(&mut out, CLOCK_AT + 8, self.clock.old_utc_s);
+        put_u64(&mut out, CLOCK_AT + 16, self.clock.old_seq);
         let crc = crc64(&out);
         put_u64(&mut out, CRC_AT, crc);
         // Rows that could not be read back (one number twice, more than 4096, a name too long) must not replace a table that can.
@@ -105,7 +128,12 @@ impl NamespaceTable {
         if count > NAMESPACES_MAX {
             return Err(malformed("it has more rows than a catalogue may have"));
         }
-        let mut table = NamespaceTable { sequence: u64_at(header, 8), rows: Vec::new() };
+        let clock = ClockMark {
+            utc_s: u64_at(header, CLOCK_AT),
+            old_utc_s: u64_at(header, CLOCK_AT + 8),
+            old_seq: u64_at(header, CLOCK_AT + 16),
+        };
+        let mut table = NamespaceTable { sequence: u64_at(header, 8), clock, rows: Vec::new() };
         let mut seen = BTreeSet::new();
         let mut rest = &whole[HEADER_BYTES..];
         for _ in 0..count {
@@ -135,10 +163,13 @@ fn encode_row(row: &NamespaceRow, out: &mut Vec<u8>) {
     out.extend_from_slice(&row.id.0.to_le_bytes());
     out.extend_from_slice(&row.tenant.0.to_le_bytes());
     out.push(row.class as u8);
-    out.push(u8::from(row.quota_bytes.is_some()));
+    out.push((u8::from(row.quota_bytes.is_some()) * WITH_QUOTA) | (u8::from(row.ttl_s.is_some()) * WITH_TTL));
     out.push(row.name.len() as u8);
     out.push(row.fingerprint.iter().count() as u8);
     out.extend_from_slice(&row.quota_bytes.unwrap_or(0).to_le_bytes());
+    if let Some(ttl_s) = row.ttl_s {
+        out.extend_from_slice(&ttl_s.to_le_bytes());
+    }
     out.extend_from_slice(row.name.as_bytes());
     // In the order of their codes, which is that of FINGERPRINT_FIELDS: one table has one encoding.
     for (code, field) in FINGERPRINT_FIELDS.iter().enumerate() {
@@ -154,11 +185,19 @@ fn encode_row(row: &NamespaceRow, out: &mut Vec<u8>) {
 fn decode_row(rest: &mut &[u8]) -> Option<NamespaceRow> {
     let fixed = rest.split_off(..ROW_FIXED_BYTES)?;
     let quota = u64_at(fixed, 12);
-    let quota_bytes = match (fixed[9], quota) {
+    let quota_bytes = match (fixed[9] & WITH_QUOTA, quota) {
         (0, 0) => None,
-        (1, bytes) => Some(bytes),
+        (WITH_QUOTA, bytes) => Some(bytes),
         _ => return None,
     };
+    let ttl_s = match fixed[9] & !WITH_QUOTA {
+        0 => None,
+        WITH_TTL => Some(u32_at(rest.split_off(..4)?, 0)).filter(|ttl_s| *ttl_s > 0),
+        _ => return None,
+    };
+    if fixed[9] & WITH_TTL != 0 && ttl_s.is_none() {
+        return None;
+    }
     let name = std::str::from_utf8(rest.split_off(..usize::from(fixed[10]))?).ok()?.to_owned();
     check_namespace_name(&name).ok()?;
     let mut fingerprint = Fingerprint::default();
@@ -175,5 +214,6 @@ fn decode_row(rest: &mut &[u8]) -> Option<NamespaceRow> {
     }
     let id = NamespaceId(u32_at(fixed, 0));
     let class = Class::from_code(fixed[8])?;
-    (id.0 != 0).then_some(NamespaceRow { id, tenant: Tenant(u32_at(fixed, 4)), class, quota_bytes, name, fingerprint })
+    let tenant = Tenant(u32_at(fixed, 4));
+    (id.0 != 0).then_some(NamespaceRow { id, tenant, class, quota_bytes, ttl_s, name, fingerprint })
 }

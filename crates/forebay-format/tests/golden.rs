@@ -36,6 +36,7 @@ fn what_was_written_is_read() {
     assert_eq!(DriveSuperblock::decode(&golden("drive_superblock")), Ok(samples::drive_superblock()));
     assert_eq!(SliceSuperblock::decode(&golden("slice_superblock")), Ok(samples::slice_superblock()));
     assert_eq!(NamespaceTable::decode(&golden("namespaces")), Ok(samples::namespaces()));
+    assert_eq!(NamespaceTable::decode(&golden("namespaces_that_expire")), Ok(samples::namespaces_that_expire()));
     assert_eq!(SegmentHeader::decode(&golden("segment_header")), Ok(samples::segment_header()));
 
     let bytes = golden("trailer_of_block");

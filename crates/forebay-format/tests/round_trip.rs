@@ -76,15 +76,17 @@ proptest! {
     }
 
     #[test]
-    fn a_table_of_namespaces_comes_back(rows in prop::collection::btree_map(1u32.., ("[a-z0-9./:_-]{1,64}", any::<(u32, bool, Option<u64>)>(), "[ -~]{0,256}"), 0..50), sequence: u64) {
-        let rows = rows.into_iter().map(|(id, (name, (tenant, durable, quota_bytes), model))| {
+    fn a_table_of_namespaces_comes_back(rows in prop::collection::btree_map(1u32.., ("[a-z0-9./:_-]{1,64}", any::<(u32, bool, Option<u64>, u32)>(), "[ -~]{0,256}"), 0..50), sequence: u64, clock: (u64, u64, u64)) {
+        let clock = ClockMark { utc_s: clock.0, old_utc_s: clock.1, old_seq: clock.2 };
+        let rows = rows.into_iter().map(|(id, (name, (tenant, durable, quota_bytes, ttl), model))| {
             let mut fingerprint = Fingerprint::default();
             fingerprint.set("model", &model).unwrap();
             fingerprint.set("hash_seed", &model[..model.len() / 2]).unwrap();
+            let ttl_s = (ttl % 3 > 0).then_some(ttl);
             let class = if durable { Class::Durable } else { Class::Cache };
-            NamespaceRow { id: NamespaceId(id), tenant: Tenant(tenant), class, quota_bytes, name, fingerprint }
+            NamespaceRow { id: NamespaceId(id), tenant: Tenant(tenant), class, quota_bytes, ttl_s, name, fingerprint }
         }).collect();
-        let table = NamespaceTable { sequence, rows };
+        let table = NamespaceTable { sequence, clock, rows };
         let bytes = table.encode().unwrap();
         prop_assert_eq!(bytes.len() % 4096, 0);
         prop_assert_eq!(NamespaceTable::decode(&bytes), Ok(table));
@@ -102,15 +104,27 @@ fn a_full_table_of_namespaces_is_refused_and_not_cut() {
         tenant: Tenant(0),
         class: Class::Cache,
         quota_bytes: None,
+        ttl_s: Some(60),
         name: "n".repeat(64),
         fingerprint: fingerprint.clone(),
     };
-    let table = NamespaceTable { sequence: 1, rows: (1..=4096).map(row).collect() };
+    let table = NamespaceTable { sequence: 1, clock: ClockMark::default(), rows: (1..=4096).map(row).collect() };
     assert!(matches!(table.encode(), Err(FormatError::TooLarge { .. })));
     let small = |id| NamespaceRow { fingerprint: Fingerprint::default(), ..row(id) };
-    assert!(NamespaceTable { sequence: 1, rows: vec![small(1), small(1)] }.encode().is_err(), "one number twice");
-    assert!(NamespaceTable { sequence: 1, rows: vec![small(0)] }.encode().is_err(), "a number that is never given");
-    assert!(NamespaceTable { sequence: 1, rows: (1..=4097).map(small).collect() }.encode().is_err(), "too many");
+    assert!(
+        NamespaceTable { sequence: 1, clock: ClockMark::default(), rows: vec![small(1), small(1)] }.encode().is_err(),
+        "one number twice"
+    );
+    assert!(
+        NamespaceTable { sequence: 1, clock: ClockMark::default(), rows: vec![small(0)] }.encode().is_err(),
+        "a number that is never given"
+    );
+    assert!(
+        NamespaceTable { sequence: 1, clock: ClockMark::default(), rows: (1..=4097).map(small).collect() }
+            .encode()
+            .is_err(),
+        "too many"
+    );
 }
 
 fn slice_superblock() -> SliceSuperblock {
@@ -216,17 +230,21 @@ fn every_flipped_bit_is_found() {
         tenant: Tenant(2),
         class: Class::Cache,
         quota_bytes: None,
+        ttl_s: Some(60),
         name: "default".into(),
         fingerprint: Fingerprint::default(),
     };
-    let bytes = NamespaceTable { sequence: 9, rows: vec![row] }.encode().unwrap();
-    let used = 64 + 20 + "default".len();
+    let bytes =
+        NamespaceTable { sequence: 9, clock: ClockMark { utc_s: 1, old_utc_s: 2, old_seq: 3 }, rows: vec![row] }
+            .encode()
+            .unwrap();
+    let used = 64 + 20 + 4 + "default".len();
     every_flip_is_found("namespaces", bytes[..used].to_vec(), |b| NamespaceTable::decode(b).is_err());
 }
 
 #[test]
 fn of_two_tables_the_newer_counts_and_a_torn_one_does_not() {
-    let table = |sequence| NamespaceTable { sequence, rows: Vec::new() }.encode().unwrap();
+    let table = |sequence| NamespaceTable { sequence, clock: ClockMark::default(), rows: Vec::new() }.encode().unwrap();
     assert_eq!(NamespaceTable::newest(&table(4), &table(5)).unwrap().sequence, 5);
     let mut torn = table(5);
     torn[30] ^= 1;

@@ -224,6 +224,13 @@ pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_evicted_total", "Blocks evicted from the drive.", "counter", |s| s.evicted),
     ("forebay_evicted_quota_total", "Of these, for a namespace's quota.", "counter", |s| s.evicted_quota),
     ("forebay_evicted_index_total", "Of these, because the index was full.", "counter", |s| s.evicted_index),
+    ("forebay_expired_total", "Blocks dropped because their time was over.", "counter", |s| s.expired),
+    (
+        "forebay_clock_apart_seconds",
+        "Between the wall clock and the time that expiry goes by, while one of them must be wrong.",
+        "gauge",
+        |s| s.clock_apart_s,
+    ),
     ("forebay_dram_evicted_total", "Blocks dropped from DRAM for room.", "counter", |s| s.dram_evicted),
     ("forebay_drive_put_bytes_total", "Bytes of records written for puts.", "counter", |s| s.put_bytes),
     ("forebay_drive_reappend_bytes_total", "Bytes of records written again by cleaning.", "counter", |s| {

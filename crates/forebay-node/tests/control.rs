@@ -36,6 +36,7 @@ fn namespaces_are_made_listed_and_deleted() {
         name: "kv".into(),
         class,
         quota_bytes: Some(1 << 30),
+        ttl_s: None,
         fingerprint: fingerprint.clone(),
     };
     let Message::NamespaceIs { namespace: kv, .. } = hand.ask(&create(Class::Cache)) else { panic!() };

@@ -228,6 +228,10 @@ impl<D: Disk> Store<D> {
                 EntryKind::Block => {
                     let Some(ns) = self.namespaces.find(entry.namespace) else { continue };
                     let page = entry.start / self.geometry.align as u32;
+                    let over = entry.expiry_utc_s != 0 && entry.expiry_utc_s <= self.clock.believed();
+                    if over && self.index.find(ns, &entry.key).is_some_and(|e| e.is_at(cleaning.victim, page)) {
+                        self.expire_entry(ns, &entry.key);
+                    }
                     let Some(found) = self.index.find(ns, &entry.key) else { continue };
                     if found.is_at(cleaning.victim, page) {
                         cleaning.items.push(Item {

@@ -65,6 +65,8 @@ pub struct RecoveryReport {
     pub bad_records: u64,
     /// Tombstones in force.
     pub tombstones: u64,
+    /// Blocks whose time was over.
+    pub expired: u64,
     /// Records of namespaces that are gone.
     pub unknown_namespace: u64,
     /// Blocks left out because the index is full.

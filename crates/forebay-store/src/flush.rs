@@ -100,6 +100,9 @@ impl<D: Disk> Store<D> {
             Action::SealFooter { .. } | Action::HeaderWritten { .. } => {}
             Action::TableSaved(tokens) => {
                 self.namespaces.saving = false;
+                if ok {
+                    self.clock.marked();
+                }
                 self.events.extend(tokens.into_iter().map(|token| Event::NamespaceSaved { token, ok }));
             }
         }

@@ -32,6 +32,7 @@ impl<D: Disk> Store<D> {
         for key in keys {
             let dropped = self.drop_entry(at, key).is_some();
             self.ghosts.remove(self.index.seed().hash(at, key));
+            self.expired.remove(self.index.seed().hash(at, key));
             self.counted.forgotten += u64::from(dropped);
             was_here.push(dropped);
         }

@@ -63,6 +63,10 @@ impl<D: Disk> Store<D> {
         let GetRequest { token, namespace, key, offset, length, room, into, batch, depth_in_batch } = request;
         let Some(ns) = self.namespaces.find(namespace) else { return GetStarted::Miss(MissReason::Namespace) };
         let align = self.geometry.align;
+        if self.is_over(ns, &key) {
+            self.meet_expired(ns, &key);
+            return GetStarted::Miss(MissReason::Expired);
+        }
         let Some(entry) = self.index.find(ns, &key) else { return GetStarted::Miss(self.reason_gone(ns, &key)) };
         let (place, old_rank, touched) = (entry.place(), entry.rank, entry.touched());
         let block = place.length(align);
@@ -233,6 +237,9 @@ impl<D: Disk> Store<D> {
     pub(crate) fn gone(&self, ns: u16, key: &Key) -> Option<MissReason> {
         if self.namespaces.get(ns).is_none_or(|slot| slot.purging) {
             return Some(MissReason::Namespace);
+        }
+        if self.is_over(ns, key) {
+            return Some(MissReason::Expired);
         }
         self.index.find(ns, key).is_none().then(|| self.reason_gone(ns, key))
     }

@@ -7,8 +7,10 @@
 //! found through the index. Full segments are sealed with a footer; the segment with the least living worth is evicted to make room.
 
 mod blocking;
+mod clock;
 mod dram;
 mod evict;
+mod expiry;
 mod face;
 mod flush;
 mod forget;

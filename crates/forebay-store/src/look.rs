@@ -33,8 +33,10 @@ impl<D: Disk> Store<D> {
         'all: for keys in keys.chunks(SIDE_BY_SIDE) {
             self.index.spots(keys.iter().map(|key| (at, key)), &mut spots);
             for (key, spot) in keys.iter().zip(&spots) {
-                let Some(entry) = self.index.find_at(*spot, at, key) else {
-                    each(Err(if self.ghosts.contains(spot.hash) { MissReason::Evicted } else { MissReason::Absent }));
+                // What is over is dropped by the sweep: here it would move what the spots say.
+                let over = self.is_over(at, key);
+                let Some(entry) = self.index.find_at(*spot, at, key).filter(|_| !over) else {
+                    each(Err(if over { MissReason::Expired } else { self.reason_gone_hashed(spot.hash) }));
                     if stop_at_gap {
                         break 'all;
                     }
@@ -83,7 +85,13 @@ impl<D: Disk> Store<D> {
     }
 
     pub(crate) fn reason_gone(&self, ns: u16, key: &Key) -> MissReason {
-        let hash = self.index.seed().hash(ns, key);
+        self.reason_gone_hashed(self.index.seed().hash(ns, key))
+    }
+
+    fn reason_gone_hashed(&self, hash: u64) -> MissReason {
+        if self.expired.contains(hash) {
+            return MissReason::Expired;
+        }
         if self.ghosts.contains(hash) { MissReason::Evicted } else { MissReason::Absent }
     }
 

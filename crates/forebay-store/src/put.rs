@@ -86,6 +86,12 @@ impl<D: Disk> Store<D> {
         let Some(ns) = self.namespaces.find(meta.namespace) else { return refused(RefusedReason::Namespace) };
         let durable = self.namespaces.is_durable(ns);
         let name = (ns, meta.key);
+        if meta.expiry_utc_s != 0 && meta.expiry_utc_s <= self.clock.shown() {
+            return refused(RefusedReason::Admission);
+        }
+        if self.is_over(ns, &meta.key) {
+            self.expire_entry(ns, &meta.key);
+        }
         // A durable put may not be told `exists` before the first one is durable: it takes its bytes and waits at the commit.
         let present = self.index.find(ns, &meta.key).is_some() && !(durable && self.undurable.contains_key(&name));
         if present || (!durable && self.claims.borrow().contains(&name)) {
@@ -166,6 +172,9 @@ impl<D: Disk> Store<D> {
         if self.namespaces.find(block.namespace) != Some(ns) {
             return Committed::Refused(RefusedReason::Namespace);
         }
+        if self.is_over(ns, &key) {
+            self.expire_entry(ns, &key);
+        }
         if self.index.find(ns, &key).is_some() {
             return match self.undurable.get_mut(&(ns, key)) {
                 Some((_, waiting)) => {
@@ -227,10 +236,11 @@ impl<D: Disk> Store<D> {
         let place = Place { segment: spot.segment, page: spot.page, payload_units, trailer_units, tail };
         let mut entry = Entry::new(ns, key, rank, place);
         entry.set_in_dram(true);
-        self.index.insert(entry);
+        self.index.insert_until(entry, block.expiry_utc_s);
         self.segments.add_live(place.segment, units, rank);
         self.namespaces.add_bytes(ns, total as u64);
         self.ghosts.remove(self.index.seed().hash(ns, &key));
+        self.expired.remove(self.index.seed().hash(ns, &key));
         let descriptor_at = payload_padded + TRAILER_HEADER_BYTES;
         let arena_offset = buf.arena_offset();
         let data = buf.freeze();

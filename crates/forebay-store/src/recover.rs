@@ -19,6 +19,7 @@ use forebay_io::{Arena, Disk};
 use forebay_types::{Entropy, Key, Millis, NamespaceId};
 
 use crate::blocking::{flush, read_many, read_one, write_all};
+use crate::clock::ExpiryClock;
 use crate::dram::{Dram, OVERHEAD_BYTES};
 use crate::face::{RecoveryReport, StoreError};
 use crate::flush::Flusher;
@@ -74,13 +75,13 @@ type Sorted = (Vec<(u16, FooterTail)>, Vec<u16>);
 
 impl<D: Disk> Store<D> {
     /// Opens a formatted slice: reads superblock, namespaces, headers and footers, scans and seals what was open. Waits for the disk.
-    /// `utc_s` stamps segments; blocks do not expire yet.
+    /// `utc_s` is what the wall clock says; tell the store from then on with [`Self::set_utc`].
     pub fn open(
         mut disk: D,
         arena: Arena,
         config: StoreConfig,
         entropy: Arc<dyn Entropy>,
-        _now: Millis,
+        now: Millis,
         utc_s: u64,
     ) -> Result<(Self, RecoveryReport), StoreError> {
         let info = disk.info();
@@ -91,7 +92,9 @@ impl<D: Disk> Store<D> {
         if (arena.len() as u64) < need {
             return Err(StoreError::Memory { need, found: arena.len() as u64 });
         }
-        let namespaces = Namespaces::load(read_namespaces(&mut disk, &arena)?);
+        let table = read_namespaces(&mut disk, &arena)?;
+        let clock = ExpiryClock::new(now, utc_s, table.clock);
+        let namespaces = Namespaces::load(table);
         let seed = Seed([entropy.word(), entropy.word()]);
         let shares = Shares::of(config.index_bytes_max, &layout);
         let mut store = Store {
@@ -106,6 +109,9 @@ impl<D: Disk> Store<D> {
             utc_s,
             index: Index::new(seed, shares.index),
             ghosts: Ghosts::new(shares.ghosts),
+            expired: Ghosts::new(shares.ghosts / 4),
+            clock,
+            sweep: None,
             leases: Leases::new(layout.segment_bytes * u64::from(layout.segments) / LEASED_SHARE, shares.leases),
             namespaces,
             segments: Segments::new(layout.segments),
@@ -151,6 +157,7 @@ impl<D: Disk> Store<D> {
         }
         self.next = self.next.max(found.seq_max + 1);
         self.bury(&found);
+        report.expired = self.leave_expired(&found);
         report.tombstones = found.tombstones.len() as u64;
         self.rank_recovered(&found);
         self.seal_scanned(unsealed)?;
@@ -291,6 +298,21 @@ impl<D: Disk> Store<D> {
                 self.index.remove(ns, key);
             }
         }
+    }
+
+    /// Leaves out what the drive knows to be over. Only now: an older record of the same key must not come in its place.
+    fn leave_expired(&mut self, found: &Findings) -> u64 {
+        let old = found.age(self.clock.old_seq());
+        let mut over = Vec::new();
+        for table in 0..self.index.tables() {
+            let is_over = |entry: &Entry, expiry| self.clock.is_over(expiry, entry.age() < old);
+            over.extend(self.index.expiries(table).filter(|(e, at)| is_over(e, *at)).map(|(e, _)| (e.ns, e.key)));
+        }
+        for (ns, key) in &over {
+            self.index.remove(*ns, key);
+            self.expired.insert(self.index.seed().hash(*ns, key));
+        }
+        over.len() as u64
     }
 
     /// Gives every block a rank by when it was last written, and counts what lives where. When each was last read is not known any more.
@@ -439,6 +461,9 @@ impl Taking<'_> {
             if (age, generation) > (held.age(), self.segments.get(held.segment()).generation) {
                 held.set_place(place);
                 held.set_age(age);
+                if entry.expiry_utc_s != 0 || self.index.any_expire() {
+                    self.index.set_expiry(ns, &entry.key, entry.expiry_utc_s);
+                }
             }
             return;
         }
@@ -447,7 +472,7 @@ impl Taking<'_> {
         }
         let mut new = Entry::new(ns, entry.key, 0, place);
         new.set_age(age);
-        self.index.insert(new);
+        self.index.insert_until(new, entry.expiry_utc_s);
     }
 
     /// The index is full: a table loses its oldest blocks of the cache. Durable ones stay, whatever they cost.

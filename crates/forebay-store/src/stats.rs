@@ -27,6 +27,8 @@ pub struct StoreStats {
     pub index_bytes: u64,
     /// Bytes under lease.
     pub leased_bytes: u64,
+    /// Seconds between the wall clock and the time that expiry goes by, while one of them must be wrong; 0 otherwise.
+    pub clock_apart_s: u64,
     /// The drive does not write any more.
     pub write_failed: bool,
 
@@ -62,6 +64,8 @@ pub struct StoreStats {
     pub evicted_quota: u64,
     /// Of these, for the index's ceiling.
     pub evicted_index: u64,
+    /// Blocks dropped because their time was over.
+    pub expired: u64,
     /// Blocks dropped from DRAM for room.
     pub dram_evicted: u64,
     /// Bytes of records written for puts.

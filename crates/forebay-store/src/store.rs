@@ -10,8 +10,10 @@ use forebay_io::{Arena, Buf, Disk, DiskDone, DiskError, DiskOp, ReadInto, Shared
 use forebay_tokenomics::{Lru, Policy, Reuse, Turn};
 use forebay_types::{Entropy, Key, Millis, Namespace, NamespaceId, PutOutcome, RefusedReason, ShardId};
 
+use crate::clock::ExpiryClock;
 use crate::dram::Dram;
 use crate::evict::Cleaning;
+use crate::expiry::Sweep;
 use crate::face::Event;
 use crate::flush::{Action, Flusher};
 use crate::get::{RangeGet, ReadOp};
@@ -111,6 +113,10 @@ pub struct Store<D: Disk> {
     pub(crate) index: Index,
     pub(crate) dram: Dram,
     pub(crate) ghosts: Ghosts,
+    /// What expired lately.
+    pub(crate) expired: Ghosts,
+    pub(crate) clock: ExpiryClock,
+    pub(crate) sweep: Option<Sweep>,
     pub(crate) leases: Leases,
     pub(crate) namespaces: Namespaces,
     pub(crate) segments: Segments,
@@ -259,11 +265,12 @@ impl<D: Disk> Store<D> {
         self.note_dram_left();
         more |= self.purge_step();
         more |= self.prefetch_step(now);
+        more |= self.expire_step(now);
         if !self.write_failed {
             self.tombstones_step();
             more |= self.clean_step();
             self.seal_step();
-            self.save_table();
+            self.save_table(now);
             self.flush_step();
         }
         more
@@ -302,13 +309,13 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Writes the table of namespaces when it has changed. One at a time; callers that come meanwhile wait for the next.
-    fn save_table(&mut self) {
-        if self.namespaces.unsaved.is_empty() || self.namespaces.saving {
+    /// Writes the table of namespaces when it has changed, or the time in it is due. One at a time; callers that come meanwhile wait for the next.
+    fn save_table(&mut self, now: Millis) {
+        if self.namespaces.saving || (self.namespaces.unsaved.is_empty() && !self.clock.is_due(now)) {
             return;
         }
         self.namespaces.sequence += 1;
-        let encoded = match self.namespaces.table().encode() {
+        let encoded = match self.namespaces.table(self.clock.begin_mark()).encode() {
             Ok(bytes) => bytes,
             Err(_) => {
                 let tokens = std::mem::take(&mut self.namespaces.unsaved);
@@ -316,7 +323,9 @@ impl<D: Disk> Store<D> {
                 return;
             }
         };
-        let Some(mut buf) = self.dram.alloc(&self.arena, encoded.len()) else { return };
+        let Some(mut buf) = self.dram.alloc(&self.arena, encoded.len()) else {
+            return self.clock.mark_again();
+        };
         buf.copy_from_slice(&encoded);
         self.namespaces.begin_save();
         let offset = self.geometry.layout.namespace_table_at(self.namespaces.sequence);
@@ -426,6 +435,7 @@ impl<D: Disk> Store<D> {
     pub fn close(&mut self, now: Millis) {
         self.closing = true;
         self.drop_prefetches();
+        self.clock.hurry();
         for kind in [SegmentKind::Cache, SegmentKind::Durable, SegmentKind::Reappend] {
             self.seal(kind);
         }
@@ -471,6 +481,7 @@ impl<D: Disk> Store<D> {
             leased_bytes: self.leases.bytes(),
             write_failed: self.write_failed,
             dram_evicted: self.dram.evicted,
+            clock_apart_s: self.clock.apart_s(),
             ..self.counted.clone()
         }
     }
@@ -478,6 +489,6 @@ impl<D: Disk> Store<D> {
     /// What grows with blocks beside the index itself.
     pub(crate) fn index_others(&self) -> usize {
         let footers: usize = self.writing.iter().map(OpenSegment::entries_bytes).sum();
-        self.ghosts.bytes() + self.dram.overhead_bytes() + self.leases.memory() + footers
+        self.ghosts.bytes() + self.expired.bytes() + self.dram.overhead_bytes() + self.leases.memory() + footers
     }
 }

@@ -17,6 +17,8 @@ const NEAR: usize = 8;
 #[derive(Default)]
 pub(crate) struct Table {
     slots: Vec<Option<Entry>>,
+    /// When each slot's block expires, in seconds since 1970; 0 never. Empty until the first that does.
+    expiries: Vec<u32>,
     len: usize,
 }
 
@@ -75,8 +77,11 @@ impl Table {
 
     /// True when one more makes it grow.
     pub(crate) fn is_full(&self) -> bool {
-        // A sixth stays empty: searches look at four slots in the mean.
-        (self.len + 1) * 6 > self.slots.len() * 5
+        // A sixth stays empty: searches look at four slots in the mean. Where a slot is dearer, an eighth.
+        match self.expiries.is_empty() {
+            true => (self.len + 1) * 6 > self.slots.len() * 5,
+            false => (self.len + 1) * 8 > self.slots.len() * 7,
+        }
     }
 
     /// Slots after growing.
@@ -89,16 +94,40 @@ impl Table {
         (self.grown() - self.slots.len()) * size_of::<Option<Entry>>()
     }
 
-    /// Adds what is not there yet.
-    pub(crate) fn insert(&mut self, seed: &Seed, hash: u64, entry: Entry) {
+    /// Adds what is not there yet, and when it expires.
+    pub(crate) fn insert(&mut self, seed: &Seed, hash: u64, entry: Entry, expiry: u32) {
         if self.is_full() {
             self.resize(seed, self.grown());
         }
-        self.place(seed, hash, entry);
+        if expiry != 0 && self.expiries.is_empty() {
+            self.expiries = vec![0; self.slots.len()];
+        }
+        self.place(seed, hash, entry, expiry);
         self.len += 1;
     }
 
-    fn place(&mut self, seed: &Seed, hash: u64, mut entry: Entry) {
+    /// When the block in a slot expires; 0 never.
+    pub(crate) fn expiry(&self, slot: usize) -> u32 {
+        self.expiries.get(slot).copied().unwrap_or(0)
+    }
+
+    /// Says when the block in a slot expires.
+    pub(crate) fn set_expiry(&mut self, slot: usize, expiry: u32) {
+        if expiry != 0 && self.expiries.is_empty() {
+            self.expiries = vec![0; self.slots.len()];
+        }
+        if let Some(place) = self.expiries.get_mut(slot) {
+            *place = expiry;
+        }
+    }
+
+    /// Blocks that expire, and when.
+    pub(crate) fn expiring(&self) -> impl Iterator<Item = (&Entry, u32)> {
+        let slots = self.expiries.iter().zip(&self.slots).filter(|(expiry, _)| **expiry != 0);
+        slots.filter_map(|(expiry, slot)| Some((slot.as_ref()?, *expiry)))
+    }
+
+    fn place(&mut self, seed: &Seed, hash: u64, mut entry: Entry, mut expiry: u32) {
         let mut slot = self.home(hash);
         let mut distance = 0;
         while let Some(other) = self.slots[slot] {
@@ -106,11 +135,17 @@ impl Table {
             if its < distance {
                 self.slots[slot] = Some(entry);
                 (entry, distance) = (other, its);
+                if let Some(place) = self.expiries.get_mut(slot) {
+                    std::mem::swap(place, &mut expiry);
+                }
             }
             slot = self.after(slot);
             distance += 1;
         }
         self.slots[slot] = Some(entry);
+        if let Some(place) = self.expiries.get_mut(slot) {
+            *place = expiry;
+        }
     }
 
     pub(crate) fn remove(&mut self, seed: &Seed, slot: usize) -> Option<Entry> {
@@ -124,7 +159,13 @@ impl Table {
             }
             self.slots[hole] = Some(entry);
             self.slots[next] = None;
+            if !self.expiries.is_empty() {
+                self.expiries.swap(hole, next);
+            }
             (hole, next) = (next, self.after(next));
+        }
+        if let Some(place) = self.expiries.get_mut(hole) {
+            *place = 0;
         }
         if self.slots.len() > 8 * SLOTS_MIN && self.len * 2 < self.slots.len() {
             self.resize(seed, self.len * 4 / 3 + SLOTS_MIN);
@@ -136,8 +177,17 @@ impl Table {
         let mut fresh = Vec::with_capacity(slots);
         fresh.resize(slots, None);
         let old = std::mem::replace(&mut self.slots, fresh);
-        for entry in old.into_iter().flatten() {
-            self.place(seed, seed.inner(entry.ns, &entry.key), entry);
+        let mut expiries = std::mem::take(&mut self.expiries);
+        // None that expires is left: the array goes.
+        if expiries.iter().any(|expiry| *expiry != 0) {
+            self.expiries = vec![0; slots];
+        } else {
+            expiries.clear();
+        }
+        for (at, entry) in old.into_iter().enumerate() {
+            if let Some(entry) = entry {
+                self.place(seed, seed.inner(entry.ns, &entry.key), entry, expiries.get(at).copied().unwrap_or(0));
+            }
         }
     }
 
@@ -149,7 +199,13 @@ impl Table {
         self.slots.iter_mut().flatten()
     }
 
+    /// Bytes of its slots.
     pub(crate) fn bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Option<Entry>>()
+    }
+
+    /// Bytes of the times beside them.
+    pub(crate) fn expiry_bytes(&self) -> usize {
+        self.expiries.capacity() * size_of::<u32>()
     }
 }

@@ -14,6 +14,7 @@ mod outcome;
 mod reuse;
 mod seams;
 mod size;
+mod span;
 
 pub use address::{Address, AddressError};
 pub use block::{BlockMeta, CheckKind, Part, PartName};
@@ -25,3 +26,4 @@ pub use outcome::{LandingKind, MissReason, PutOutcome, RefusedReason, Tier};
 pub use reuse::Reuse;
 pub use seams::{Clock, Entropy, Millis, SeededEntropy, SystemClock, SystemEntropy};
 pub use size::{ParseSizeError, format_size, parse_size};
+pub use span::{ParseSpanError, format_span_s, parse_span_s};

@@ -105,6 +105,8 @@ pub struct Namespace {
     pub class: Class,
     /// Bytes on each mesh with padding that it may hold; `None` is no bound but the drives'.
     pub quota_bytes: Option<u64>,
+    /// Seconds after which a block expires whose put says nothing else; `None` is never.
+    pub ttl_s: Option<u32>,
     /// What makes its bytes interchangeable.
     pub fingerprint: Fingerprint,
     /// What keys its keys.

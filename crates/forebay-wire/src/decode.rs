@@ -7,7 +7,7 @@ use forebay_types::{
 };
 
 use crate::bytes::{Reader, u32_at, u64_at, utf8};
-use crate::encode::{GET_ITEM_BYTES, VALUE_MAX};
+use crate::encode::{GET_ITEM_BYTES, VALUE_MAX, WITH_QUOTA, WITH_TTL};
 use crate::frame::{FrameHeader, HEADER_BYTES, Kind, decode_header};
 use crate::limits::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, CREDENTIAL_BYTES_MAX, ERROR_TEXT_BYTES_MAX, EXTENSION_BYTES_MAX, MEMBERS_MAX,
@@ -67,13 +67,11 @@ fn read(kind: Kind, request: u32, body: &mut Reader<'_>) -> Result<Message, Wire
             Message::MembersAre { request, epoch, members: list(body, "members", MEMBERS_MAX, 21, member)? }
         }
         Kind::Attach => Message::Attach { request, name: name(body)?, fingerprint: fingerprint(body)? },
-        Kind::NamespaceCreate => Message::NamespaceCreate {
-            request,
-            name: name(body)?,
-            class: class(body)?,
-            quota_bytes: quota(body)?,
-            fingerprint: fingerprint(body)?,
-        },
+        Kind::NamespaceCreate => {
+            let (name, class, (quota_bytes, ttl_s)) = (name(body)?, class(body)?, bounds(body)?);
+            let fingerprint = fingerprint(body)?;
+            Message::NamespaceCreate { request, name, class, quota_bytes, ttl_s, fingerprint }
+        }
         Kind::NamespaceIs => Message::NamespaceIs { request, namespace: namespace(body)? },
         Kind::NamespaceList => Message::NamespaceList { request },
         Kind::NamespacesAre => {
@@ -239,12 +237,25 @@ fn class(body: &mut Reader<'_>) -> Result<Class, WireError> {
     Class::from_code(body.u8()?).ok_or(WireError::Malformed("an unknown class"))
 }
 
-fn quota(body: &mut Reader<'_>) -> Result<Option<u64>, WireError> {
-    match (body.flag()?, body.u64()?) {
-        (true, bytes) => Ok(Some(bytes)),
-        (false, 0) => Ok(None),
-        (false, _) => Err(WireError::Malformed("a quota that is not set has 0 bytes")),
+/// Quota in bytes and time to live in seconds.
+fn bounds(body: &mut Reader<'_>) -> Result<(Option<u64>, Option<u32>), WireError> {
+    let (flags, bytes) = (body.u8()?, body.u64()?);
+    if flags & !(WITH_QUOTA | WITH_TTL) != 0 {
+        return Err(WireError::Malformed("an unknown bound of a namespace"));
     }
+    let quota_bytes = match (flags & WITH_QUOTA, bytes) {
+        (0, 0) => None,
+        (0, _) => return Err(WireError::Malformed("a quota that is not set has 0 bytes")),
+        (_, bytes) => Some(bytes),
+    };
+    let ttl_s = match flags & WITH_TTL {
+        0 => None,
+        _ => Some(body.u32()?),
+    };
+    if ttl_s == Some(0) {
+        return Err(WireError::Malformed("a time to live that is set is not 0"));
+    }
+    Ok((quota_bytes, ttl_s))
 }
 
 fn fingerprint(body: &mut Reader<'_>) -> Result<Fingerprint, WireError> {
@@ -267,15 +278,10 @@ fn fingerprint(body: &mut Reader<'_>) -> Result<Fingerprint, WireError> {
 }
 
 fn namespace(body: &mut Reader<'_>) -> Result<Namespace, WireError> {
-    Ok(Namespace {
-        id: NamespaceId(body.u32()?),
-        tenant: Tenant(body.u32()?),
-        class: class(body)?,
-        quota_bytes: quota(body)?,
-        secret: Secret(*body.array()?),
-        name: name(body)?,
-        fingerprint: fingerprint(body)?,
-    })
+    let (id, tenant, class) = (NamespaceId(body.u32()?), Tenant(body.u32()?), class(body)?);
+    let (quota_bytes, ttl_s) = bounds(body)?;
+    let (secret, name, fingerprint) = (Secret(*body.array()?), name(body)?, fingerprint(body)?);
+    Ok(Namespace { id, name, tenant, class, quota_bytes, ttl_s, fingerprint, secret })
 }
 
 pub(crate) fn hint(body: &mut Reader<'_>) -> Result<ReuseHint, WireError> {

@@ -12,6 +12,9 @@ use crate::{EncodeError, GetItem, Hello, Member, Message, Presence, ReuseHint, W
 
 /// Bytes of one key of a get.
 pub(crate) const GET_ITEM_BYTES: usize = 32 + put::PLACE_BYTES;
+/// Bits of the flags before a namespace's bounds.
+pub(crate) const WITH_QUOTA: u8 = 1;
+pub(crate) const WITH_TTL: u8 = 2;
 /// Longest value of a fingerprint field.
 pub(crate) use forebay_types::limits::FINGERPRINT_VALUE_BYTES_MAX as VALUE_MAX;
 
@@ -119,10 +122,10 @@ fn body(message: &Message, out: &mut Vec<u8>) -> Result<(), EncodeError> {
             self::name(name, out)?;
             fingerprint(expected, out)?;
         }
-        Message::NamespaceCreate { name, class, quota_bytes, fingerprint: it, .. } => {
+        Message::NamespaceCreate { name, class, quota_bytes, ttl_s, fingerprint: it, .. } => {
             self::name(name, out)?;
             out.u8(*class as u8);
-            quota(*quota_bytes, out);
+            bounds(*quota_bytes, *ttl_s, out);
             fingerprint(it, out)?;
         }
         Message::NamespaceIs { namespace: it, .. } => namespace(it, out)?,
@@ -255,10 +258,13 @@ fn name(text: &str, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     out.short_bytes("bytes in a name", text.as_bytes(), NAME_BYTES_MAX)
 }
 
-/// No bound is written as a flag of 0 and a zero, so that the field keeps its width.
-fn quota(quota_bytes: Option<u64>, out: &mut Vec<u8>) {
-    out.u8(u8::from(quota_bytes.is_some()));
+/// No quota is written as a zero, so that the field keeps its width; no time to live is not written.
+fn bounds(quota_bytes: Option<u64>, ttl_s: Option<u32>, out: &mut Vec<u8>) {
+    out.u8((u8::from(quota_bytes.is_some()) * WITH_QUOTA) | (u8::from(ttl_s.is_some()) * WITH_TTL));
     out.u64(quota_bytes.unwrap_or(0));
+    if let Some(ttl_s) = ttl_s {
+        out.u32(ttl_s);
+    }
 }
 
 fn fingerprint(it: &Fingerprint, out: &mut Vec<u8>) -> Result<(), EncodeError> {
@@ -275,7 +281,7 @@ fn namespace(it: &Namespace, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     out.u32(it.id.0);
     out.u32(it.tenant.0);
     out.u8(it.class as u8);
-    quota(it.quota_bytes, out);
+    bounds(it.quota_bytes, it.ttl_s, out);
     out.bytes(&it.secret.0);
     name(&it.name, out)?;
     fingerprint(&it.fingerprint, out)

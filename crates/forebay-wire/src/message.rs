@@ -22,6 +22,8 @@ pub mod features {
     pub const DIRECT: u64 = 1 << 1;
     /// `Touch` and `Prefetch` are acted upon (else they are accepted and ignored).
     pub const HINTS: u64 = 1 << 2;
+    /// Namespaces may have a time to live. Where it is not in force they are told without.
+    pub const TTL: u64 = 1 << 3;
 }
 
 /// First message of a client.
@@ -302,6 +304,8 @@ pub enum Message {
         class: Class,
         /// Bound in bytes.
         quota_bytes: Option<u64>,
+        /// Seconds after which its blocks expire by default.
+        ttl_s: Option<u32>,
         /// What makes its bytes interchangeable.
         fingerprint: Fingerprint,
     },

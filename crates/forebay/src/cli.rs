@@ -163,6 +163,9 @@ impl BlockArgs {
 pub(crate) struct PutArgs {
     #[command(flatten)]
     pub(crate) on: BlockArgs,
+    /// How long the blocks live, as in 90s, 15m, 12h or 7d [default: as the namespace says].
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub(crate) ttl: Option<u32>,
     /// Files, each a block of 1 byte to a quarter of the node's segment.
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
@@ -251,6 +254,9 @@ pub(crate) enum NamespaceDeed {
         /// Most bytes it may hold on the drives, padding counted [default: the drives'].
         #[arg(long, value_name = "SIZE", value_parser = size)]
         quota: Option<u64>,
+        /// How long its blocks live unless their put says something else, as in 90s, 15m, 12h or 7d [default: without end].
+        #[arg(long, value_name = "SPAN", value_parser = span)]
+        ttl: Option<u32>,
         /// What makes its bytes interchangeable; repeat it. Fields: model, weights, lora, dtype, quant, layout, block_tokens, hash,
         /// hash_seed, shape.
         #[arg(long, value_name = "FIELD=VALUE")]
@@ -301,4 +307,8 @@ pub(crate) struct BenchArgs {
 
 fn size(text: &str) -> Result<u64, String> {
     forebay_types::parse_size(text).map_err(|e| e.to_string())
+}
+
+fn span(text: &str) -> Result<u32, String> {
+    forebay_types::parse_span_s(text).map_err(|e| e.to_string())
 }

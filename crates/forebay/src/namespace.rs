@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay_client::ClientError;
-use forebay_types::{Class, Fingerprint, Namespace, format_size};
+use forebay_types::{Class, Fingerprint, Namespace, format_size, format_span_s};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{ClassArg, NamespaceArgs, NamespaceDeed};
@@ -18,13 +18,14 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) fn run(args: &NamespaceArgs, settings: &Settings) -> Result<(), Stop> {
     let json = args.client.json;
     match &args.deed {
-        NamespaceDeed::Create { name, class, quota, fingerprint } => {
+        NamespaceDeed::Create { name, class, quota, ttl, fingerprint } => {
             let fingerprint = fields(fingerprint).map_err(Stop::Misused)?;
             let class = match class {
                 ClassArg::Cache => Class::Cache,
                 ClassArg::Durable => Class::Durable,
             };
-            let made = connect::client(settings, DEADLINE)?.create_namespace(name, class, *quota, &fingerprint)?;
+            let client = connect::client(settings, DEADLINE)?;
+            let made = client.create_expiring_namespace(name, class, *quota, *ttl, &fingerprint)?;
             show(std::slice::from_ref(made.namespace()), json)
         }
         NamespaceDeed::List => {
@@ -66,13 +67,14 @@ fn show(namespaces: &[Namespace], json: bool) -> Result<(), Stop> {
     if json {
         return namespaces.iter().try_for_each(|namespace| say::line(&as_json(namespace).to_string()));
     }
-    let mut table = say::table(&["namespace", "class", "quota", "fingerprint"]);
+    let mut table = say::table(&["namespace", "class", "quota", "ttl", "fingerprint"]);
     for namespace in namespaces {
         let quota = namespace.quota_bytes.map_or("-".to_owned(), format_size);
+        let ttl = namespace.ttl_s.map_or("-".to_owned(), |ttl_s| format_span_s(u64::from(ttl_s)));
         let fields: Vec<String> =
             namespace.fingerprint.iter().map(|(field, value)| format!("{field}={value}")).collect();
         let fields = if fields.is_empty() { "-".to_owned() } else { fields.join(" ") };
-        table.add_row([namespace.name.as_str(), namespace.class.word(), &quota, &fields]);
+        table.add_row([namespace.name.as_str(), namespace.class.word(), &quota, &ttl, &fields]);
     }
     say::show(&table)
 }
@@ -85,6 +87,7 @@ fn as_json(namespace: &Namespace) -> Value {
         "id": namespace.id.0,
         "class": namespace.class.word(),
         "quota_bytes": namespace.quota_bytes,
+        "ttl_s": namespace.ttl_s,
         "fingerprint": fingerprint,
     })
 }

@@ -28,6 +28,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) fn run(args: &PutArgs, settings: &Settings) -> Result<(), Stop> {
     let client = connect::client(settings, DEADLINE)?;
     let space = connect::namespace(&client, settings)?;
+    let space = args.ttl.map(|ttl_s| space.with_ttl(Duration::from_secs(u64::from(ttl_s)))).unwrap_or(space);
     let total = args.files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|meta| meta.len()).sum();
     let mut putting = Putting {
         space,
@@ -135,7 +136,7 @@ impl Putting {
 /// What to do about a refusal.
 fn advice(reason: RefusedReason) -> &'static str {
     match reason {
-        RefusedReason::Admission => "the policy judged it not worth its write",
+        RefusedReason::Admission => "the policy judged it not worth its write, or its time is over already",
         RefusedReason::Quota => "the namespace is at its quota; forget blocks of it, or make one with a larger --quota",
         RefusedReason::Full => {
             "the drive holds nothing that may be evicted; serve with another --data, or delete a durable namespace"

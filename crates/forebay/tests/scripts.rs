@@ -79,7 +79,8 @@ fn a_block_over_every_limit_is_told_before_it_is_read() {
 fn namespaces_are_made_listed_and_deleted() {
     let place = Place::new();
     let _node = place.serve();
-    let make = ["namespace", "create", "kv", "--class", "durable", "--quota", "8MiB", "--fingerprint", "model=tiny"];
+    let make = ["namespace", "create", "kv", "--class", "durable", "--quota", "8MiB", "--ttl", "7d"];
+    let make = [&make[..], &["--fingerprint", "model=tiny"]].concat();
     place.ask(&make).ok();
     place.ask(&make).ok();
     let list = place.ask(&["namespace", "list", "--json"]).ok();
@@ -88,11 +89,15 @@ fn namespaces_are_made_listed_and_deleted() {
     assert_eq!(names, ["default", "kv"]);
     assert_eq!(rows[1]["class"], "durable");
     assert_eq!(rows[1]["quota_bytes"], 8 << 20);
+    assert_eq!(rows[1]["ttl_s"], 7 * 86_400);
     assert_eq!(rows[1]["fingerprint"]["model"], "tiny");
     assert!(!list.out.contains("secret"));
     let shown = place.ask(&["namespace", "list"]).ok();
     assert!(
-        shown.out.contains("8 MiB") && shown.out.contains("model=tiny") && !shown.out.contains('\x1b'),
+        shown.out.contains("8 MiB")
+            && shown.out.contains("7d")
+            && shown.out.contains("model=tiny")
+            && !shown.out.contains('\x1b'),
         "{}",
         shown.out
     );
@@ -100,6 +105,15 @@ fn namespaces_are_made_listed_and_deleted() {
     let key = place.ask(&["put", "--namespace", "kv", &place.file("a", b"abc")]).ok().put_lines()[0].0.clone();
     place.ask(&["get", &key, "--out", &place.text("o")]).complains(1, &[&key, "absent"]);
     place.ask(&["get", "--namespace", "kv", &key, "--out", &place.text("o")]).ok();
+    let brief = place.file("brief", b"not for long");
+    let brief = place.ask(&["put", "--namespace", "kv", "--ttl", "1s", &brief]).ok().put_lines()[0].0.clone();
+    for _ in 0..1000 {
+        if place.ask(&["get", "--namespace", "kv", &brief, "--out", &place.text("o")]).err.contains("expired") {
+            break;
+        }
+    }
+    place.ask(&["get", "--namespace", "kv", &brief, "--out", &place.text("o")]).complains(1, &[&brief, "expired"]);
+    place.ask(&["put", "--ttl", "soon", "x"]).complains(2, &["12h"]);
     place.ask(&["namespace", "delete", "kv"]).ok();
     place
         .ask(&["get", "--namespace", "kv", &key, "--out", &place.text("o")])

@@ -106,7 +106,15 @@ impl<'a> PutBlock<'a> {
         self
     }
 
-    /// When it expires, in seconds since 1970, UTC; 0 never.
+    /// Expires then, unless it says itself when.
+    pub(crate) fn or_expires(mut self, utc_s: u64) -> Self {
+        if self.meta.expiry_utc_s == 0 {
+            self.meta.expiry_utc_s = utc_s;
+        }
+        self
+    }
+
+    /// When it expires, in seconds since 1970, UTC. 0: as the handle or the namespace says.
     #[must_use]
     pub fn expiry_utc_s(mut self, seconds: u64) -> Self {
         self.meta.expiry_utc_s = seconds;

@@ -41,9 +41,9 @@ type Open<'a> = &'a mut dyn FnMut() -> Arc<dyn Coordinator>;
 fn namespaces_come_back(open: Open<'_>) {
     let coord = open();
     let print = fingerprint(&[("model", "llama"), ("dtype", "fp8"), ("hash_seed", "0")]);
-    let made = coord.create(ME, "kv", Class::Durable, Some(1 << 30), &print).unwrap();
+    let made = coord.create(ME, "kv", Class::Durable, Some(1 << 30), None, &print).unwrap();
     assert!(made.id.0 != 0 && made.secret.0 != [0; 32]);
-    let other = coord.create(ME, "a/b:c", Class::Cache, None, &Fingerprint::default()).unwrap();
+    let other = coord.create(ME, "a/b:c", Class::Cache, None, None, &Fingerprint::default()).unwrap();
     assert_ne!(made.secret, other.secret);
     drop(coord);
     let coord = open();
@@ -60,30 +60,40 @@ fn namespaces_come_back(open: Open<'_>) {
 fn a_namespace_is_made_once(open: Open<'_>) {
     let coord = open();
     let print = fingerprint(&[("model", "a"), ("dtype", "fp8")]);
-    let made = coord.create(ME, "kv", Class::Cache, Some(5), &print).unwrap();
-    assert_eq!(coord.create(ME, "kv", Class::Cache, Some(5), &print).unwrap(), made, "the same again is the same");
+    let made = coord.create(ME, "kv", Class::Cache, Some(5), None, &print).unwrap();
+    assert_eq!(
+        coord.create(ME, "kv", Class::Cache, Some(5), None, &print).unwrap(),
+        made,
+        "the same again is the same"
+    );
     let other = fingerprint(&[("model", "b"), ("dtype", "fp16")]);
     for error in [
-        coord.create(ME, "kv", Class::Cache, Some(5), &other).unwrap_err(),
+        coord.create(ME, "kv", Class::Cache, Some(5), None, &other).unwrap_err(),
         coord.expect(ME, "kv", &other).unwrap_err(),
     ] {
         let text = error.to_string();
-        let start = "namespace kv exists with another fingerprint: field model is \"a\", asked for \"b\";";
-        assert!(text.starts_with(start), "{text}");
+        let field = "has another fingerprint: its field model is \"a\", and \"b\" is asked for";
+        assert!(text.contains("\"kv\"") && text.contains(field), "{text}");
     }
-    let text = coord.create(ME, "kv", Class::Durable, Some(5), &print).unwrap_err().to_string();
-    assert!(text.contains("class cache, asked for durable"), "{text}");
-    let text = coord.create(ME, "kv", Class::Cache, None, &print).unwrap_err().to_string();
-    assert!(text.contains("quota of 5 B") && text.contains("asked for no quota"), "{text}");
+    let text = coord.create(ME, "kv", Class::Durable, Some(5), None, &print).unwrap_err().to_string();
+    assert!(text.contains("exists with class cache, and durable is asked for"), "{text}");
+    let text = coord.create(ME, "kv", Class::Cache, Some(5), Some(60), &print).unwrap_err().to_string();
+    assert!(text.contains("no time to live") && text.contains("60 s"), "{text}");
+    let brief = coord.create(ME, "brief", Class::Durable, None, Some(3600), &print).unwrap();
+    assert_eq!(coord.get(ME, "brief").unwrap().map(|ns| ns.ttl_s), Some(Some(3600)));
+    assert_eq!(coord.delete(ME, "brief").unwrap(), brief);
+    assert!(matches!(coord.create(ME, "none", Class::Cache, None, Some(0), &print), Err(CoordError::TtlZero)));
+    let text = coord.create(ME, "kv", Class::Cache, None, None, &print).unwrap_err().to_string();
+    assert!(text.contains("quota of 5 B") && text.contains("no quota is asked for"), "{text}");
     assert_eq!(coord.all().unwrap(), [made]);
 }
 
 fn tenants_do_not_see_each_other(open: Open<'_>) {
     let coord = open();
-    let mine = coord.create(ME, "kv", Class::Cache, None, &Fingerprint::default()).unwrap();
+    let mine = coord.create(ME, "kv", Class::Cache, None, None, &Fingerprint::default()).unwrap();
     assert_eq!(coord.get(YOU, "kv").unwrap(), None);
     assert!(matches!(coord.delete(YOU, "kv"), Err(CoordError::Unknown { .. })));
-    let yours = coord.create(YOU, "kv", Class::Durable, None, &Fingerprint::default()).unwrap();
+    let yours = coord.create(YOU, "kv", Class::Durable, None, None, &Fingerprint::default()).unwrap();
     assert!(mine.id != yours.id && mine.secret != yours.secret);
     assert_eq!(coord.list(YOU).unwrap(), std::slice::from_ref(&yours));
     coord.delete(YOU, "kv").unwrap();
@@ -95,7 +105,7 @@ fn numbers_are_never_given_twice(open: Open<'_>) {
     for _ in 0..3 {
         let coord = open();
         for _ in 0..2 {
-            let made = coord.create(ME, "kv", Class::Cache, None, &Fingerprint::default()).unwrap();
+            let made = coord.create(ME, "kv", Class::Cache, None, None, &Fingerprint::default()).unwrap();
             assert!(!seen.contains(&made.id) && !seen.contains(&NamespaceId(0)), "{} again", made.id.0);
             seen.push(made.id);
             assert_eq!(coord.delete(ME, "kv").unwrap(), made);
@@ -107,10 +117,10 @@ fn numbers_are_never_given_twice(open: Open<'_>) {
     open().reserve_ids(far).unwrap();
     let coord = open();
     coord.reserve_ids(NamespaceId(1)).unwrap();
-    let made = coord.create(ME, "kv", Class::Cache, None, &Fingerprint::default()).unwrap();
+    let made = coord.create(ME, "kv", Class::Cache, None, None, &Fingerprint::default()).unwrap();
     assert!(made.id > far);
     coord.reserve_ids(NamespaceId(u32::MAX)).unwrap();
-    let full = coord.create(ME, "other", Class::Cache, None, &Fingerprint::default());
+    let full = coord.create(ME, "other", Class::Cache, None, None, &Fingerprint::default());
     assert!(matches!(full, Err(CoordError::Full(_))));
 }
 
@@ -118,9 +128,12 @@ fn bad_requests_are_refused(open: Open<'_>) {
     let coord = open();
     let none = Fingerprint::default();
     for name in ["", "a b", "a\n", &"n".repeat(65), "ü"] {
-        assert!(matches!(coord.create(ME, name, Class::Cache, None, &none), Err(CoordError::Invalid(_))), "{name:?}");
+        assert!(
+            matches!(coord.create(ME, name, Class::Cache, None, None, &none), Err(CoordError::Invalid(_))),
+            "{name:?}"
+        );
     }
-    assert!(matches!(coord.create(ME, "kv", Class::Cache, Some(0), &none), Err(CoordError::QuotaZero)));
+    assert!(matches!(coord.create(ME, "kv", Class::Cache, Some(0), None, &none), Err(CoordError::QuotaZero)));
     let text = coord.expect(ME, "kv", &none).unwrap_err().to_string();
     assert!(text.contains("there is no namespace \"kv\"") && text.contains("forebay namespace create"), "{text}");
     assert!(matches!(coord.delete(ME, "kv"), Err(CoordError::Unknown { .. })));
@@ -135,7 +148,7 @@ fn the_default_namespace_is_made_on_demand(open: Open<'_>) {
     assert_eq!(coord.default_namespace(ME).unwrap(), made);
     assert_ne!(coord.default_namespace(YOU).unwrap().id, made.id);
     coord.delete(ME, DEFAULT_NAMESPACE).unwrap();
-    let special = coord.create(ME, DEFAULT_NAMESPACE, Class::Durable, Some(7), &Fingerprint::default()).unwrap();
+    let special = coord.create(ME, DEFAULT_NAMESPACE, Class::Durable, Some(7), None, &Fingerprint::default()).unwrap();
     assert_eq!(coord.default_namespace(ME).unwrap(), special, "whatever the tenant made of it");
 }
 
@@ -169,7 +182,7 @@ fn each_life_has_a_number(open: Open<'_>) {
 fn many_threads_make_one(open: Open<'_>) {
     let coord = open();
     let made: Vec<_> = std::thread::scope(|scope| {
-        let make = || coord.create(ME, "kv", Class::Cache, None, &Fingerprint::default()).unwrap();
+        let make = || coord.create(ME, "kv", Class::Cache, None, None, &Fingerprint::default()).unwrap();
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });

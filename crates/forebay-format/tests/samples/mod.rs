@@ -47,16 +47,26 @@ pub(crate) fn namespaces() -> NamespaceTable {
         tenant: Tenant(1000 + id),
         class,
         quota_bytes,
+        ttl_s: None,
         name: name.into(),
         fingerprint,
     };
     NamespaceTable {
         sequence: 0x6162_6364,
+        clock: ClockMark::default(),
         rows: vec![
             row(7, "default", Class::Cache, None, Fingerprint::default()),
             row(9, "team/kv:v2", Class::Durable, Some(0x7172_7374_7576), fingerprint),
         ],
     }
+}
+
+pub(crate) fn namespaces_that_expire() -> NamespaceTable {
+    let mut table = namespaces();
+    table.clock = ClockMark { utc_s: 1_790_000_003, old_utc_s: 2_147_483_648, old_seq: 0x8182_8384_8586 };
+    table.rows[0].ttl_s = Some(0x0091_9293);
+    table.rows[1].ttl_s = Some(3600);
+    table
 }
 
 pub(crate) fn segment_header() -> SegmentHeader {
@@ -168,6 +178,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("drive_superblock", drive_superblock().encode().to_vec()),
         ("slice_superblock", slice_superblock().encode().to_vec()),
         ("namespaces", namespaces().encode().expect("two rows fit")),
+        ("namespaces_that_expire", namespaces_that_expire().encode().expect("two rows fit")),
         ("segment_header", segment_header().encode().to_vec()),
         ("descriptor", descriptor()),
         ("trailer_of_block", trailer_of_block()),

@@ -57,10 +57,10 @@ impl Control {
                 let attached = self.attach(tenant, &name, &fingerprint);
                 self.namespace_is(id, request, attached);
             }
-            Message::NamespaceCreate { request, name, class, quota_bytes, fingerprint } => {
+            Message::NamespaceCreate { request, name, class, quota_bytes, ttl_s, fingerprint } => {
                 let known = self.coordinator.get(tenant, &name);
                 let created = known.and_then(|known| {
-                    let made = self.coordinator.create(tenant, &name, class, quota_bytes, &fingerprint)?;
+                    let made = self.coordinator.create(tenant, &name, class, quota_bytes, ttl_s, &fingerprint)?;
                     Ok((made, known.is_none()))
                 });
                 self.namespace_is(id, request, created);
@@ -170,12 +170,23 @@ impl Control {
     }
 }
 
+/// An answer as builds read it that know no time to live; `None`: as it is.
+pub(super) fn without_ttl(answer: &Message) -> Option<Message> {
+    let mut plain = answer.clone();
+    match &mut plain {
+        Message::NamespaceIs { namespace, .. } => namespace.ttl_s = None,
+        Message::NamespacesAre { namespaces, .. } => namespaces.iter_mut().for_each(|one| one.ttl_s = None),
+        _ => return None,
+    }
+    Some(plain)
+}
+
 fn failed(request: u32, error: &CoordError) -> Message {
     let code = match error {
         CoordError::Fingerprint { .. } => ErrorCode::NamespaceDiffers,
-        CoordError::Class { .. } | CoordError::Quota { .. } => ErrorCode::NamespaceExists,
+        CoordError::Class { .. } | CoordError::Quota { .. } | CoordError::Ttl { .. } => ErrorCode::NamespaceExists,
         CoordError::Unknown { .. } => ErrorCode::NamespaceUnknown,
-        CoordError::QuotaZero | CoordError::Invalid(_) => ErrorCode::NamespaceInvalid,
+        CoordError::QuotaZero | CoordError::TtlZero | CoordError::Invalid(_) => ErrorCode::NamespaceInvalid,
         CoordError::Full(_) | CoordError::Members(_) | CoordError::Storage { .. } => ErrorCode::Unavailable,
     };
     Message::Error { request, code, text: error.to_string() }

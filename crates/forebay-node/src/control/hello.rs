@@ -39,10 +39,15 @@ impl Control {
             let uid = self.peers.get(id).and_then(|peer| peer.socket.peer_uid());
             let uid =
                 uid.ok_or((ErrorCode::Credential, "the kernel does not say who is at the other end".to_owned()))?;
-            return Ok((Tenant(uid), hello.features & (features::REGIONS | features::DIRECT | features::HINTS)));
+            return Ok((
+                Tenant(uid),
+                hello.features & (features::REGIONS | features::DIRECT | features::HINTS | features::TTL),
+            ));
         }
         match &self.token {
-            Some(token) if same(token, &hello.credential) => Ok((self.own, hello.features & features::HINTS)),
+            Some(token) if same(token, &hello.credential) => {
+                Ok((self.own, hello.features & (features::HINTS | features::TTL)))
+            }
             _ => {
                 let text = if hello.credential.is_empty() {
                     "this node asks for a token on TCP; give --token-file FILE with the token it was started with"
@@ -66,6 +71,7 @@ impl Control {
         });
         if let Some(peer) = self.peers.get_mut(id) {
             peer.role = Role::Client { tenant };
+            peer.features = features;
             peer.fds.clear();
             peer.say(&welcome);
         }

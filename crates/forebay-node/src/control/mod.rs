@@ -277,7 +277,9 @@ impl Control {
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = false;
-        if !peer.say(message) {
+        let plain =
+            (peer.features & forebay_wire::features::TTL == 0).then(|| catalogue::without_ttl(message)).flatten();
+        if !peer.say(plain.as_ref().unwrap_or(message)) {
             let text = "the answer is larger than a message may be".to_owned();
             peer.say(&Message::Error { request, code: ErrorCode::Unavailable, text });
         }

@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     pub(super) sent: usize,
     /// An answer is on its way; the next request waits.
     pub(super) waiting: bool,
+    /// Feature bits in force.
+    pub(super) features: u64,
     pub(super) progress_us: u64,
     /// Closed when the output is sent.
     pub(super) closing: bool,
@@ -58,6 +60,7 @@ impl Peer {
             output: Vec::new(),
             sent: 0,
             waiting: false,
+            features: 0,
             progress_us: now_us,
             closing: false,
         }

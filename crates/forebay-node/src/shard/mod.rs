@@ -58,6 +58,9 @@ const IDLE_TURN_MS: u64 = 50;
 /// How soon work that found a queue full or no memory is tried again, in microseconds.
 const RETRY_US: u64 = 500;
 
+/// How often the wall clock is asked: expiry is in whole seconds.
+const UTC_US: u64 = 100_000;
+
 /// How old the published statistics may be.
 const PUBLISH_US: u64 = 200_000;
 
@@ -118,6 +121,7 @@ pub(crate) struct Shard {
     deadline_us: u64,
     conn_clocks_us: u64,
     publish_us: u64,
+    utc_at_us: u64,
     incarnation: u64,
     epoch: Arc<AtomicU64>,
     spin_score: u32,
@@ -200,6 +204,10 @@ impl Shard {
     fn set_now(&mut self, now_us: u64) {
         self.core.now_us = now_us;
         self.core.now_ms = now_us / 1000;
+        if now_us >= self.utc_at_us {
+            self.utc_at_us = now_us + UTC_US;
+            self.core.store.set_utc(self.core.now_ms, self.clock.utc_s());
+        }
     }
 
     /// Does what can be done now, within its bounds. True: there is more.

@@ -201,6 +201,7 @@ impl Shard {
             deadline_us: u64::MAX,
             conn_clocks_us: 0,
             publish_us: 0,
+            utc_at_us: 0,
             incarnation,
             epoch,
             spin_score: 0,

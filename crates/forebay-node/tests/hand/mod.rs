@@ -226,6 +226,7 @@ impl Hand {
             name: name.into(),
             class,
             quota_bytes: None,
+            ttl_s: None,
             fingerprint: Fingerprint::default(),
         };
         match self.ask(&create) {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which clippy does not know as such")]
 
 mod crash;
+mod expiry;
 mod faults;
 mod flips;
 mod hints;

@@ -19,7 +19,8 @@ use forebay_types::{
 pub(crate) const CACHE: NamespaceId = NamespaceId(1);
 pub(crate) const DURABLE: NamespaceId = NamespaceId(2);
 pub(crate) const MIB: u64 = 1 << 20;
-const UTC_S: u64 = 1_700_000_000;
+/// What the wall clock says at the start.
+pub(crate) const UTC: u64 = 1_700_000_000;
 
 pub(crate) fn namespace(id: NamespaceId, class: Class, quota_bytes: Option<u64>) -> Namespace {
     Namespace {
@@ -28,6 +29,7 @@ pub(crate) fn namespace(id: NamespaceId, class: Class, quota_bytes: Option<u64>)
         tenant: Tenant(1000),
         class,
         quota_bytes,
+        ttl_s: None,
         fingerprint: Fingerprint::default(),
         secret: Secret([7; 32]),
     }
@@ -61,7 +63,11 @@ pub(crate) fn content(version: u64, length: usize) -> Vec<u8> {
 }
 
 pub(crate) fn describe(ns: NamespaceId, key: Key, version: u64, bytes: &[u8]) -> Vec<u8> {
-    let meta = BlockMeta::plain(ns, key, Version(version), bytes.len() as u64);
+    describe_until(ns, key, version, bytes, 0)
+}
+
+pub(crate) fn describe_until(ns: NamespaceId, key: Key, version: u64, bytes: &[u8], expiry_utc_s: u64) -> Vec<u8> {
+    let meta = BlockMeta { expiry_utc_s, ..BlockMeta::plain(ns, key, Version(version), bytes.len() as u64) };
     let mut encoded = Vec::new();
     Descriptor::of(meta, bytes).encode(&mut encoded);
     encoded
@@ -151,6 +157,10 @@ pub(crate) struct Rig {
     next_token: u64,
     /// The client checks what it gets; off only to show that checking matters.
     pub(crate) check: bool,
+    /// What the wall clock says.
+    pub(crate) utc: u64,
+    /// When what is put expires.
+    pub(crate) expiry: u64,
 }
 
 impl Rig {
@@ -164,7 +174,7 @@ impl Rig {
         });
         let arena = Arena::new(options.arena).unwrap();
         let (shard, segment_bytes) = (ShardId([9; 16]), Some(4 * MIB));
-        let params = FormatParams { shard, slice_index: 0, segment_bytes, utc_s: UTC_S };
+        let params = FormatParams { shard, slice_index: 0, segment_bytes, utc_s: UTC };
         format_slice(&mut medium.open(), &arena, &params).unwrap();
         let mut rig =
             Rig::on(medium, options.arena, options.index_bytes_max, options.mutant, options.seed, Rc::default());
@@ -184,7 +194,19 @@ impl Rig {
         seed: u64,
         oracle: Rc<RefCell<Oracle>>,
     ) -> Rig {
-        Rig::try_on(medium, arena_bytes, index_bytes_max, mutant, seed, oracle).unwrap()
+        Rig::on_at(medium, arena_bytes, index_bytes_max, mutant, seed, oracle, UTC)
+    }
+
+    pub(crate) fn on_at(
+        medium: Medium,
+        arena_bytes: usize,
+        index_bytes_max: usize,
+        mutant: Option<Mutant>,
+        seed: u64,
+        oracle: Rc<RefCell<Oracle>>,
+        utc: u64,
+    ) -> Rig {
+        Rig::try_on_at(medium, arena_bytes, index_bytes_max, mutant, seed, oracle, utc).unwrap()
     }
 
     /// Opens the store on a medium that may be damaged.
@@ -196,10 +218,22 @@ impl Rig {
         seed: u64,
         oracle: Rc<RefCell<Oracle>>,
     ) -> Result<Rig, StoreError> {
+        Rig::try_on_at(medium, arena_bytes, index_bytes_max, mutant, seed, oracle, UTC)
+    }
+
+    fn try_on_at(
+        medium: Medium,
+        arena_bytes: usize,
+        index_bytes_max: usize,
+        mutant: Option<Mutant>,
+        seed: u64,
+        oracle: Rc<RefCell<Oracle>>,
+        utc: u64,
+    ) -> Result<Rig, StoreError> {
         let arena = Arena::new(arena_bytes).unwrap();
         let config = StoreConfig { index_bytes_max, mutant, ..StoreConfig::default() };
         let chance = Arc::new(SeededEntropy::new(seed));
-        let (store, report) = Store::open(medium.open(), arena, config, chance, 0, UTC_S)?;
+        let (store, report) = Store::open(medium.open(), arena, config, chance, 0, utc)?;
         Ok(Rig {
             medium,
             store,
@@ -213,20 +247,38 @@ impl Rig {
             seed,
             next_token: 1,
             check: true,
+            utc,
+            expiry: 0,
         })
     }
 
     /// The process dies or the power goes, and the store is opened again.
     pub(crate) fn reopen(self, power_cut: bool) -> Rig {
-        let Rig { medium, store, oracle, arena_bytes, index_bytes_max, mutant, seed, now, check, .. } = self;
+        let Rig { medium, store, oracle, arena_bytes, index_bytes_max, mutant, seed, now, check, utc, .. } = self;
         if power_cut {
             medium.crash(seed.wrapping_add(now));
         }
         drop(store);
-        let mut rig = Rig::on(medium, arena_bytes, index_bytes_max, mutant, seed + 1, oracle);
+        let mut rig = Rig::on_at(medium, arena_bytes, index_bytes_max, mutant, seed + 1, oracle, utc);
         rig.now = now;
         rig.check = check;
         rig
+    }
+
+    /// So many seconds pass, and the wall clock says this.
+    pub(crate) fn clock(&mut self, seconds: u64, utc: u64) {
+        self.now += seconds * 1000;
+        self.utc = utc;
+        self.store.set_utc(self.now, utc);
+        self.turns(4);
+    }
+
+    /// A put that expires then.
+    pub(crate) fn put_until(&mut self, ns: NamespaceId, key: Key, length: usize, expiry: u64) -> PutOutcome {
+        self.expiry = expiry;
+        let outcome = self.put(ns, key, length);
+        self.expiry = 0;
+        outcome
     }
 
     fn token(&mut self) -> u64 {
@@ -307,7 +359,7 @@ impl Rig {
             oracle.next_version
         };
         let bytes = content(version, length);
-        let encoded = describe(ns, key, version, &bytes);
+        let encoded = describe_until(ns, key, version, &bytes, self.expiry);
         let mut slot = match self.store.reserve(self.now, &encoded, batch, 0) {
             Reserve::Slot(slot) => slot,
             Reserve::Exists => return (token, Err(PutOutcome::Exists)),

@@ -38,14 +38,19 @@ fn fingerprint() -> impl Strategy<Value = Fingerprint> {
     })
 }
 
+fn bounds() -> impl Strategy<Value = (Option<u64>, Option<u32>)> {
+    (option::of(any::<u64>()), option::of(1..u32::MAX))
+}
+
 fn namespace() -> impl Strategy<Value = Namespace> {
-    (any::<(u32, u32, [u8; 32])>(), "\\PC{0,20}", class(), option::of(any::<u64>()), fingerprint()).prop_map(
-        |((id, tenant, secret), name, class, quota_bytes, fingerprint)| Namespace {
+    (any::<(u32, u32, [u8; 32])>(), "\\PC{0,20}", class(), bounds(), fingerprint()).prop_map(
+        |((id, tenant, secret), name, class, (quota_bytes, ttl_s), fingerprint)| Namespace {
             id: NamespaceId(id),
             name,
             tenant: Tenant(tenant),
             class,
             quota_bytes,
+            ttl_s,
             fingerprint,
             secret: Secret(secret),
         },
@@ -130,12 +135,13 @@ fn control() -> impl Strategy<Value = Message> {
         name,
         fingerprint,
     });
-    let create = (any::<u32>(), "\\PC{0,60}", class(), option::of(any::<u64>()), fingerprint()).prop_map(
-        |(request, name, class, quota_bytes, fingerprint)| Message::NamespaceCreate {
+    let create = (any::<u32>(), "\\PC{0,60}", class(), bounds(), fingerprint()).prop_map(
+        |(request, name, class, (quota_bytes, ttl_s), fingerprint)| Message::NamespaceCreate {
             request,
             name,
             class,
             quota_bytes,
+            ttl_s,
             fingerprint,
         },
     );

@@ -106,6 +106,7 @@ pub(crate) fn namespace() -> Namespace {
         tenant: Tenant(0),
         class: Class::Cache,
         quota_bytes: None,
+        ttl_s: None,
         fingerprint,
         secret: Secret([9; 32]),
     }
