@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::{Arena, Disk, DiskDone, DiskError, DiskInfo, DiskOp, DriveFile, PeerRegion, ReadInto, Shared};
 
 mod features;
+mod pending;
 mod table;
 mod threads;
 mod uring;

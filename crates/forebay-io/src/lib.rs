@@ -12,10 +12,17 @@ mod disk;
 mod drive;
 mod engine;
 mod extents;
+mod ledger;
 mod region;
 mod signals;
 pub mod sim;
 mod slice;
+
+/// What files share with `tests/model.rs`, which has them compiled with loom's in place of these.
+mod sync {
+    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use std::sync::{Arc, Mutex, MutexGuard};
+}
 
 pub use arena::{Arena, ArenaError, Buf, Shared};
 pub use disk::{Disk, DiskDone, DiskError, DiskInfo, DiskOp, ReadInto};

@@ -7,13 +7,14 @@
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::Advice;
 
+use crate::RegionError;
+use crate::ledger::{Claim, Ledger, Lent};
 use crate::region::map_shared;
-use crate::{Extents, RegionError};
 
 /// Slices start at multiples of this, in bytes: what any drive asks of direct I/O.
 const SLICE_ALIGN: usize = 4096;
@@ -31,17 +32,11 @@ struct Inner {
     len: usize,
     /// Absent for borrowed memory.
     base: Option<NonNull<u8>>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    extents: Extents,
-    retired_bytes: usize,
+    ledger: Ledger,
 }
 
 // SAFETY: `base` points to a mapping that lives as long as `Inner` and is only reached through slices, whose extents never overlap; the
-// allocator is behind a lock.
+// ledger is behind a lock.
 #[expect(unsafe_code, reason = "a mapping is not bound to a thread")]
 unsafe impl Send for Inner {}
 // SAFETY: as above.
@@ -56,8 +51,7 @@ impl Region {
         rustix::fs::ftruncate(&fd, len as u64)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let base = map_shared(&fd, len)?;
-        let state = Mutex::new(State { extents: Extents::new(len, SLICE_ALIGN), retired_bytes: 0 });
-        let inner = Inner { fd, len, base: Some(base), state };
+        let inner = Inner { fd, len, base: Some(base), ledger: Ledger::new(len, SLICE_ALIGN) };
         populate(base, len)?;
         Ok(Region(Arc::new(inner)))
     }
@@ -65,8 +59,7 @@ impl Region {
     /// Memory of the engine's own: the first `bytes` of its file. It is not mapped here, nothing can be cut from it and nothing lands in it
     /// directly; a node copies into it through the descriptor.
     pub fn borrowed(fd: OwnedFd, bytes: usize) -> Self {
-        let state = Mutex::new(State { extents: Extents::new(0, SLICE_ALIGN), retired_bytes: 0 });
-        Region(Arc::new(Inner { fd, len: bytes, base: None, state }))
+        Region(Arc::new(Inner { fd, len: bytes, base: None, ledger: Ledger::new(0, SLICE_ALIGN) }))
     }
 
     /// What a node needs to import it.
@@ -93,35 +86,23 @@ impl Region {
     /// enough. Its bytes are whatever was there.
     pub fn alloc(&self, len: usize) -> Option<Slice> {
         self.0.base?;
-        let start = self.0.lock().extents.alloc(len)?;
-        Some(Slice {
-            region: self.clone(),
-            start,
-            len,
-            capacity: len.max(1).next_multiple_of(SLICE_ALIGN),
-            retired: false,
-        })
+        let claim = self.0.ledger.claim(len)?;
+        Some(Slice { region: self.clone(), claim, len })
     }
 
     /// Free bytes, in however many holes.
     pub fn free_bytes(&self) -> usize {
-        self.0.lock().extents.free_bytes()
+        self.0.ledger.free_bytes()
     }
 
     /// Bytes that are lost to the region for its life, because a landing into them was never seen to end.
     pub fn retired_bytes(&self) -> usize {
-        self.0.lock().retired_bytes
+        self.0.ledger.retired_bytes()
     }
 
     /// Whether `other` is the same region.
     pub fn same(&self, other: &Region) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -164,26 +145,24 @@ fn populate(base: NonNull<u8>, len: usize) -> Result<(), rustix::io::Errno> {
 #[derive(Debug)]
 pub struct Slice {
     region: Region,
-    start: usize,
+    claim: Claim,
     len: usize,
-    capacity: usize,
-    retired: bool,
 }
 
 impl Slice {
     /// Bytes from the region's start.
     pub fn offset(&self) -> usize {
-        self.start
+        self.claim.start()
     }
 
     /// Bytes it could hold: its length rounded up to 4 KiB when it was cut.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.claim.capacity()
     }
 
     /// Changes its length inside its capacity.
     pub fn set_len(&mut self, len: usize) {
-        assert!(len <= self.capacity, "a slice of {} bytes cannot hold {len}", self.capacity);
+        assert!(len <= self.capacity(), "a slice of {} bytes cannot hold {len}", self.capacity());
         self.len = len;
     }
 
@@ -194,17 +173,17 @@ impl Slice {
 
     /// Gives it to a landing: nobody can look at it until [`Loan::returned`].
     pub fn lend(self) -> Loan {
-        Loan(Some(self))
+        Loan { region: self.region, lent: self.claim.lend(), len: self.len }
     }
 
     /// Never gives the memory back: something may still write it.
-    pub fn retire(mut self) {
-        self.retired = true;
+    pub fn retire(self) {
+        self.claim.retire();
     }
 
     fn as_ptr(&self) -> *mut u8 {
         // `alloc` cuts slices only from mapped regions, inside their bounds.
-        self.region.0.base.map_or(std::ptr::null_mut(), |base| base.as_ptr().wrapping_add(self.start))
+        self.region.0.base.map_or(std::ptr::null_mut(), |base| base.as_ptr().wrapping_add(self.claim.start()))
     }
 }
 
@@ -226,48 +205,33 @@ impl DerefMut for Slice {
     }
 }
 
-impl Drop for Slice {
-    fn drop(&mut self) {
-        let mut state = self.region.0.lock();
-        if self.retired {
-            state.retired_bytes += self.capacity;
-        } else {
-            state.extents.release(self.start, self.capacity);
-        }
-    }
-}
-
 /// A slice that something else may be writing. Dropping it retires the slice; only [`Self::returned`] gives it back.
 #[derive(Debug)]
-pub struct Loan(Option<Slice>);
+pub struct Loan {
+    region: Region,
+    lent: Lent,
+    len: usize,
+}
 
 impl Loan {
     /// The slice again: the landing is known to have ended, or known never to have begun.
-    pub fn returned(mut self) -> Slice {
-        self.0.take().expect("a loan holds its slice until it is consumed")
+    pub fn returned(self) -> Slice {
+        Slice { region: self.region, claim: self.lent.returned(), len: self.len }
     }
 
     /// Bytes from the region's start.
     pub fn offset(&self) -> usize {
-        self.0.as_ref().map_or(0, Slice::offset)
+        self.lent.start()
     }
 
     /// Bytes lent: the slice's capacity.
     pub fn capacity(&self) -> usize {
-        self.0.as_ref().map_or(0, Slice::capacity)
+        self.lent.capacity()
     }
 
     /// The region it lies in.
     pub fn region(&self) -> &Region {
-        self.0.as_ref().expect("a loan holds its slice until it is consumed").region()
-    }
-}
-
-impl Drop for Loan {
-    fn drop(&mut self) {
-        if let Some(slice) = self.0.take() {
-            slice.retire();
-        }
+        &self.region
     }
 }
 
