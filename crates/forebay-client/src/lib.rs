@@ -52,5 +52,7 @@ pub use forebay_types::Reuse;
 pub use handle::NamespaceHandle;
 pub use keys::{content_key, derive_key};
 pub use matching::Matched;
+#[cfg(feature = "mutants")]
+pub use options::Mutant;
 pub use options::Options;
 pub use put::{PutBlock, PutBytes};

@@ -26,6 +26,19 @@ pub struct Options {
     pub block_bytes_hint: usize,
     /// How long a call goes on trying to reach a node that is down before it answers `unavailable`. It tries once at least.
     pub patience: Duration,
+    /// The guard that is left out.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<Mutant>,
+}
+
+/// A guard that tests leave out, to show that it matters. Never in a build that applications link.
+#[cfg_attr(not(feature = "mutants"), expect(unreachable_pub, reason = "built for tests only"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// A slice whose landing broke off is used again at once.
+    ReuseBroken,
+    /// A slice whose landing is overdue is used again at once, without the node's word.
+    ReuseOverdue,
 }
 
 impl Default for Options {
@@ -40,6 +53,8 @@ impl Default for Options {
             spin_us: 40,
             block_bytes_hint: 64 << 10,
             patience: Duration::from_millis(250),
+            #[cfg(feature = "mutants")]
+            mutant: None,
         }
     }
 }
@@ -56,6 +71,20 @@ impl Options {
         // Spinning on the only core keeps the node from answering.
         self.spin_us = if alone { 0 } else { self.spin_us.min(1000) };
         self
+    }
+}
+
+impl Options {
+    /// Whether this guard is left out.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn mutant(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// Whether this guard is left out: never.
+    #[cfg(not(feature = "mutants"))]
+    pub(crate) fn mutant(&self, _mutant: Mutant) -> bool {
+        false
     }
 }
 

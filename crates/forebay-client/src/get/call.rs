@@ -136,7 +136,9 @@ fn round(call: &mut GetCall<'_>, indices: impl Iterator<Item = u32>, deadline_us
     for index in orphans {
         call.miss(index, MissReason::Unavailable);
     }
-    let mut lanes: Vec<_> =
-        owned.into_iter().map(|(shard, indices)| Lane::new(shard, GetPart::new(indices.into_iter()))).collect();
+    let mut lanes: Vec<_> = owned
+        .into_iter()
+        .map(|(shard, indices)| Lane::new(shard, GetPart::new(indices.into_iter(), call.core)))
+        .collect();
     drive(call.core, table.epoch, &mut lanes, call, deadline_us);
 }

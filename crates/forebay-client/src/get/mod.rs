@@ -20,6 +20,8 @@ use crate::drive::{Moment, Part, Why};
 use crate::handle::EXPECTED_BYTES_MAX;
 use crate::link::{Link, LinkError, Nothing, Owed};
 use crate::memory::Memory;
+use crate::mesh::Core;
+use crate::options::Mutant;
 use arrivals::Arrivals;
 use call::GetCall;
 pub(crate) use call::{Ask, Taker, run};
@@ -83,10 +85,12 @@ pub(crate) struct GetPart {
     pub(crate) done: usize,
     pub(crate) spare: Vec<(RegionId, Slice)>,
     pub(crate) corrupt: Vec<(Key, Version)>,
+    /// See [`Mutant::ReuseOverdue`].
+    reuse_overdue: bool,
 }
 
 impl GetPart {
-    pub(crate) fn new(indices: impl Iterator<Item = u32>) -> Self {
+    pub(crate) fn new(indices: impl Iterator<Item = u32>, core: &Core) -> Self {
         let items = indices.map(|index| Item { index, request: 0, room: 0, grown: 0, state: State::Waiting }).collect();
         GetPart {
             items,
@@ -98,6 +102,7 @@ impl GetPart {
             done: 0,
             spare: Vec::new(),
             corrupt: Vec::new(),
+            reuse_overdue: core.options.mutant(Mutant::ReuseOverdue),
         }
     }
 
@@ -288,11 +293,13 @@ impl Part<GetCall<'_>> for GetPart {
                 continue;
             }
             item.request = 0;
-            if let State::Landing(..) = item.state {
+            if let State::Landing(_, loan) = std::mem::replace(&mut item.state, State::Waiting) {
                 call.core.cells.lost_landings.fetch_add(1, Ordering::Relaxed);
+                if call.core.options.mutant(Mutant::ReuseBroken) {
+                    drop(loan.returned());
+                }
+                // Dropping the loan retires its slice: the node's last read may still land there.
             }
-            // Dropping the loan retires its slice: the node's last read may still land there.
-            item.state = State::Waiting;
             self.again.push_back(at);
         }
         (self.in_flight, self.in_flight_bytes) = (0, 0);
@@ -305,8 +312,10 @@ impl Part<GetCall<'_>> for GetPart {
                 let item = &mut self.items[*at as usize];
                 if item.request == request.number {
                     item.request = 0;
-                    if let State::Landing(_, loan) = std::mem::replace(&mut item.state, State::Waiting) {
-                        owed.push((slot as u32, Owed::Landing(loan)));
+                    match std::mem::replace(&mut item.state, State::Waiting) {
+                        State::Landing(_, loan) if self.reuse_overdue => drop(loan.returned()),
+                        State::Landing(_, loan) => owed.push((slot as u32, Owed::Landing(loan))),
+                        _ => {}
                     }
                 }
             }

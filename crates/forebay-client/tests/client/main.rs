@@ -5,6 +5,7 @@
 mod fake;
 mod hostile;
 mod lasting;
+mod late;
 mod verbs;
 
 use forebay_client::{Client, GetResult, NamespaceHandle, Options};

@@ -1,6 +1,6 @@
 //! One connection of the fake node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,11 @@ pub(super) struct Conn<'s> {
     pub(super) inbox: Vec<u8>,
     pub(super) fds: Vec<OwnedFd>,
     pub(super) regions: BTreeMap<RegionId, PeerRegion>,
+    /// The same, as the kernel holds them for I/O under way.
+    pub(super) memory: BTreeMap<RegionId, OwnedFd>,
     pub(super) puts: BTreeMap<(u32, u32), Coming>,
+    /// Requests whose landings come late: it would be a lie to say that they have ended.
+    pub(super) late: BTreeSet<u32>,
     /// The shard that was asked for; nil before that, and for control.
     shard: ShardId,
 }
@@ -37,7 +41,8 @@ pub(super) struct Conn<'s> {
 impl<'s> Conn<'s> {
     pub(super) fn new(socket: Socket, state: &'s State) -> Self {
         let (inbox, fds, shard) = (Vec::new(), Vec::new(), ShardId::default());
-        Conn { socket, state, inbox, fds, regions: BTreeMap::new(), puts: BTreeMap::new(), shard }
+        let (regions, memory, late) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Conn { socket, state, inbox, fds, regions, memory, puts: BTreeMap::new(), late, shard }
     }
 
     /// Stopped, as a process can be; the shard of a connection that has not said hello is in its inbox.
@@ -140,6 +145,7 @@ impl<'s> Conn<'s> {
                     let text = "no regions today".into();
                     return self.send(&Message::Error { request, code: ErrorCode::Region, text });
                 }
+                self.memory.insert(region, fd.try_clone().unwrap());
                 self.regions.insert(region, PeerRegion::import(fd, length).unwrap());
                 self.send(&Message::Done { request })
             }
@@ -166,7 +172,11 @@ impl<'s> Conn<'s> {
             }
             Message::Cancel { request } => {
                 self.state.cancels.fetch_add(1, Ordering::Relaxed);
-                if *lock(&self.state.trick) == Trick::Dead { Ok(()) } else { self.send(&Message::Done { request }) }
+                if *lock(&self.state.trick) == Trick::Dead || self.late.contains(&request) {
+                    Ok(())
+                } else {
+                    self.send(&Message::Done { request })
+                }
             }
             Message::Credit { .. } => Ok(()),
             other => panic!("the client sent {other:?}"),

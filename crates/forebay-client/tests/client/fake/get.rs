@@ -7,7 +7,7 @@ use forebay_types::{LandingKind, MissReason, NamespaceId, Tier};
 use forebay_wire::{DataHeader, GetItem, GetOutcome, HEADER_BYTES, Message, encode_data_header};
 
 use super::conn::{Conn, Gone, Served};
-use super::{Trick, lock};
+use super::{Ghost, Trick, lock};
 
 impl Conn<'_> {
     pub(super) fn get(&mut self, request: u32, namespace: NamespaceId, items: &[GetItem]) -> Served {
@@ -31,6 +31,16 @@ impl Conn<'_> {
                 return self.send_bytes(&[0x55; 4096]);
             }
             Trick::Silent | Trick::Dead => return Ok(()),
+            Trick::Late(and_gone) => {
+                self.late.insert(request);
+                let mut late = lock(&self.state.late);
+                for item in items {
+                    let Some(memory) = self.memory.get(&item.to.region) else { continue };
+                    let (offset, bytes) = (item.to.offset, item.to.room as usize);
+                    late.push(Ghost { memory: memory.try_clone().unwrap(), offset, bytes });
+                }
+                return if and_gone { Err(Gone) } else { Ok(()) };
+            }
             _ => {}
         }
         drop(trick);

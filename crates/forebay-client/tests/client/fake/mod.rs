@@ -5,6 +5,7 @@ mod get;
 mod put;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -45,6 +46,9 @@ pub(crate) enum Trick {
     Dead,
     /// As if stopped: it reads nothing and says nothing on any connection, until the trick is over.
     Frozen,
+    /// Takes every place it is told to land in, says nothing, and lands there later: whenever [`Ghost::write`] is called. True: it goes away
+    /// first, as a node does that is killed while its last reads are on their way.
+    Late(bool),
     /// Says of every block that it is too long.
     NeverRoom,
     /// Two outcomes for the first item.
@@ -78,6 +82,8 @@ pub(crate) struct State {
     pub(crate) connections: AtomicU32,
     pub(crate) payload_received: AtomicU64,
     pub(crate) gets: AtomicU32,
+    /// Where something will land late.
+    pub(crate) late: Mutex<Vec<Ghost>>,
     incarnation: AtomicU64,
     shards: Vec<ShardId>,
     token: Option<Vec<u8>>,
@@ -86,6 +92,20 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn set(&self, trick: Trick) {
         *lock(&self.trick) = trick;
+    }
+}
+
+/// A write that is still on its way to a client's memory. What a drive was told to read into memory it reads, whoever has died since.
+pub(crate) struct Ghost {
+    pub(crate) memory: OwnedFd,
+    pub(crate) offset: u64,
+    pub(crate) bytes: usize,
+}
+
+impl Ghost {
+    pub(crate) fn write(&self, byte: u8) {
+        let written = rustix::io::pwrite(&self.memory, &vec![byte; self.bytes], self.offset).unwrap();
+        assert_eq!(written, self.bytes);
     }
 }
 
@@ -144,6 +164,7 @@ impl Fake {
             connections: AtomicU32::new(0),
             payload_received: AtomicU64::new(0),
             gets: AtomicU32::new(0),
+            late: Mutex::default(),
             incarnation: AtomicU64::new(1),
             shards: (1..=shards).map(shard_id).collect(),
             token,

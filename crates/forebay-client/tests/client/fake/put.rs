@@ -17,7 +17,7 @@ impl Conn<'_> {
                 return Err(Gone);
             }
             Trick::Refuse(code) => return self.send(&Message::Error { request, code, text: String::new() }),
-            Trick::Silent | Trick::Dead => return Ok(()),
+            Trick::Silent | Trick::Dead | Trick::Late(_) => return Ok(()),
             _ => {}
         }
         for (slot, (bytes, from)) in items.into_iter().enumerate() {
