@@ -7,7 +7,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::{Arena, Disk, DiskDone, DiskError, DiskInfo, DiskOp, DriveFile, PeerRegion, ReadInto, Shared};
+use crate::{Arena, Disk, DiskDone, DiskError, DiskInfo, DiskOp, DriveFile, ReadInto, Shared};
 
 mod features;
 mod pending;
@@ -223,13 +223,6 @@ impl Engine {
     pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
-
-    /// The place to register a region's memory. Nothing is done today, and nothing was measured to be lost: with huge pages an unregistered landing is
-    /// as fast as a registered one, and without them the scattered pages cost far more than the pinning.
-    pub fn add_region(&mut self, _region: &PeerRegion) {}
-
-    /// Undoes [`Self::add_region`].
-    pub fn drop_region(&mut self, _region: &PeerRegion) {}
 
     fn turn(&mut self, mut patience: Option<Duration>) {
         // Taken before looking: whoever wakes after this writes the eventfd, and so ends the wait below.

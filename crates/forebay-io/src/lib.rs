@@ -32,6 +32,6 @@ pub use engine::{
     Ready, Waker, probe,
 };
 pub use extents::Extents;
-pub use region::{Landing, PeerRegion, RegionError};
+pub use region::{Landing, PeerRegion, RegionError, huge_pages_off};
 pub use signals::EndSignals;
 pub use slice::{Loan, Region, Slice};

@@ -152,6 +152,7 @@ fn start_one(
         index_bytes,
         policy: policy(&config.policy)?,
         engine: config.io,
+        landings: config.landings,
         shares: parts.shares,
         incarnation: parts.incarnation,
         epoch: parts.epoch.clone(),

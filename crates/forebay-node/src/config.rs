@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use forebay_coord::{CoordError, OpenError};
 use forebay_format::{FormatError, LayoutError};
-use forebay_io::{DriveError, EngineError, EngineKind};
+use forebay_io::{DriveError, EngineError, EngineKind, PeerRegion};
 use forebay_net::ListenError;
 use forebay_store::StoreError;
 use forebay_types::format_size;
@@ -40,6 +40,29 @@ pub enum Progress {
     },
 }
 
+/// Whether blocks from the drive are read straight into clients' memory. Decided for each region when it is lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Landings {
+    /// Where the machine gives the region huge pages; else through the arena, which is faster than scattered pages: see decision 0009.
+    #[default]
+    Auto,
+    /// Wherever the region can be mapped.
+    Direct,
+    /// Nowhere: into the arena and copied.
+    Bounce,
+}
+
+impl Landings {
+    /// Whether reads may land in `region`.
+    pub(crate) fn allow(self, region: &PeerRegion) -> bool {
+        match self {
+            Landings::Auto => region.has_huge_pages(),
+            Landings::Direct => region.is_mapped(),
+            Landings::Bounce => false,
+        }
+    }
+}
+
 /// Hears of [`Progress`].
 pub type ProgressFn = Box<dyn FnMut(Progress) + Send>;
 
@@ -57,6 +80,8 @@ pub struct NodeConfig {
     pub prewrite: bool,
     /// Which engine.
     pub io: EngineKind,
+    /// Whether reads land in clients' memory.
+    pub landings: Landings,
     /// Where to listen.
     pub socket: PathBuf,
     /// Where to listen on TCP too, `HOST:PORT`. Needs a token.
@@ -83,6 +108,7 @@ impl NodeConfig {
             segment_bytes: None,
             prewrite: false,
             io: EngineKind::Auto,
+            landings: Landings::Auto,
             socket: socket.into(),
             listen: None,
             insecure_network: false,

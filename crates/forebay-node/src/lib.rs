@@ -27,5 +27,5 @@ mod wake;
 // For the binary, which knows the node and nothing below it.
 pub use forebay_io::{EndSignals, EngineKind};
 
-pub use config::{DataConfig, NodeConfig, NodeError, Progress, ProgressFn};
+pub use config::{DataConfig, Landings, NodeConfig, NodeError, Progress, ProgressFn};
 pub use node::{Node, NodeHandle, ShardReport};

@@ -74,6 +74,9 @@ pub(crate) struct ServeArgs {
     /// How drives are read and written: auto, uring or threads [default: auto].
     #[arg(long, value_name = "ENGINE")]
     io: Option<String>,
+    /// Whether drives write into clients' memory or through the arena: auto, direct or bounce [default: auto, by huge pages].
+    #[arg(long, value_name = "HOW")]
+    landing: Option<String>,
     /// Unix socket to serve on [default: in the user's runtime directory].
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
@@ -104,6 +107,7 @@ impl ServeArgs {
             ("shards", &self.shards),
             ("segment", &self.segment),
             ("io", &self.io),
+            ("landing", &self.landing),
             ("socket", &self.socket),
             ("listen", &self.listen),
             ("token_file", &self.token_file),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use forebay_node::{DataConfig, EndSignals, EngineKind, Node, NodeConfig, NodeHandle, Progress as Step};
+use forebay_node::{DataConfig, EndSignals, EngineKind, Landings, Node, NodeConfig, NodeHandle, Progress as Step};
 use forebay_types::{Address, format_size};
 
 use crate::progress::Progress;
@@ -99,6 +99,7 @@ fn config(settings: &Settings) -> Result<NodeConfig, String> {
     config.segment_bytes = settings.size("segment")?;
     config.prewrite = settings.flag("prewrite")?;
     config.io = engine(settings)?;
+    config.landings = landings(settings)?;
     config.listen = settings.text("listen").map(str::to_owned);
     config.insecure_network = settings.flag("insecure_network")?;
     config.token = settings.path("token_file").map(|path| connect::token(&path)).transpose()?;
@@ -192,6 +193,17 @@ fn engine(settings: &Settings) -> Result<EngineKind, String> {
         Some("threads") => Ok(EngineKind::Threads),
         Some(other) => {
             Err(format!("{}: {other:?} is no I/O engine; choose auto, uring or threads", settings.origin("io")))
+        }
+    }
+}
+
+fn landings(settings: &Settings) -> Result<Landings, String> {
+    match settings.text("landing") {
+        None | Some("auto") => Ok(Landings::Auto),
+        Some("direct") => Ok(Landings::Direct),
+        Some("bounce") => Ok(Landings::Bounce),
+        Some(other) => {
+            Err(format!("{}: {other:?} is no way to land; choose auto, direct or bounce", settings.origin("landing")))
         }
     }
 }

@@ -21,7 +21,7 @@ enum Shape {
 }
 
 /// Every setting there is. Its environment variable is its name in capitals behind `FOREBAY_`.
-const KEYS: [(&str, Shape); 14] = [
+const KEYS: [(&str, Shape); 15] = [
     ("data", Shape::List),
     ("capacity", Shape::Text),
     ("memory", Shape::Text),
@@ -29,6 +29,7 @@ const KEYS: [(&str, Shape); 14] = [
     ("segment", Shape::Text),
     ("prewrite", Shape::Flag),
     ("io", Shape::Text),
+    ("landing", Shape::Text),
     ("socket", Shape::Text),
     ("listen", Shape::Text),
     ("token_file", Shape::Text),

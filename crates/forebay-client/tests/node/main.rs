@@ -4,13 +4,14 @@
 
 mod expiry;
 mod hints;
+mod landings;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use forebay_client::{Client, ClientError, IntoError, NamespaceHandle, Options};
-use forebay_node::{DataConfig, Node, NodeConfig, NodeHandle};
+use forebay_node::{DataConfig, Landings, Node, NodeConfig, NodeHandle};
 use forebay_types::{Address, Class, Fingerprint, Key, MissReason, PutOutcome, Tier};
 
 const LENGTHS: [usize; 9] = [1, 4096, 65_535, 65_536, 65_537, 200_000, 1 << 20, 1_000_001, 12];
@@ -19,6 +20,7 @@ const LENGTHS: [usize; 9] = [1, 4096, 65_535, 65_536, 65_537, 200_000, 1 << 20, 
 struct Home {
     dir: PathBuf,
     shards: u32,
+    landings: Landings,
     port: u16,
     node: Option<NodeHandle>,
 }
@@ -27,11 +29,15 @@ static HOMES: AtomicU32 = AtomicU32::new(0);
 
 impl Home {
     fn new(shards: u32) -> Home {
+        Home::landing(shards, Landings::Auto)
+    }
+
+    fn landing(shards: u32, landings: Landings) -> Home {
         let n = HOMES.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("forebay-client-test-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut home = Home { dir, shards, port, node: None };
+        let mut home = Home { dir, shards, landings, port, node: None };
         home.start();
         home
     }
@@ -40,6 +46,7 @@ impl Home {
         let data = DataConfig { path: self.dir.join("drive"), capacity: u64::from(self.shards) * (96 << 20) };
         let mut config = NodeConfig::new(data, u64::from(self.shards) * (64 << 20), self.dir.join("sock"));
         config.shards_per_drive = self.shards;
+        config.landings = self.landings;
         config.listen = Some(format!("127.0.0.1:{}", self.port));
         config.token = Some(b"secret".to_vec());
         self.node = Some(Node::start(config).unwrap());

@@ -27,7 +27,7 @@ pub struct Deny {
     pub defer_taskrun: bool,
     /// `IORING_SETUP_COOP_TASKRUN`.
     pub coop_taskrun: bool,
-    /// Registered buffers, the arena's and regions'.
+    /// Registered buffers: the arena's.
     pub registered_buffers: bool,
     /// The registered file.
     pub registered_file: bool,

@@ -189,7 +189,7 @@ fn shared_huge_pages() -> Finding {
         Some(_) => Finding::warn(
             check,
             format!(
-                "{file} is {:?}: clients' regions lie in small pages, at about half the throughput of landings",
+                "{file} is {:?}: clients' regions lie in small pages, so blocks from the drive are copied to them",
                 chosen(file).unwrap_or_else(|| "absent".into())
             ),
             format!("`echo advise > {file}` as root"),

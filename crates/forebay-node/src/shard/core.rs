@@ -7,6 +7,7 @@ use forebay_store::Store;
 use forebay_types::{Clock, Millis, NamespaceId, Tenant};
 
 use super::output::Output;
+use crate::Landings;
 use crate::counters::{Counters, Timed};
 use crate::shares::Shares;
 
@@ -21,6 +22,8 @@ pub(crate) struct Core {
     pub(crate) align: usize,
     /// Namespaces and their owners, by number.
     pub(crate) tenants: Vec<(NamespaceId, Tenant)>,
+    /// Whether reads may land in the regions that clients lend.
+    pub(crate) landings: Landings,
     /// Gets in flight to the drive.
     pub(crate) reads: usize,
     /// Keys without outcome. Over the shard's share of them, requests are answered `busy`.

@@ -329,14 +329,14 @@ fn target(lent: Option<&Lent>, item: &GetItem, direct: bool, align: usize) -> (O
     let Some(lent) = lent else { return (None, item.to.room) };
     let room = item.to.room.min(lent.region.len().saturating_sub(item.to.offset));
     let whole = item.offset == 0 && item.length == 0;
-    let into = if direct && lent.owned && whole { landing(lent, item, align) } else { None };
+    let into = if direct && lent.lands && whole { landing(lent, item, align) } else { None };
     (into, room)
 }
 
 /// The slice as a landing, when the drive can write there.
 fn landing(lent: &Lent, item: &GetItem, align: usize) -> Option<Landing> {
     let room = item.to.room & !(align as u64 - 1);
-    if room == 0 || !item.to.offset.is_multiple_of(align as u64) || !lent.region.is_mapped() {
+    if room == 0 || !item.to.offset.is_multiple_of(align as u64) {
         return None;
     }
     lent.region.landing(item.to.offset, room).ok()

@@ -226,9 +226,6 @@ impl Shard {
         for (_, request) in &conn.requests {
             self.drop_request(*request);
         }
-        for lent in &conn.regions {
-            self.core.store.disk_mut().drop_region(&lent.region);
-        }
         self.core.counters.regions.set(self.core.counters.regions.get() - conn.regions.len() as u64);
         self.core.counters.connections.set(self.conns.len() as u64);
     }

@@ -45,12 +45,11 @@ impl Shard {
             }
             Ok(imported) => {
                 self.core.counters.regions.add(1);
-                if imported.is_mapped() {
-                    self.core.store.disk_mut().add_region(&imported);
-                } else {
+                if !imported.is_mapped() {
                     self.core.counters.regions_unmapped.add(1);
                 }
-                conn.regions.push(Lent { id: region, region: imported, owned, landings: 0, dropping: None });
+                let lands = owned && self.core.landings.allow(&imported);
+                conn.regions.push(Lent { id: region, region: imported, lands, landings: 0, dropping: None });
                 self.say(id, &Message::Done { request });
             }
         }
@@ -77,8 +76,7 @@ impl Shard {
         let Some(at) = conn.regions.iter().position(|lent| lent.id == region) else { return };
         let lent = &conn.regions[at];
         if let (Some(request), 0) = (lent.dropping, lent.landings) {
-            let lent = conn.regions.swap_remove(at);
-            self.core.store.disk_mut().drop_region(&lent.region);
+            conn.regions.swap_remove(at);
             self.core.counters.regions.set(self.core.counters.regions.get() - 1);
             self.say(id, &Message::Done { request });
         }

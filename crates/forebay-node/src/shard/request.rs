@@ -93,8 +93,8 @@ pub(crate) fn from_token(token: u64) -> (Id, usize) {
 pub(crate) struct Lent {
     pub(crate) id: RegionId,
     pub(crate) region: forebay_io::PeerRegion,
-    /// Allocated by the client library for landings.
-    pub(crate) owned: bool,
+    /// Reads may land in it: allocated by the client library for that, and of pages that suit the drive.
+    pub(crate) lands: bool,
     /// Reads in flight that land in it.
     pub(crate) landings: u32,
     /// The request that asks to drop it.

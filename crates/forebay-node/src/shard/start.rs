@@ -13,12 +13,12 @@ use forebay_types::{Clock, Entropy, ShardId};
 use super::core::Core;
 use super::output::{Output, Unsent};
 use super::{Command, Replies, Saved, Shard, Shown};
-use crate::NodeError;
 use crate::counters::Counters;
 use crate::lanes::Lanes;
 use crate::shares::Shares;
 use crate::slab::Slab;
 use crate::wake::Wake;
+use crate::{Landings, NodeError};
 
 /// Commands that may wait for a shard. A turn takes 16.
 const COMMANDS_MAX: usize = 256;
@@ -39,6 +39,7 @@ pub(crate) struct ShardSetup {
     pub(crate) index_bytes: usize,
     pub(crate) policy: Box<dyn forebay_tokenomics::Policy>,
     pub(crate) engine: EngineKind,
+    pub(crate) landings: Landings,
     pub(crate) shares: Shares,
     pub(crate) incarnation: u64,
     pub(crate) epoch: Arc<AtomicU64>,
@@ -132,7 +133,9 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     let mut engine = Engine::new(setup.engine, setup.drive, setup.base, setup.len, &arena, DEPTH)?;
     let features = engine.features();
     let name = features.name;
-    let without = features.features.iter().filter_map(|f| Some(format!("{}: {}", f.name, f.off.as_ref()?))).collect();
+    let off = features.features.iter().filter_map(|f| Some((f.name, f.off.clone()?)));
+    let off = off.chain(without_landings(setup.landings).map(|why| ("direct_landings", why)));
+    let without = off.map(|(name, why)| format!("{name}: {why}")).collect();
     if let Some(params) = &setup.format {
         forebay_store::format_slice(&mut engine, &arena, params).map_err(failed)?;
     }
@@ -158,6 +161,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
         align: store.align(),
         store,
         tenants: Vec::new(),
+        landings: setup.landings,
         reads: 0,
         items: 0,
         shares: setup.shares,
@@ -168,6 +172,15 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     let mut shard = Shard::new(core, incarnation, epoch, commands, replies, shown.stats, clock);
     shard.core.learn_tenants();
     Ok((shard, started))
+}
+
+/// Why reads land in no client's memory, where that can be told before there is a client.
+fn without_landings(landings: Landings) -> Option<String> {
+    match landings {
+        Landings::Auto => forebay_io::huge_pages_off().map(str::to_owned),
+        Landings::Direct => None,
+        Landings::Bounce => Some("asked for by --landing".into()),
+    }
 }
 
 impl Shard {

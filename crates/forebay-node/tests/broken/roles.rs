@@ -38,6 +38,8 @@ fn node(folder: &str, memory_mib: u64) {
     let folder = std::mem::ManuallyDrop::new(Folder(folder.into()));
     let mut config = folder.config();
     config.memory_bytes = memory_mib * MIB;
+    // Also where regions have small pages: what can go wrong with a landing is looked for here.
+    config.landings = forebay_node::Landings::Direct;
     config.metrics = Some("127.0.0.1:0".parse().unwrap());
     let node = Node::start(config).unwrap();
     node.notes().iter().for_each(|note| tell(note));
