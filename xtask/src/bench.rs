@@ -6,6 +6,11 @@ use std::process::Command;
 use crate::Stop;
 use crate::run::{cargo, pass};
 
+/// The bench's verb `soak`.
+pub(crate) fn soak(root: &Path, args: &[String]) -> Result<(), Stop> {
+    run(root, &[&["soak".to_owned()], args].concat())
+}
+
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<(), Stop> {
     let build = ["build", "--release", "--locked", "--package", "forebay", "--package", "forebay-bench"];
     let mut command = cargo(root, &build);

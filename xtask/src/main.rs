@@ -1,4 +1,4 @@
-//! Chores of the house: `cargo xtask test | tidy | bench | fuzz`.
+//! Chores of the house: `cargo xtask test | tidy | bench | soak | fuzz`.
 //!
 //! Each is what a person would type by hand, in the right order, with a sentence for what could not be done here. It knows how the house is kept
 //! and nothing of what the house does.
@@ -28,6 +28,8 @@ cargo xtask bench VERB [FLAG...]
     --card FILE writes a claim card beside the result.
 cargo xtask bench --replay CARD [--dir DIR] [--json] | --report
     Runs a claim card again and shows both results; writes docs/measurements.md from docs/cards.
+cargo xtask soak [--minutes N] [--json]
+    Builds a release and runs it under load and faults for an hour, or N minutes: no wrong byte, flat memory, flat descriptors.
 cargo xtask fuzz [SECONDS]
     Runs the cargo-fuzz targets where cargo-fuzz is installed; `cargo xtask test` runs the same functions on seeded input.";
 
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(&root, &args[1..]),
         Some("tidy") => tidy::run(&root, &args[1..]),
         Some("bench") => bench::run(&root, &args[1..]),
+        Some("soak") => bench::soak(&root, &args[1..]),
         Some("fuzz") => fuzz::run(&root, &args[1..]),
         Some("help" | "-h" | "--help") => {
             println!("{HELP}");

@@ -10,6 +10,7 @@ mod mixed;
 mod node;
 mod raw;
 mod report;
+mod soak;
 mod watch;
 mod work;
 
@@ -53,6 +54,11 @@ enum Verb {
     Mixed(mixed::MixedArgs),
     /// How late calls end when the node is stopped or killed under them, and what a dead node costs a call.
     Broken(broken::BrokenArgs),
+    /// Mixed load from several processes with one fault after the other; `cargo xtask soak`.
+    Soak(soak::SoakArgs),
+    /// An application under the soak: a child of this program.
+    #[command(hide = true)]
+    SoakWorker(soak::WorkerArgs),
     /// The far end of a ping-pong: a child of this program.
     #[command(hide = true)]
     Echo(raw::sockets::EchoArgs),
@@ -65,6 +71,8 @@ impl Verb {
             Verb::Limits(args) => limits::run(args).map(Some),
             Verb::Mixed(args) => mixed::run(args).map(|()| None),
             Verb::Broken(args) => broken::run(args).map(|()| None),
+            Verb::Soak(args) => soak::run(args).map(|()| None),
+            Verb::SoakWorker(args) => soak::work(args).map(|()| None),
             Verb::Echo(args) => raw::sockets::echo(args).map(|()| None),
         }
     }
@@ -74,7 +82,8 @@ impl Verb {
             Verb::Limits(args) => Some(&args.common),
             Verb::Mixed(args) => Some(&args.common),
             Verb::Broken(args) => Some(&args.common),
-            Verb::Echo(_) => None,
+            Verb::Soak(args) => Some(&args.common),
+            Verb::SoakWorker(_) | Verb::Echo(_) => None,
         }
     }
 }

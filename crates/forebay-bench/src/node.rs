@@ -79,6 +79,23 @@ impl Node {
         kill_process(Pid::from_child(&self.child), signal).map_err(why("sending the node a signal"))
     }
 
+    /// An orderly end: SIGTERM, and what was begun is finished.
+    pub(crate) fn end(&mut self) -> Outcome<()> {
+        self.signal(Signal::TERM)?;
+        let status = self.child.wait().map_err(why("waiting for the node"))?;
+        if status.success() { Ok(()) } else { Err(Failed(format!("the node did not end in order: {status}"))) }
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        self.child.try_wait().ok().flatten().map(|status| status.to_string())
+    }
+
+    /// Where it listens on loopback; 0 when it does not.
+    pub(crate) fn tcp_port(&self) -> u16 {
+        self.tcp_port
+    }
+
     /// SIGKILL; returns when the process is gone.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();

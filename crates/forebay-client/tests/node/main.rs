@@ -5,6 +5,7 @@
 mod expiry;
 mod hints;
 mod landings;
+mod wire;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
