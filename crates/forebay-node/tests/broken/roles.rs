@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use forebay_io::Region;
-use forebay_node::Node;
+use forebay_node::{Landings, Node};
 use forebay_types::{Address, NamespaceId, RegionId, ShardId};
 use forebay_wire::{GetItem, Message, Place};
 
@@ -41,6 +41,8 @@ fn node(folder: &str, memory_mib: u64) {
     // Also where regions have small pages: what can go wrong with a landing is looked for here.
     config.landings = forebay_node::Landings::Direct;
     config.metrics = Some("127.0.0.1:0".parse().unwrap());
+    // What is killed in mid-landing shall be written to by the drive itself, also where clients have no huge pages.
+    config.landings = Landings::Direct;
     let node = Node::start(config).unwrap();
     node.notes().iter().for_each(|note| tell(note));
     tell(&format!("serves {}", node.metrics_address().unwrap()));
