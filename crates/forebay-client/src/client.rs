@@ -22,6 +22,10 @@ impl Client {
         Ok(Client(Core::connect(address, options)?))
     }
 
+    pub(crate) fn core(&self) -> &Core {
+        &self.0
+    }
+
     /// Opens a namespace by its name.
     pub fn namespace(&self, name: &str) -> Result<NamespaceHandle, ClientError> {
         self.namespace_expecting(name, &Fingerprint::default())

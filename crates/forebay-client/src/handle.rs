@@ -84,6 +84,14 @@ impl NamespaceHandle {
         handle
     }
 
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        Duration::from_micros(self.limits.deadline_us)
+    }
+
     /// The same namespace with at most this many items unanswered on one connection.
     #[must_use]
     pub fn with_in_flight(&self, items: usize) -> Self {

@@ -22,6 +22,7 @@
 //! # }
 //! ```
 
+mod asynchronous;
 mod block;
 mod breaker;
 mod client;
@@ -43,6 +44,7 @@ mod promises;
 mod put;
 mod shard;
 
+pub use asynchronous::{AsyncClient, AsyncNamespace, Call, Completions};
 pub use block::{Block, BlockRef, GetResult, IntoError};
 pub use client::Client;
 pub use counters::{Counters, GetCounters, HintCounters, PutCounters};
