@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use forebay_client::{Client, Mutant, NamespaceHandle, Options, Slice};
-use forebay_node::{DataConfig, Node, NodeConfig};
+use forebay_node::{DataConfig, Landings, Node, NodeConfig};
 use forebay_types::{Address, Entropy, Key, SeededEntropy};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -26,7 +26,10 @@ fn a_process_that_serves() {
     let Some(dir) = std::env::var_os(SERVE) else { return };
     let dir = PathBuf::from(dir);
     let data = DataConfig { path: dir.join("drive"), capacity: 192 << 20 };
-    let node = Node::start(NodeConfig::new(data, 24 << 20, dir.join("s"))).unwrap();
+    let mut config = NodeConfig::new(data, 24 << 20, dir.join("s"));
+    // By the drive itself, whatever pages the client has: what was submitted then cannot be recalled.
+    config.landings = Landings::Direct;
+    let node = Node::start(config).unwrap();
     // Until it is killed; at the latest when its parent is gone.
     let parent = rustix::process::getppid();
     while rustix::process::getppid() == parent {
