@@ -24,6 +24,15 @@ pub enum SegmentKind {
 }
 
 impl SegmentKind {
+    /// As it is printed.
+    pub fn word(self) -> &'static str {
+        match self {
+            SegmentKind::Cache => "cache",
+            SegmentKind::Durable => "durable",
+            SegmentKind::Reappend => "re-append",
+        }
+    }
+
     /// From its code.
     pub fn from_code(code: u8) -> Option<Self> {
         [SegmentKind::Cache, SegmentKind::Durable, SegmentKind::Reappend].into_iter().find(|kind| *kind as u8 == code)

@@ -13,6 +13,7 @@ mod counters;
 pub mod doctor;
 mod drives;
 mod http;
+pub mod inspect;
 mod json;
 mod lanes;
 mod latency;

@@ -39,6 +39,8 @@ pub(crate) enum Verb {
     Namespace(NamespaceArgs),
     /// Look at this machine: what a node finds here, how fast its drive is, and what would make it better.
     Doctor(DoctorArgs),
+    /// Read a drive that no node uses: what is on it, and what of it is damaged.
+    Inspect(InspectArgs),
     /// See it at work: agent sessions with real bytes, a SIGKILL in the middle, and what it was worth.
     Demo(DemoArgs),
     /// Put and get blocks against a running node and say how fast it was.
@@ -47,7 +49,7 @@ pub(crate) enum Verb {
 
 /// True for the name of a verb.
 pub(crate) fn is_verb(word: &str) -> bool {
-    ["serve", "put", "get", "stat", "top", "namespace", "doctor", "demo", "bench"].contains(&word)
+    ["serve", "put", "get", "stat", "top", "namespace", "doctor", "inspect", "demo", "bench"].contains(&word)
 }
 
 /// Flags of `serve`.
@@ -234,6 +236,23 @@ impl DoctorArgs {
         layer.text("memory", self.memory.as_deref());
         layer
     }
+}
+
+/// Flags of `inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The drive: what `forebay serve --data` was given. It is read, never written.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// Read every record and check its sums; takes as long as reading the drive does.
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// List each segment.
+    #[arg(long)]
+    pub(crate) segments: bool,
+    /// Output for programs: one JSON object, with each segment.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Flags of `namespace`.

@@ -8,6 +8,7 @@ mod connect;
 mod demo;
 mod doctor;
 mod get;
+mod inspect;
 mod misuse;
 mod namespace;
 mod places;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         }
         Verb::Top(args) => settings(&cli.config, args.client.layer()).and_then(|settings| top::run(&args, &settings)),
         Verb::Doctor(args) => settings(&cli.config, args.layer()).and_then(|settings| doctor::run(&args, &settings)),
+        Verb::Inspect(args) => inspect::run(&args),
         Verb::Bench(args) => settings(&cli.config, args.on.layer()).and_then(|settings| bench::run(&args, &settings)),
     };
     match done {

@@ -83,3 +83,89 @@ fn top_gives_the_terminal_back_as_it_was() {
         assert_eq!(tcgetattr(&theirs).unwrap().local_modes, before);
     }
 }
+
+#[test]
+fn a_drive_is_explained_and_its_damage_listed() {
+    let place = Place::new();
+    let node = place.serve_with(&["--shards", "1"]);
+    place.ask(&["namespace", "create", "kv", "--class", "durable", "--fingerprint", "model=m1"]).ok();
+    let files: Vec<String> = (0..20).map(|i| place.file(&format!("f{i}"), &bytes(i, 200_000))).collect();
+    let names: Vec<&str> = files.iter().map(String::as_str).collect();
+    let keys = place.ask(&[&["put", "--namespace", "kv"], &names[..]].concat()).ok().put_lines();
+    place.run(&["inspect", "drive"]).complains(1, &["drive", "in use by a node"]).once();
+    // Killed: its segment is open, and is read as a start would read it.
+    node.kill();
+    let told = place.run(&["inspect", "drive", "--verify", "--json"]).ok();
+    let told: Value = serde_json::from_str(&told.out).unwrap();
+    let slice = &told["slices"][0];
+    assert_eq!((&slice["blocks"], &slice["live"], &told["damaged"]), (&20.into(), &20.into(), &0.into()), "{told}");
+    let kv = slice["namespaces"].as_array().unwrap().iter().find(|ns| ns["name"] == "kv").unwrap();
+    assert_eq!(
+        (&kv["blocks"], &kv["bytes"], &kv["fingerprint"]["model"]),
+        (&20.into(), &4_000_000.into(), &"m1".into())
+    );
+    assert!(!told.to_string().contains("secret"));
+
+    let node = place.serve();
+    assert_eq!(node.end(rustix::process::Signal::TERM).0, 0);
+    let text = place.run(&["inspect", "drive", "--verify", "--segments"]).ok().out;
+    for word in
+        ["format version 1", "1 durable", "20 records", "finds 20 blocks", "sealed", "model=m1", "nothing is damaged"]
+    {
+        assert!(text.contains(word), "no {word:?} in {text}");
+    }
+
+    // One byte of one block, found by its own content.
+    let needle = &bytes(7, 200_000)[100_000..100_064];
+    let mut drive = std::fs::read(place.path("drive")).unwrap();
+    let at = drive.windows(64).position(|window| window == needle).unwrap();
+    drive[at] ^= 1;
+    place.file("drive", &drive);
+    place.run(&["inspect", "drive"]).ok();
+    let hurt = place.run(&["inspect", "drive", "--verify"]);
+    assert_eq!(hurt.code, 1, "{hurt:?}");
+    assert!(
+        hurt.out.contains(&keys[7].0) && hurt.out.contains("do not match their sums") && hurt.out.contains("1 damaged"),
+        "{hurt:?}"
+    );
+}
+
+#[test]
+fn a_drive_damaged_anywhere_is_read_without_a_bug() {
+    use forebay_types::Entropy;
+    let place = Place::new();
+    let node = place.serve_with(&["--shards", "1"]);
+    let files: Vec<String> = (0..30).map(|i| place.file(&format!("f{i}"), &bytes(i, 90_000))).collect();
+    place.ask(&[&["put"], &files.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat()).ok();
+    assert_eq!(node.end(rustix::process::Signal::TERM).0, 0);
+    let whole = std::fs::read(place.path("drive")).unwrap();
+    let chance = forebay_types::SeededEntropy::new(3);
+    let written: Vec<usize> =
+        (0..whole.len() / 512).filter(|i| whole[i * 512..][..512].iter().any(|b| *b != 0)).collect();
+    for round in 0..60 {
+        let mut drive = whole.clone();
+        for _ in 0..1 << (round % 12) {
+            let at = written[chance.word() as usize % written.len()] * 512 + chance.word() as usize % 512;
+            drive[at] = chance.word() as u8;
+        }
+        drive.truncate(if round % 10 == 9 { chance.word() as usize % drive.len() + 1 } else { drive.len() });
+        place.file("hurt", &drive);
+        let told = place.run(&["inspect", "hurt", "--verify", "--json"]);
+        assert!(told.code == 0 || told.code == 1, "{told:?}");
+        assert!(!told.err.contains("because of a bug"), "round {round}: {told:?}");
+        assert!(told.code == 1 || drive == whole || told.out.contains("\"damaged\":0"), "{told:?}");
+    }
+    for file in ["nowhere", "folder"] {
+        std::fs::create_dir_all(place.path("folder")).unwrap();
+        place.run(&["inspect", file]).complains(1, &[file]).once();
+    }
+    place
+        .run(&["inspect", &place.file("letter", b"dear sir")])
+        .complains(1, &["letter", "not a drive of Forebay"])
+        .once();
+    place
+        .run(&["inspect", &place.file("zeros", &[0; 1 << 20])])
+        .complains(1, &["zeros", "not a drive of Forebay"])
+        .once();
+    place.run(&["inspect", &place.file("empty", b"")]).complains(1, &["empty", "not a drive of Forebay"]).once();
+}
