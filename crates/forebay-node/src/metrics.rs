@@ -214,7 +214,11 @@ pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_dram_bytes", "Bytes of blocks in DRAM.", "gauge", |s| s.dram_bytes),
     ("forebay_arena_bytes", "Bytes of the arena: DRAM tier, writes and reads in flight.", "gauge", |s| s.arena_bytes),
     ("forebay_arena_free_bytes", "Of these, free.", "gauge", |s| s.arena_free_bytes),
-    ("forebay_index_bytes", "Bytes of all that grows with blocks.", "gauge", |s| s.index_bytes),
+    ("forebay_index_bytes", "Bytes of memory that grow with the blocks held.", "gauge", |s| s.index_bytes),
+    ("forebay_dram_overhead_bytes", "Bytes beside the arena that blocks in DRAM take.", "gauge", |s| {
+        s.dram_overhead_bytes
+    }),
+    ("forebay_footer_bytes", "Bytes of footers to be.", "gauge", |s| s.footer_bytes),
     ("forebay_leased_bytes", "Bytes under lease.", "gauge", |s| s.leased_bytes),
     ("forebay_drive_write_failed", "1 when the drive is out for writing.", "gauge", |s| u64::from(s.write_failed)),
     ("forebay_promotions_total", "Blocks brought to DRAM by a get.", "counter", |s| s.promotions),

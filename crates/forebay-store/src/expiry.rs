@@ -47,7 +47,7 @@ impl<D: Disk> Store<D> {
         let expiry = self.index.expiry(ns, key);
         if self.drop_entry(ns, key).is_some() {
             self.clock.dropped(expiry);
-            self.expired.insert(self.index.seed().hash(ns, key));
+            self.expired.insert(self.index.seed().hash(ns, key), self.index.len());
             self.counted.expired += 1;
         }
     }

@@ -310,7 +310,7 @@ impl<D: Disk> Store<D> {
         }
         for (ns, key) in &over {
             self.index.remove(*ns, key);
-            self.expired.insert(self.index.seed().hash(*ns, key));
+            self.expired.insert(self.index.seed().hash(*ns, key), self.index.len());
         }
         over.len() as u64
     }

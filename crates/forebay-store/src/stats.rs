@@ -23,8 +23,12 @@ pub struct StoreStats {
     pub arena_bytes: u64,
     /// Of these, free.
     pub arena_free_bytes: u64,
-    /// Bytes of everything that grows with blocks.
+    /// Bytes of memory that grow with the blocks held: the index, what was evicted lately, leases.
     pub index_bytes: u64,
+    /// Bytes of memory beside the arena that blocks in DRAM take, whatever their size. It has a share of the index's ceiling.
+    pub dram_overhead_bytes: u64,
+    /// Bytes of the footers to be of segments that are being written. They have a share of the index's ceiling too.
+    pub footer_bytes: u64,
     /// Bytes under lease.
     pub leased_bytes: u64,
     /// Seconds between the wall clock and the time that expiry goes by, while one of them must be wrong; 0 otherwise.

@@ -373,7 +373,7 @@ impl<D: Disk> Store<D> {
     /// Drops a block for room, and remembers that it did.
     pub(crate) fn evict_entry(&mut self, ns: u16, key: &Key) -> u64 {
         let Some(entry) = self.drop_entry(ns, key) else { return 0 };
-        self.ghosts.insert(self.index.seed().hash(ns, key));
+        self.ghosts.insert(self.index.seed().hash(ns, key), self.index.len());
         self.counted.evicted += 1;
         self.geometry.bytes(entry.place().units())
     }
@@ -477,18 +477,15 @@ impl<D: Disk> Store<D> {
             dram_bytes: self.dram.bytes() as u64,
             arena_bytes: self.arena.len() as u64,
             arena_free_bytes: self.arena.free_bytes() as u64,
-            index_bytes: (self.index.bytes() + self.index_others()) as u64,
+            index_bytes: (self.index.bytes() + self.ghosts.bytes() + self.expired.bytes() + self.leases.memory())
+                as u64,
+            dram_overhead_bytes: self.dram.overhead_bytes() as u64,
+            footer_bytes: self.writing.iter().map(OpenSegment::entries_bytes).sum::<usize>() as u64,
             leased_bytes: self.leases.bytes(),
             write_failed: self.write_failed,
             dram_evicted: self.dram.evicted,
             clock_apart_s: self.clock.apart_s(),
             ..self.counted.clone()
         }
-    }
-
-    /// What grows with blocks beside the index itself.
-    pub(crate) fn index_others(&self) -> usize {
-        let footers: usize = self.writing.iter().map(OpenSegment::entries_bytes).sum();
-        self.ghosts.bytes() + self.expired.bytes() + self.dram.overhead_bytes() + self.leases.memory() + footers
     }
 }

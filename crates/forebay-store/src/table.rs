@@ -9,7 +9,7 @@ use forebay_types::Key;
 use crate::index::{Entry, Seed};
 
 /// Slots of the smallest table.
-const SLOTS_MIN: usize = 4;
+const SLOTS_MIN: usize = 2;
 /// How far from its home an entry is looked for by its name alone: nine of ten stand nearer, and comparing names costs a tenth of hashing them.
 const NEAR: usize = 8;
 

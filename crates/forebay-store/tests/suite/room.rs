@@ -205,6 +205,33 @@ fn a_leased_block_that_is_dropped_or_moved_leaves_no_lease_behind() {
     assert!(held().skip(2).all(|i| rig.store.presence(rig.now, CACHE, &key(i)).is_err()));
 }
 
+/// All that the index's ceiling is for.
+fn memory(rig: &Rig) -> u64 {
+    let stats = rig.store.stats();
+    stats.index_bytes + stats.dram_overhead_bytes + stats.footer_bytes
+}
+
+#[test]
+fn a_block_costs_little_memory_also_where_there_are_few_and_many_were_evicted() {
+    let small = NamespaceId(7);
+    let mut options =
+        Options { align: 512, len: 3 * MIB + 40 * 4 * MIB, index_bytes_max: 64 << 20, ..Options::default() };
+    options.namespaces.push(namespace(small, Class::Cache, Some(6 * MIB)));
+    let mut rig = Rig::new(options);
+    let empty = rig.store.stats().index_bytes;
+    assert!(empty <= 64 << 10, "{empty} bytes before the first block");
+    let mut worst: f64 = 0.0;
+    for i in 0..30_000u64 {
+        rig.put(small, key(i), 100);
+        if i >= 4000 {
+            let stats = rig.store.stats();
+            worst = worst.max((stats.index_bytes - empty) as f64 / stats.blocks as f64);
+        }
+    }
+    assert!(rig.store.stats().evicted > 20_000, "{:?}", rig.store.stats());
+    assert!(worst <= 64.0, "{worst:.1} bytes a block");
+}
+
 #[test]
 fn an_index_at_its_ceiling_evicts_and_never_passes_it() {
     let max = 2 << 20;
@@ -213,7 +240,7 @@ fn an_index_at_its_ceiling_evicts_and_never_passes_it() {
     for i in 0..40_000 {
         assert_eq!(rig.put(CACHE, key(i), 100), PutOutcome::Cached, "{i}");
         if i % 64 == 0 {
-            assert!(rig.store.stats().index_bytes <= max as u64, "{:?}", rig.store.stats());
+            assert!(memory(&rig) <= max as u64, "{:?}", rig.store.stats());
         }
     }
     rig.settle();
@@ -222,7 +249,7 @@ fn an_index_at_its_ceiling_evicts_and_never_passes_it() {
     let newest = (11_900..40_000).filter(|i| rig.store.presence(0, CACHE, &key(*i)).is_ok()).count();
     assert!(newest > 90, "the coldest go: {newest} of the newest 100 are here");
     let rig = rig.reopen(false);
-    assert!(rig.store.stats().index_bytes <= max as u64, "{:?} {:?}", rig.report, rig.store.stats());
+    assert!(memory(&rig) <= max as u64, "{:?} {:?}", rig.report, rig.store.stats());
     assert!(rig.report.over_index > 0);
 }
 
