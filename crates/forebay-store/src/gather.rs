@@ -1,0 +1,136 @@
+//! Gathering: small records that lie one behind the other in a segment go to the drive in one write.
+//!
+//! A drive, and the kernel before it, takes a few large writes for much less than as many bytes in small ones. Records that come in one turn are
+//! copied into one buffer, which is written when the turn ends, so nothing waits for company. Each record is completed, acknowledged and flushed
+//! as if it had been written alone: a write of several may be torn between any two sectors, and so may several writes.
+
+use forebay_io::{Buf, Disk, DiskError, Shared};
+use forebay_types::limits::STEP_BYTES;
+
+use crate::lanes::Lane;
+use crate::store::{Op, Store};
+use crate::write::RecordOf;
+
+/// Records up to so many bytes are gathered: copying one costs less than a write of its own.
+const RECORD_BYTES_MAX: usize = 32 << 10;
+/// Bytes of one write: what may be copied in one step.
+const WRITE_BYTES_MAX: usize = STEP_BYTES;
+/// Buffers kept for the next writes, 2 MiB: half of what may be in flight. Each new one costs the DRAM tier a stretch of neighbours.
+const BUFFERS_KEPT: usize = 8;
+
+/// A record whose write is to come or under way.
+pub(crate) struct Gathered {
+    pub(crate) number: u64,
+    pub(crate) of: RecordOf,
+    /// Held until the write is completed: what the drive does not have yet may not leave DRAM.
+    from: Shared,
+}
+
+/// Neighbours in a segment that are not handed to the drive yet.
+pub(crate) struct Gather {
+    lane: Lane,
+    /// From the slice's start.
+    offset: u64,
+    bytes: usize,
+    records: Vec<Gathered>,
+}
+
+impl Gather {
+    /// True when a record at `offset` of `bytes` goes on where this ends, and there is room for it.
+    fn takes(&self, offset: u64, bytes: usize) -> bool {
+        self.offset + self.bytes as u64 == offset && self.bytes + bytes <= WRITE_BYTES_MAX
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Writes a record at `offset`: soon, together with its neighbours, if it is small.
+    pub(crate) fn write_or_gather(
+        &mut self,
+        lane: Lane,
+        segment: u16,
+        number: u64,
+        offset: u64,
+        of: RecordOf,
+        from: Shared,
+    ) {
+        let bytes = from.len();
+        let record = Gathered { number, of, from };
+        let Some(at) = self.writing.iter().position(|open| open.segment == segment) else {
+            return self.write_one(lane, segment, offset, record);
+        };
+        let fits = self.writing[at].gather.as_ref().is_some_and(|gather| gather.takes(offset, bytes));
+        if !fits {
+            self.write_gathered(at);
+        }
+        if bytes > RECORD_BYTES_MAX {
+            return self.write_one(lane, segment, offset, record);
+        }
+        let empty = || Gather { lane, offset, bytes: 0, records: Vec::new() };
+        let gather = self.writing[at].gather.get_or_insert_with(empty);
+        gather.bytes += bytes;
+        gather.records.push(record);
+    }
+
+    /// Queues what was gathered, segment by segment, and submits what the disk takes.
+    pub(crate) fn pump(&mut self) {
+        for at in 0..self.writing.len() {
+            self.write_gathered(at);
+        }
+        self.lanes.pump(&mut self.disk);
+    }
+
+    pub(crate) fn has_gathered(&self) -> bool {
+        self.writing.iter().any(|open| open.gather.is_some())
+    }
+
+    fn write_gathered(&mut self, at: usize) {
+        let Some(Gather { lane, mut offset, bytes, records }) = self.writing[at].gather.take() else { return };
+        let segment = self.writing[at].segment;
+        let buf = if records.len() > 1 { self.gathering_buffer() } else { None };
+        let Some(mut buf) = buf else {
+            // Alone, or there is no memory to put them together.
+            for record in records {
+                let bytes = record.from.len() as u64;
+                self.write_one(lane, segment, offset, record);
+                offset += bytes;
+            }
+            return;
+        };
+        buf.set_len(bytes);
+        let mut to = 0;
+        for record in &records {
+            buf[to..to + record.from.len()].copy_from_slice(&record.from);
+            to += record.from.len();
+        }
+        let data = buf.freeze();
+        let op = Op::Records { segment, records, bytes: bytes as u64, gathered: Some(data.clone()) };
+        self.write(lane, op, offset, data);
+    }
+
+    fn gathering_buffer(&mut self) -> Option<Buf> {
+        self.gathering_buffers.pop().or_else(|| self.dram.alloc(&self.arena, WRITE_BYTES_MAX))
+    }
+
+    /// A write is completed. The buffer in which it gathered several serves again.
+    pub(crate) fn records_done(
+        &mut self,
+        segment: u16,
+        records: Vec<Gathered>,
+        gathered: Option<Shared>,
+        result: Result<(), DiskError>,
+    ) {
+        if self.gathering_buffers.len() < BUFFERS_KEPT
+            && let Some(Ok(buf)) = gathered.map(Shared::thaw)
+        {
+            self.gathering_buffers.push(buf);
+        }
+        for Gathered { number, of, .. } in records {
+            self.record_done(segment, number, of, result);
+        }
+    }
+
+    fn write_one(&mut self, lane: Lane, segment: u16, offset: u64, record: Gathered) {
+        let (bytes, from) = (record.from.len() as u64, record.from.clone());
+        self.write(lane, Op::Records { segment, records: vec![record], bytes, gathered: None }, offset, from);
+    }
+}
