@@ -5,7 +5,7 @@
 //! worth it lately, and then waits for the sockets.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use forebay_types::{Clock, Epoch};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -223,13 +223,13 @@ pub(crate) fn drive<S, P: Part<S>>(core: &Core, epoch: Epoch, lanes: &mut [Lane<
         for lane in lanes.iter_mut().filter(|lane| !lane.over) {
             moved |= lane.turn(core, epoch, shared, at);
         }
+        if moved && let Some(since) = idle_since_us.take() {
+            core.spin.learn(at.now_us - since);
+        }
         if lanes.iter().all(|lane| lane.over) {
             return;
         }
         if moved {
-            if let Some(since) = idle_since_us.take() {
-                core.spin.learn(at.now_us - since);
-            }
             continue;
         }
         let since = *idle_since_us.get_or_insert_with(|| {
@@ -237,7 +237,9 @@ pub(crate) fn drive<S, P: Part<S>>(core: &Core, epoch: Epoch, lanes: &mut [Lane<
             at.now_us
         });
         if spinning && at.now_us - since < core.spin.max_us {
-            std::hint::spin_loop();
+            // The node may be waiting for this very core: a spin that kept it made a get four times as long.
+            std::thread::yield_now();
+            core.spin.looked(core.clock.now_us() - at.now_us);
             continue;
         }
         spinning = false;
@@ -269,26 +271,57 @@ fn wait<P>(lanes: &[Lane<P>], at: Moment) {
 pub(crate) struct Spin {
     max_us: u64,
     score: AtomicI32,
-    tries: AtomicU32,
 }
 
 impl Spin {
     const SCORE_MAX: i32 = 8;
+    /// Longer away than this, in microseconds, and somebody else uses the core. Who sleeps gets it back sooner than who yields.
+    const STOLEN_US: u64 = 500;
+    /// So many waits that would have been short make good for one time the core was stolen.
+    const STOLEN_SCORE: i32 = -64;
 
     pub(crate) fn new(max_us: u32) -> Self {
-        Spin { max_us: u64::from(max_us), score: AtomicI32::new(Self::SCORE_MAX), tries: AtomicU32::new(0) }
+        Spin { max_us: u64::from(max_us), score: AtomicI32::new(Self::SCORE_MAX) }
     }
 
-    /// It has been lately; or it is time to see whether it is again.
+    /// It has been lately.
     fn is_worth_it(&self) -> bool {
-        self.max_us > 0
-            && (self.score.load(Ordering::Relaxed) > 0 || self.tries.fetch_add(1, Ordering::Relaxed).is_multiple_of(16))
+        self.max_us > 0 && self.score.load(Ordering::Relaxed) > 0
     }
 
-    /// A wait took this long: short ones speak for spinning, long ones against. Races between threads only lose a vote.
+    /// A wait took this long: short ones speak for spinning, long ones against. Half as long again is short too: who slept has paid for waking.
+    /// Races between threads only lose a vote.
     fn learn(&self, waited_us: u64) {
         let score = self.score.load(Ordering::Relaxed);
-        let vote = if waited_us < self.max_us { 1 } else { -1 };
-        self.score.store((score + vote).clamp(-Self::SCORE_MAX, Self::SCORE_MAX), Ordering::Relaxed);
+        let vote = if waited_us < self.max_us * 3 / 2 { 1 } else { -1 };
+        // A score below the range climbs back; it is not lifted there.
+        self.score.store((score + vote).min(Self::SCORE_MAX).max(score.min(-Self::SCORE_MAX)), Ordering::Relaxed);
+    }
+
+    /// A look took this long.
+    fn looked(&self, away_us: u64) {
+        if away_us > Self::STOLEN_US {
+            self.score.store(Self::STOLEN_SCORE, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spinning_stops_while_waits_are_long_and_while_others_use_the_core() {
+        let spin = Spin::new(150);
+        assert!(spin.is_worth_it() && !Spin::new(0).is_worth_it());
+        (0..8).for_each(|_| spin.learn(10_000));
+        assert!(!spin.is_worth_it());
+        (0..9).for_each(|_| spin.learn(100));
+        assert!(spin.is_worth_it());
+        spin.looked(3000);
+        (0..60).for_each(|_| spin.learn(100));
+        assert!(!spin.is_worth_it());
+        (0..5).for_each(|_| spin.learn(100));
+        assert!(spin.is_worth_it());
     }
 }

@@ -20,7 +20,8 @@ pub struct Options {
     pub in_flight_bytes: usize,
     /// Most connections to one shard. A call that finds all in use waits for one inside its deadline.
     pub connections: usize,
-    /// Longest spin before a wait, in microseconds. Spinning stops by itself while it does not help; 0 never spins.
+    /// Longest spin before a wait, in microseconds. It gives its core away between two looks, and stops by itself while it does not help; 0 never
+    /// spins.
     pub spin_us: u32,
     /// Length that blocks are expected to have before the first one was seen, in bytes. A wrong hint costs one more round trip.
     pub block_bytes_hint: usize,
@@ -50,7 +51,7 @@ impl Default for Options {
             in_flight: 1024,
             in_flight_bytes: 16 << 20,
             connections: 16,
-            spin_us: 40,
+            spin_us: 150,
             block_bytes_hint: 64 << 10,
             patience: Duration::from_millis(250),
             #[cfg(feature = "mutants")]

@@ -17,6 +17,7 @@ mod receive;
 mod regions;
 mod request;
 mod serve;
+mod spin;
 mod start;
 
 use std::sync::atomic::AtomicU64;
@@ -36,18 +37,12 @@ use conn::{Conn, HandedOver};
 use core::Core;
 use output::Unsent;
 use request::{Request, Step, Work};
+use spin::Spin;
 
 pub(crate) use start::{ShardLink, ShardSetup, Starting, start};
 
 /// Requests of one shard, over all connections. More are answered `busy`.
 const REQUESTS_MAX: usize = 16_384;
-
-/// How long the thread looks for work without sleeping, when that was useful lately. Waking a sleeping core costs about as much.
-const SPIN_US: u64 = 50;
-
-/// Past this many useful spins in a row spinning goes on; each useless one costs one.
-const SPIN_SCORE_MAX: u32 = 8;
-const SPIN_SCORE_MIN: u32 = 3;
 
 /// What one request may spend before its neighbours in the lane have their turn, in bytes.
 const SHARE: i64 = STEP_BYTES as i64 / 2;
@@ -124,7 +119,7 @@ pub(crate) struct Shard {
     utc_at_us: u64,
     incarnation: u64,
     epoch: Arc<AtomicU64>,
-    spin_score: u32,
+    spin: Spin,
     commands: Receiver<Command>,
     replies: Replies,
     stats: Arc<Mutex<StoreStats>>,
@@ -158,36 +153,38 @@ impl Shard {
             self.core.counters.turn_us_max.max(now_us - begun_us);
             self.core.counters.turns.add(1);
             if worked {
+                self.spin.worked(begun_us - last_work_us);
                 last_work_us = now_us;
             }
             if self.closing.is_some() && self.is_closed(now_us) {
                 break;
             }
             ready.clear();
-            let spinning = self.spin_score >= SPIN_SCORE_MIN && now_us - last_work_us < SPIN_US;
-            if busy || spinning {
-                self.core.store.disk_mut().wait(Some(Duration::ZERO), &mut ready);
+            if busy {
+                self.look(&mut ready);
+            } else if self.spin.goes_on(self.core.reads > 0, now_us - last_work_us) {
+                std::thread::yield_now();
+                self.look(&mut ready);
+                self.spin.looked(self.clock.now_us() - now_us);
             } else {
-                self.sleep(now_us, last_work_us, &mut ready);
+                self.sleep(now_us, &mut ready);
             }
         }
         self.close();
     }
 
-    /// Waits for something to happen, and learns whether spinning would have been better.
-    fn sleep(&mut self, now_us: u64, last_work_us: u64, ready: &mut Vec<Ready>) {
+    fn look(&mut self, ready: &mut Vec<Ready>) {
+        self.core.store.disk_mut().wait(Some(Duration::ZERO), ready);
+    }
+
+    /// Waits for something to happen.
+    fn sleep(&mut self, now_us: u64, ready: &mut Vec<Ready>) {
         if self.publish_us <= now_us + PUBLISH_US {
             // What is asked of a shard at rest is exact.
             self.publish(now_us);
         }
         let timeout = Duration::from_micros(self.next_clock_us(now_us).saturating_sub(now_us).max(1));
         self.core.store.disk_mut().wait(Some(timeout), ready);
-        let since_work = self.clock.now_us() - last_work_us;
-        if !ready.is_empty() || since_work < SPIN_US {
-            let useful = since_work < SPIN_US + SPIN_US / 2;
-            self.spin_score =
-                if useful { (self.spin_score + 1).min(SPIN_SCORE_MAX) } else { self.spin_score.saturating_sub(1) };
-        }
     }
 
     fn next_clock_us(&self, now_us: u64) -> u64 {

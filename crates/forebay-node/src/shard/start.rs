@@ -12,6 +12,7 @@ use forebay_types::{Clock, Entropy, ShardId};
 
 use super::core::Core;
 use super::output::{Output, Unsent};
+use super::spin::Spin;
 use super::{Command, Replies, Saved, Shard, Shown};
 use crate::counters::Counters;
 use crate::lanes::Lanes;
@@ -217,7 +218,7 @@ impl Shard {
             utc_at_us: 0,
             incarnation,
             epoch,
-            spin_score: 0,
+            spin: Spin::default(),
             commands,
             replies,
             stats,
