@@ -8,6 +8,7 @@ mod card;
 mod limits;
 mod mixed;
 mod node;
+mod peers;
 mod raw;
 mod report;
 mod soak;
@@ -50,6 +51,8 @@ struct Cli {
 enum Verb {
     /// Every speed row of the design, each beside its limit in the same run.
     Limits(limits::LimitsArgs),
+    /// Forebay beside Redis, plain files, foyer, Mooncake, NIXL and LMCache, on the same blocks and the same drive.
+    Peers(peers::PeersArgs),
     /// 64 KiB gets while 16 MiB puts run: shows that nobody starves.
     Mixed(mixed::MixedArgs),
     /// How late calls end when the node is stopped or killed under them, and what a dead node costs a call.
@@ -69,6 +72,7 @@ impl Verb {
     fn run(&self) -> Outcome<Option<Measured>> {
         match self {
             Verb::Limits(args) => limits::run(args).map(Some),
+            Verb::Peers(args) => peers::run(args).map(Some),
             Verb::Mixed(args) => mixed::run(args).map(|()| None),
             Verb::Broken(args) => broken::run(args).map(|()| None),
             Verb::Soak(args) => soak::run(args).map(|()| None),
@@ -80,6 +84,7 @@ impl Verb {
     fn common(&self) -> Option<&Common> {
         match self {
             Verb::Limits(args) => Some(&args.common),
+            Verb::Peers(args) => Some(&args.common),
             Verb::Mixed(args) => Some(&args.common),
             Verb::Broken(args) => Some(&args.common),
             Verb::Soak(args) => Some(&args.common),
@@ -92,6 +97,7 @@ impl Verb {
 fn tables(bench: &str, result: &Value) -> Vec<Table> {
     match bench {
         "limits" => vec![report::table(result)],
+        "peers" => peers::tables(result),
         _ => Vec::new(),
     }
 }

@@ -103,14 +103,22 @@ impl Node {
     }
 
     pub(crate) fn unix(&self) -> Outcome<Client> {
-        let address = Address::unix(self.setup.dir.join("s")).map_err(why("the socket's path"))?;
-        Client::connect(&address, options()).map_err(why("connecting to the node"))
+        self.unix_with(options())
     }
 
     pub(crate) fn tcp(&self) -> Outcome<Client> {
+        self.tcp_with(options())
+    }
+
+    pub(crate) fn unix_with(&self, options: Options) -> Outcome<Client> {
+        let address = Address::unix(self.setup.dir.join("s")).map_err(why("the socket's path"))?;
+        Client::connect(&address, options).map_err(why("connecting to the node"))
+    }
+
+    pub(crate) fn tcp_with(&self, options: Options) -> Outcome<Client> {
         let token = std::fs::read(self.setup.dir.join("token")).map_err(why("reading the token"))?;
         let address = Address::Tcp(format!("127.0.0.1:{}", self.tcp_port));
-        Client::connect(&address, Options { token: Some(token), ..options() }).map_err(why("connecting over TCP"))
+        Client::connect(&address, Options { token: Some(token), ..options }).map_err(why("connecting over TCP"))
     }
 }
 
