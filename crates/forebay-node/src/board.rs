@@ -34,6 +34,7 @@ pub(crate) struct Board {
     pub(crate) epoch: Arc<AtomicU64>,
     pub(crate) incarnation: u64,
     pub(crate) engine: &'static str,
+    pub(crate) policy: String,
     pub(crate) memory_bytes: u64,
     /// Connections the node serves at most.
     pub(crate) connections_max: usize,

@@ -17,6 +17,7 @@ pub(crate) fn stats(board: &Board) -> String {
         "epoch": board.epoch(),
         "uptime_s": board.uptime_s(),
         "engine": board.engine,
+        "policy": board.policy,
         "memory_bytes": board.memory_bytes,
         "connections": board.connections(),
         "connections_max": board.connections_max,

@@ -129,6 +129,9 @@ fn families(board: &Board) -> Vec<Family> {
         gauge("forebay_epoch", "Version of the table of members.", board.epoch() as f64),
         gauge("forebay_uptime_seconds", "Time since the start.", board.uptime_s()),
     ]);
+    let labels = vec![("policy", board.policy.clone())];
+    let samples = vec![Sample { labels, value: 1.0 }];
+    all.push(Family { name: "forebay_policy", help: "Which policy ranks blocks.", kind: "gauge", samples });
     all.extend(store_families(board));
     all
 }

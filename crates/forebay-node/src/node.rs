@@ -172,6 +172,7 @@ fn board(config: &NodeConfig, parts: &Parts, links: &[Link]) -> Board {
         epoch: parts.epoch.clone(),
         incarnation: parts.incarnation,
         engine: links.first().map_or("", |link| link.shard.started.engine),
+        policy: config.policy.clone(),
         memory_bytes: config.memory_bytes,
         connections_max: parts.shares.connections,
         started_us: parts.clock.now_us(),

@@ -198,7 +198,11 @@ impl<D: Disk> Store<D> {
             return Committed::Refused(RefusedReason::Full);
         }
         let turn = self.turn_of(batch);
-        let rank = self.policy.insert(turn, depth, batch.hint);
+        let came_back = self.ghosts.contains(self.index.seed().hash(ns, &key));
+        let rank = match came_back {
+            true => self.policy.insert_again(turn, depth, batch.hint),
+            false => self.policy.insert(turn, depth, batch.hint),
+        };
         let kind = if durable { SegmentKind::Durable } else { SegmentKind::Cache };
         if !self.ensure_place(kind, units, 1, false) {
             return Committed::Refused(RefusedReason::Busy);

@@ -132,6 +132,7 @@ impl<D: Disk> Store<D> {
             entries_max: shares.entries,
             next: 1,
             shed_cursor: 0,
+            batches: 0,
             write_failed: false,
             closing: false,
             events: Vec::new(),

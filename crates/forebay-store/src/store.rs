@@ -70,6 +70,9 @@ pub enum Mutant {
     SkipCheck,
 }
 
+/// Requests between two looks at how many blocks fit.
+const SIZED_EVERY: u32 = 256;
+
 /// A request's place in the order of uses, shared by its keys. See [`Store::begin_batch`].
 #[derive(Debug, Clone, Copy)]
 pub struct Batch {
@@ -147,6 +150,8 @@ pub struct Store<D: Disk> {
     /// Next number of a segment's opening, a put or a forget.
     pub(crate) next: u64,
     pub(crate) shed_cursor: usize,
+    /// Requests begun; the policy is told what fits every so often.
+    pub(crate) batches: u32,
     pub(crate) write_failed: bool,
     pub(crate) closing: bool,
     pub(crate) events: Vec<Event>,
@@ -186,7 +191,20 @@ impl<D: Disk> Store<D> {
         if let Some(less) = self.policy.rebase() {
             self.rebase(less);
         }
+        self.batches = self.batches.wrapping_add(1);
+        if self.batches % SIZED_EVERY == 1 {
+            self.policy.holds(self.blocks_that_fit());
+        }
         Batch { turn: self.policy.begin(items), epoch: self.rebases, hint: Reuse::Unknown }
+    }
+
+    /// How many blocks fit, by the size of those that are here.
+    fn blocks_that_fit(&self) -> u64 {
+        let (live, _) = self.namespaces.bytes();
+        let room = self.geometry.layout.segment_bytes * self.segments.len() as u64;
+        let blocks = self.index.len() as u64;
+        // Before there is anything to judge by, as if blocks had 64 KiB.
+        if live == 0 { room >> 16 } else { (u128::from(room) * u128::from(blocks) / u128::from(live)) as u64 }
     }
 
     /// The turn of a batch, a fresh one if ranks have been rebased since it began.

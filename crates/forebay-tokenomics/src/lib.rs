@@ -9,5 +9,5 @@ mod replay;
 mod seeded;
 pub mod trace;
 
-pub use policy::{Lru, POLICY_NAMES, Policy, Rank, Reuse, Turn, policy_by_name};
-pub use replay::{ReplayCount, replay_lru};
+pub use policy::{Lru, POLICY_NAMES, Policy, Rank, Reuse, S3Fifo, Turn, policy_by_name};
+pub use replay::{ReplayCount, replay, replay_lru};

@@ -1,5 +1,8 @@
 //! Replay of a plan against a cache that answers at once: what a policy and a capacity are worth.
 
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::policy::{Policy, Rank, Reuse};
 use crate::trace::{Plan, PlannedRequest};
 
 const NONE: u32 = u32::MAX;
@@ -66,6 +69,49 @@ pub fn replay_lru(plan: &Plan, capacity: Option<u32>) -> ReplayCount {
         }
         if let Some(capacity) = capacity {
             cache.shrink(capacity);
+        }
+    }
+    count
+}
+
+/// Replays a plan against any policy with room for `capacity` blocks. A request counts its leading blocks that are there, then uses all its blocks,
+/// then the lowest ranks are evicted; as many evicted blocks as fit are remembered.
+pub fn replay(plan: &Plan, capacity: u32, policy: &mut dyn Policy) -> ReplayCount {
+    policy.holds(u64::from(capacity));
+    let mut count = ReplayCount::default();
+    let mut ranks: Vec<Option<Rank>> = vec![None; plan.distinct() as usize];
+    let mut by_rank: BTreeSet<(Rank, u32)> = BTreeSet::new();
+    let (mut ghosts, mut order) = (BTreeSet::new(), VecDeque::new());
+    for request in &plan.requests {
+        let leading = request.numbers().take_while(|n| ranks[*n as usize].is_some()).count() as u32;
+        count.add(request, leading, plan.block_tokens);
+        if let Some(less) = policy.rebase() {
+            by_rank = by_rank.into_iter().map(|(rank, number)| (rank.saturating_sub(less), number)).collect();
+            by_rank.iter().for_each(|(rank, number)| ranks[*number as usize] = Some(*rank));
+        }
+        let turn = policy.begin(request.blocks);
+        for (depth, number) in request.numbers().enumerate() {
+            let (depth, place) = (depth as u32, number as usize);
+            let rank = match ranks[place] {
+                Some(old) => {
+                    by_rank.remove(&(old, number));
+                    policy.touch(turn, depth, old, Reuse::Unknown)
+                }
+                None if ghosts.remove(&number) => policy.insert_again(turn, depth, Reuse::Unknown),
+                None => policy.insert(turn, depth, Reuse::Unknown),
+            };
+            ranks[place] = Some(rank);
+            by_rank.insert((rank, number));
+        }
+        while by_rank.len() > capacity as usize {
+            let Some((_, number)) = by_rank.pop_first() else { break };
+            ranks[number as usize] = None;
+            if ghosts.insert(number) {
+                order.push_back(number);
+            }
+            while order.len() > capacity as usize {
+                order.pop_front().map(|oldest| ghosts.remove(&oldest));
+            }
         }
     }
     count

@@ -79,6 +79,9 @@ pub(crate) struct ServeArgs {
     /// Whether drives write into clients' memory or through the arena: auto, direct or bounce [default: auto, by huge pages].
     #[arg(long, value_name = "HOW")]
     landing: Option<String>,
+    /// What ranks blocks: lru, or s3-fifo, where a scan passes by what is used again [default: lru].
+    #[arg(long, value_name = "NAME")]
+    policy: Option<String>,
     /// Unix socket to serve on [default: in the user's runtime directory].
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
@@ -110,6 +113,7 @@ impl ServeArgs {
             ("segment", &self.segment),
             ("io", &self.io),
             ("landing", &self.landing),
+            ("policy", &self.policy),
             ("socket", &self.socket),
             ("listen", &self.listen),
             ("token_file", &self.token_file),

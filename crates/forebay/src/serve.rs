@@ -100,6 +100,7 @@ fn config(settings: &Settings) -> Result<NodeConfig, String> {
     config.prewrite = settings.flag("prewrite")?;
     config.io = engine(settings)?;
     config.landings = landings(settings)?;
+    config.policy = settings.text("policy").unwrap_or(&config.policy).to_owned();
     config.listen = settings.text("listen").map(str::to_owned);
     config.insecure_network = settings.flag("insecure_network")?;
     config.token = settings.path("token_file").map(|path| connect::token(&path)).transpose()?;

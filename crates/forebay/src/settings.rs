@@ -21,7 +21,7 @@ enum Shape {
 }
 
 /// Every setting there is. Its environment variable is its name in capitals behind `FOREBAY_`.
-const KEYS: [(&str, Shape); 15] = [
+const KEYS: [(&str, Shape); 16] = [
     ("data", Shape::List),
     ("capacity", Shape::Text),
     ("memory", Shape::Text),
@@ -30,6 +30,7 @@ const KEYS: [(&str, Shape); 15] = [
     ("prewrite", Shape::Flag),
     ("io", Shape::Text),
     ("landing", Shape::Text),
+    ("policy", Shape::Text),
     ("socket", Shape::Text),
     ("listen", Shape::Text),
     ("token_file", Shape::Text),

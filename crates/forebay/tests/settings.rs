@@ -51,3 +51,24 @@ fn several_drives_come_from_the_environment_too() {
     assert_eq!(stats["shards"].as_array().unwrap().len(), 2);
     assert!(place.path("one").exists() && place.path("two").exists() && place.path("one.catalog").exists());
 }
+
+#[test]
+fn the_policy_comes_from_flag_environment_or_file_and_is_shown() {
+    let place = Place::new();
+    let file = place.file("forebay.toml", b"policy = \"s3-fifo\"\n");
+    for (flag, variable, expected) in [
+        (None, None, "lru"),
+        (Some("s3-fifo"), None, "s3-fifo"),
+        (None, Some(("FOREBAY_POLICY", "s3-fifo")), "s3-fifo"),
+        (None, Some(("FOREBAY_CONFIG", file.as_str())), "s3-fifo"),
+        (Some("lru"), Some(("FOREBAY_CONFIG", file.as_str())), "lru"),
+    ] {
+        let mut command = place.forebay(support::SERVE);
+        command.args(flag.map(|name| ["--policy", name]).into_iter().flatten()).envs(variable);
+        let _node = Node::start(command);
+        let stats: serde_json::Value = serde_json::from_str(&place.ask(&["stat", "--json"]).ok().out).unwrap();
+        assert_eq!(stats["policy"], expected, "{flag:?} {variable:?}");
+    }
+    let refused = place.serve_refused(&["--policy", "random"]);
+    assert!(refused.err.contains("lru, s3-fifo"), "{}", refused.err);
+}

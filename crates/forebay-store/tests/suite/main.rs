@@ -9,6 +9,7 @@ mod flips;
 mod hints;
 mod model;
 mod mutants;
+mod policy;
 mod rig;
 mod room;
 mod story;

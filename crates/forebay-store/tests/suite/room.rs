@@ -1,7 +1,7 @@
 //! Room: capacity is a hard bound, quotas hold, leases hold and end, and making room costs less than a third of what is put.
 
 use forebay_store::{Event, GetStarted};
-use forebay_types::{Class, Key, MissReason, NamespaceId, PutOutcome, RefusedReason};
+use forebay_types::{Class, Entropy, Key, MissReason, NamespaceId, PutOutcome, RefusedReason, SeededEntropy};
 
 use crate::rig::*;
 
@@ -39,6 +39,65 @@ fn a_cache_takes_puts_for_ever_and_writes_each_byte_less_than_1_34_times() {
     let blocks = rig.store.stats().blocks;
     assert!(blocks as f64 >= 0.99 * stats.blocks as f64, "{blocks} of {}", stats.blocks);
     assert_eq!(rig.put(CACHE, key(1), 100_000), PutOutcome::Cached);
+}
+
+/// Writes ten times the capacity over a full drive and gives its write amplification, with `durable` of it held by durable blocks that are
+/// forgotten and put again as well.
+fn amplification_of_ten_laps(durable: u64, seed: u64) -> f64 {
+    let segments = 24;
+    let mut rig = Rig::new(Options { seed, len: 3 * MIB + segments * 4 * MIB, ..Options::default() });
+    let capacity = segments * 4 * MIB;
+    let random = SeededEntropy::new(seed);
+    let length = || 20_000 + (random.word() % 100_000) as usize;
+    let mut held = Vec::new();
+    while rig.store.stats().durable_bytes < durable {
+        let key = key(1_000_000 + held.len() as u64);
+        assert_eq!(rig.put(DURABLE, key, length()), PutOutcome::Durable);
+        held.push(key);
+    }
+    let mut put = 0;
+    let warm = if durable == 0 { 800 } else { 300 };
+    for i in 0u64.. {
+        if rig.store.stats().put_bytes > 11 * capacity {
+            break;
+        }
+        assert_eq!(rig.put(CACHE, key(i), length()), PutOutcome::Cached, "{i}");
+        // Every fourth block is used again shortly before its segment's turn comes: as much to write again as there may be.
+        let _ = rig.get(CACHE, key(i.saturating_sub(warm) / 4 * 4));
+        rig.turn();
+        if i % 8 == 0 && !held.is_empty() {
+            let again = held[(random.word() % held.len() as u64) as usize];
+            rig.forget(DURABLE, &[again]);
+            put += u64::from(rig.put(DURABLE, again, length()) == PutOutcome::Durable);
+        }
+    }
+    rig.settle();
+    let stats = rig.store.stats();
+    let written = rig.medium.counts().written_bytes;
+    let counted = stats.put_bytes + stats.reappend_bytes + stats.meta_bytes;
+    assert!(
+        written >= counted && written - counted < 8 * MIB,
+        "what is counted is what the drive wrote: {written} {counted}"
+    );
+    assert!(stats.reappend_bytes > capacity / 2, "{stats:?}");
+    assert!(stats.evicted > 0 && stats.live_bytes > capacity / 2, "it is full: {stats:?}");
+    assert!(durable == 0 || put > 100);
+    println!("{} MiB durable: write amplification {:.3}", durable / MIB, stats.write_amplification());
+    stats.write_amplification()
+}
+
+#[test]
+fn ten_times_the_capacity_over_a_full_drive_is_written_less_than_1_34_times() {
+    for seed in [1, 2] {
+        assert!(amplification_of_ten_laps(0, seed) < 1.34);
+    }
+}
+
+#[test]
+fn with_a_third_of_the_drive_durable_and_changing_it_is_written_less_than_1_5_times() {
+    for seed in [1, 2] {
+        assert!(amplification_of_ten_laps(32 * MIB, seed) < 1.5);
+    }
 }
 
 #[test]

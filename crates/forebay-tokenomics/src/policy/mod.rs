@@ -4,9 +4,11 @@
 //! so a shard pays four bytes a block for it and a forecast can run the very same code.
 
 mod lru;
+mod s3_fifo;
 
 pub use forebay_types::Reuse;
 pub use lru::Lru;
+pub use s3_fifo::S3Fifo;
 
 /// What a block is worth to keep, comparable only inside one shard: larger is worth more.
 pub type Rank = u32;
@@ -41,6 +43,16 @@ pub trait Policy: Send {
     /// Rank of a block that was just put, the `depth`-th key of its request.
     fn insert(&mut self, turn: Turn, depth: u32, hint: Reuse) -> Rank;
 
+    /// The same of a block that was evicted not long ago: somebody wanted it back.
+    fn insert_again(&mut self, turn: Turn, depth: u32, hint: Reuse) -> Rank {
+        self.insert(turn, depth, hint)
+    }
+
+    /// Told now and then: how many blocks fit, about.
+    fn holds(&mut self, blocks: u64) {
+        let _ = blocks;
+    }
+
     /// New rank of a block of rank `rank` that was just used, the `depth`-th key of its request.
     fn touch(&mut self, turn: Turn, depth: u32, rank: Rank, hint: Reuse) -> Rank;
 
@@ -51,12 +63,13 @@ pub trait Policy: Send {
 }
 
 /// Names [`policy_by_name`] knows.
-pub const POLICY_NAMES: &[&str] = &["lru"];
+pub const POLICY_NAMES: &[&str] = &["lru", "s3-fifo"];
 
 /// The policy of that name.
 pub fn policy_by_name(name: &str) -> Option<Box<dyn Policy>> {
     match name {
         "lru" => Some(Box::new(Lru::new())),
+        "s3-fifo" => Some(Box::new(S3Fifo::new())),
         _ => None,
     }
 }
