@@ -11,6 +11,7 @@ mod get;
 mod inspect;
 mod misuse;
 mod namespace;
+mod notify;
 mod places;
 mod progress;
 mod put;

@@ -13,7 +13,7 @@ use forebay_types::{Address, format_size};
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::stop::Stop;
-use crate::{connect, places, say};
+use crate::{connect, notify, places, say};
 
 /// Slices of one drive: each has a thread of its own, and no machine has more cores than this.
 const SHARDS_MAX: u32 = 256;
@@ -34,10 +34,12 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Stop> {
     tell(&node, memory);
     // A node whose stdout nobody reads serves all the same.
     let _ = say::line("ready").and_then(|()| say::flush());
+    notify::ready();
     let _ = asked_to_end.recv();
     // From here on a signal finds nobody to ask.
     drop(asked_to_end);
     say::note("ending: finishing what was asked, sealing what is open; a second signal ends at once");
+    notify::stopping();
     node.shutdown(END_WITHIN);
     Ok(())
 }
