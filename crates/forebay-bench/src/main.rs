@@ -9,6 +9,7 @@ mod limits;
 mod mixed;
 mod node;
 mod peers;
+mod plan;
 mod raw;
 mod report;
 mod soak;
@@ -57,6 +58,8 @@ enum Verb {
     Mixed(mixed::MixedArgs),
     /// How late calls end when the node is stopped or killed under them, and what a dead node costs a call.
     Broken(broken::BrokenArgs),
+    /// What `plan_fetch` expects of a get, beside what the get takes.
+    Plan(plan::PlanArgs),
     /// Mixed load from several processes with one fault after the other; `cargo xtask soak`.
     Soak(soak::SoakArgs),
     /// An application under the soak: a child of this program.
@@ -75,6 +78,7 @@ impl Verb {
             Verb::Peers(args) => peers::run(args).map(Some),
             Verb::Mixed(args) => mixed::run(args).map(|()| None),
             Verb::Broken(args) => broken::run(args).map(|()| None),
+            Verb::Plan(args) => plan::run(args).map(|()| None),
             Verb::Soak(args) => soak::run(args).map(|()| None),
             Verb::SoakWorker(args) => soak::work(args).map(|()| None),
             Verb::Echo(args) => raw::sockets::echo(args).map(|()| None),
@@ -87,6 +91,7 @@ impl Verb {
             Verb::Peers(args) => Some(&args.common),
             Verb::Mixed(args) => Some(&args.common),
             Verb::Broken(args) => Some(&args.common),
+            Verb::Plan(args) => Some(&args.common),
             Verb::Soak(args) => Some(&args.common),
             Verb::SoakWorker(_) | Verb::Echo(_) => None,
         }

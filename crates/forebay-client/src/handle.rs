@@ -1,8 +1,8 @@
 //! A namespace in use: the verbs of the block path.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use forebay_types::limits::{BLOCK_BYTES_MAX, KEYS_PER_MESSAGE_MAX};
@@ -16,6 +16,7 @@ use crate::get::{self, Ask};
 use crate::matching::{self, Matched};
 use crate::mesh::Core;
 use crate::options::bounded_deadline;
+use crate::plan::{Model, Plan};
 use crate::put::{PutBlock, PutCall, PutItemState, PutPart};
 use crate::{ClientError, Options, content_key, derive_key, forget, hints};
 
@@ -36,11 +37,18 @@ pub(crate) struct Space {
     pub(crate) namespace: Namespace,
     /// Length that its blocks probably have.
     pub(crate) expected_bytes: AtomicUsize,
+    model: Mutex<Model>,
 }
 
 impl Space {
     pub(crate) fn new(namespace: Namespace, options: &Options) -> Self {
-        Space { namespace, expected_bytes: AtomicUsize::new(options.block_bytes_hint) }
+        let expected_bytes = AtomicUsize::new(options.block_bytes_hint);
+        Space { namespace, expected_bytes, model: Mutex::new(Model::new()) }
+    }
+
+    /// What is known of its gets.
+    pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Learns from the longest block of a call: at once when it was longer than expected, slowly when it was much shorter.
@@ -173,6 +181,22 @@ impl NamespaceHandle {
     /// Answers as `get` would, without bytes and without a lease.
     pub fn contains(&self, keys: &[Key]) -> Vec<Result<Tier, MissReason>> {
         matching::contains(&self.space, &self.core, keys, self.limits)
+    }
+
+    /// What a get of these keys would take now, for whoever can compute them again instead: asks where they are, as [`Self::contains`] does (and is
+    /// counted as that), and expects of each tier what gets of this namespace have taken lately by this client. Visits of
+    /// [`Self::get_each`] teach nothing. With a dead node it costs nothing and says that all is missing.
+    pub fn plan_fetch(&self, keys: &[Key]) -> Plan {
+        let begun_us = self.core.clock.now_us();
+        let found = self.contains(keys);
+        let look_us = self.core.clock.now_us() - begun_us;
+        let block = self.space.expected_bytes.load(Ordering::Relaxed) as u64;
+        let mut tier_bytes = [0; Tier::ALL.len()];
+        let missing = found.iter().filter(|answer| answer.is_err()).count();
+        for tier in found.iter().flatten() {
+            tier_bytes[tier.index()] += block;
+        }
+        self.space.model().plan(tier_bytes, missing, look_us)
     }
 
     /// How many of the first keys are all present, and a lease on them: `None` holds them for 2 s, zero not at all, and 30 s is the most. A get

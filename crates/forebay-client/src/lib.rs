@@ -39,6 +39,7 @@ mod matching;
 mod memory;
 mod mesh;
 mod options;
+mod plan;
 mod probe;
 mod promises;
 mod put;
@@ -57,4 +58,5 @@ pub use matching::Matched;
 #[cfg(feature = "mutants")]
 pub use options::Mutant;
 pub use options::Options;
+pub use plan::Plan;
 pub use put::{PutBlock, PutBytes};

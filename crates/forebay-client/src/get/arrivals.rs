@@ -269,6 +269,7 @@ impl Arrivals<'_, '_, '_> {
                 let counts = &mut self.call.counts;
                 counts.keys.hit(tier, self.local);
                 counts.bytes += (to - from) as u64;
+                counts.tier_bytes[tier.index()] += (to - from) as u64;
                 counts.landings[landing.index()] += 1;
                 counts.longest = counts.longest.max(block_length);
                 self.part.end(at);

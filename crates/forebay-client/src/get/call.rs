@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use forebay_types::limits::{BLOCK_BYTES_MAX, PIECE_BYTES};
-use forebay_types::{Clock, Key, LandingKind, MissReason, NamespaceId, Reuse};
+use forebay_types::{Clock, Key, LandingKind, MissReason, NamespaceId, Reuse, Tier};
 
 use super::GetPart;
 use crate::block::Arrived;
@@ -50,6 +50,10 @@ pub(crate) trait Taker {
     fn take(&mut self, index: usize, arrived: Arrived) -> Result<Option<Memory>, Memory>;
     /// No block.
     fn miss(&mut self, index: usize, reason: MissReason);
+    /// Taking costs the same for any caller, so that the time of the call tells of the node and of this client.
+    fn is_passive(&self) -> bool {
+        true
+    }
 }
 
 /// What the parts of one call share.
@@ -72,6 +76,7 @@ pub(crate) struct GetCall<'a> {
 pub(crate) struct GetCounts {
     pub(crate) keys: GetCounters,
     pub(crate) bytes: u64,
+    pub(crate) tier_bytes: [u64; Tier::ALL.len()],
     pub(crate) landings: [u64; LandingKind::ALL.len()],
     pub(crate) corrupt: u64,
     pub(crate) grown: u64,
@@ -96,7 +101,8 @@ impl GetCall<'_> {
 
 /// Runs one get call: every ask has its outcome with the taker when this returns.
 pub(crate) fn run(space: &Space, core: &Core, asks: &[Ask], taker: &mut dyn Taker, limits: CallLimits) {
-    let deadline_us = core.clock.now_us() + limits.deadline_us;
+    let begun_us = core.clock.now_us();
+    let deadline_us = begun_us + limits.deadline_us;
     let mut call = GetCall {
         core,
         namespace: space.namespace.id,
@@ -114,7 +120,12 @@ pub(crate) fn run(space: &Space, core: &Core, asks: &[Ask], taker: &mut dyn Take
         core.stale.store(true, Ordering::Relaxed);
         round(&mut call, moved.into_iter(), deadline_us);
     }
-    let mut counts = call.counts;
+    let (mut counts, passive) = (call.counts, call.taker.is_passive());
+    let in_time = counts.keys.missed(MissReason::Deadline) + counts.keys.missed(MissReason::Unavailable) == 0;
+    if passive && in_time && counts.bytes > 0 {
+        let took_us = core.clock.now_us().saturating_sub(begun_us);
+        space.model().learn(&counts.tier_bytes, took_us);
+    }
     counts.keys.asked = asks.len() as u64;
     space.expect(counts.longest);
     let broken = core.promises.broken(space.namespace.id, core.clock.now_us(), &counts.missed);

@@ -66,6 +66,11 @@ impl<F: FnMut(usize, Result<BlockRef<'_>, MissReason>)> Taker for Visit<F> {
     fn miss(&mut self, index: usize, reason: MissReason) {
         (self.0)(index, Err(reason));
     }
+
+    // A visit takes what the visitor takes.
+    fn is_passive(&self) -> bool {
+        false
+    }
 }
 
 /// Copies blocks into the caller's buffers, checking the copies.

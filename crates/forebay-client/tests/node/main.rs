@@ -239,6 +239,27 @@ fn match_contains_and_forget() {
 }
 
 #[test]
+fn a_fetch_is_planned_from_what_is_there_and_what_gets_took() {
+    let mut home = Home::new(2);
+    let (client, space) = home.client(&home.unix());
+    let blocks = filled(&space, "planned", &[65_536; 40]);
+    let mut keys = keys(&blocks);
+    keys.extend((0..3u8).map(|n| space.derive_key(&[n; 9])));
+    let before = space.plan_fetch(&keys);
+    assert_eq!((before.missing, before.confidence, before.seconds), (3, 0.0, 0.0), "nothing was fetched yet");
+    for _ in 0..10 {
+        assert_all_hit(&space, &blocks);
+    }
+    let plan = space.plan_fetch(&keys);
+    assert_eq!((plan.missing, plan.tier_bytes.iter().sum::<u64>()), (3, 40 * 65_536));
+    assert!(plan.seconds > 0.0 && plan.confidence > 0.0 && plan.confidence <= 1.0, "{plan:?}");
+    home.stop();
+    let plan = space.with_deadline(Duration::from_millis(500)).plan_fetch(&keys);
+    assert_eq!((plan.missing, plan.seconds), (43, 0.0), "a dead node brings nothing");
+    assert_adds_up(&client);
+}
+
+#[test]
 fn namespaces_are_made_listed_and_deleted() {
     let home = Home::new(2);
     let (client, _) = home.client(&home.unix());
