@@ -116,7 +116,7 @@ impl NamespaceHandle {
         handle
     }
 
-    /// The same namespace, whose puts expire after this time, rounded up to seconds, whatever the namespace says. A block's own
+    /// The same namespace, whose puts expire after this time, at most two seconds late, whatever the namespace says. A block's own
     /// [`PutBlock::expiry_utc_s`] counts before both.
     #[must_use]
     pub fn with_ttl(&self, ttl: Duration) -> Self {
@@ -243,7 +243,8 @@ impl NamespaceHandle {
         let mut versions = vec![0; 8 * count];
         core.entropy.fill(&mut versions);
         let ttl_s = self.limits.ttl_s.or(self.space.namespace.ttl_s);
-        let expiry = ttl_s.map_or(0, |ttl_s| core.clock.utc_s() + u64::from(ttl_s));
+        // The clock is read in whole seconds, and what was promised a second may not live for the rest of one only.
+        let expiry = ttl_s.map_or(0, |ttl_s| core.clock.utc_s() + u64::from(ttl_s) + 1);
         let items = blocks.into_iter().zip(versions.chunks_exact(8)).enumerate().map(|(index, (block, version))| {
             let version = Version(u64::from_le_bytes(std::array::from_fn(|i| version[i])));
             PutItemState::new(index as u32, block.or_expires(expiry), self.space.namespace.id, version)

@@ -106,8 +106,8 @@ fn namespaces_are_made_listed_and_deleted() {
     place.ask(&["get", &key, "--out", &place.text("o")]).complains(1, &[&key, "absent"]);
     place.ask(&["get", "--namespace", "kv", &key, "--out", &place.text("o")]).ok();
     let brief = place.file("brief", b"not for long");
-    let brief = place.ask(&["put", "--namespace", "kv", "--ttl", "1s", &brief]).ok().put_lines()[0].0.clone();
-    for _ in 0..1000 {
+    let brief = place.ask(&["put", "--namespace", "kv", "--ttl", "2s", &brief]).ok().put_lines()[0].0.clone();
+    for _ in 0..10_000 {
         if place.ask(&["get", "--namespace", "kv", &brief, "--out", &place.text("o")]).err.contains("expired") {
             break;
         }

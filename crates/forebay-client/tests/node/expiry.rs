@@ -24,7 +24,7 @@ fn blocks_expire_as_their_put_or_handle_or_namespace_says_and_stay_expired() {
     let by_space = filled(&brief, "space", &[5000, 200_000]);
     let longer = filled(&brief.with_ttl(Duration::from_secs(3600)), "longer", &[5000, 200_000]);
     let own = made(&space, "own", &[5000, 70_000]);
-    let soon = SystemClock::new().utc_s() + 2;
+    let soon = SystemClock::new().utc_s() + 4;
     for (key, bytes) in &own {
         let block = PutBlock::new(*key, bytes.as_slice()).expiry_utc_s(soon);
         assert!(space.put_blocks(vec![block]).iter().all(|outcome| outcome.is_kept()));
