@@ -11,7 +11,7 @@ use forebay_types::{Key, Millis, NamespaceId, Version};
 use crate::face::Event;
 use crate::flush::Action;
 use crate::lanes::Lane;
-use crate::store::Store;
+use crate::store::{Mutant, Store};
 use crate::write::RecordOf;
 
 /// Records of tombstones that may wait for a place. Each is one request; further ones are told that they failed.
@@ -36,7 +36,7 @@ impl<D: Disk> Store<D> {
             self.counted.forgotten += u64::from(dropped);
             was_here.push(dropped);
         }
-        if keys.is_empty() {
+        if keys.is_empty() || self.mutant(Mutant::ForgetNotWritten) {
             self.events.push(Event::Forgotten { token, ok: true });
             return was_here;
         }

@@ -68,6 +68,20 @@ pub enum Mutant {
     ReuseWhileRead,
     /// Records read from the drive are not checked.
     SkipCheck,
+    /// A later put of a key takes the place of the first.
+    LastPutWins,
+    /// Forgetting is acknowledged without a tombstone.
+    ForgetNotWritten,
+    /// The removal of a namespace is acknowledged and not written down.
+    RemovalNotWritten,
+    /// Namespaces take what they like.
+    QuotaIgnored,
+    /// Leases are granted and not heeded.
+    LeaseNotHeeded,
+    /// What has expired is served.
+    ExpiryIgnored,
+    /// The index grows past its ceiling.
+    IndexUnbounded,
 }
 
 /// Requests between two looks at how many blocks fit.
@@ -247,7 +261,9 @@ impl<D: Disk> Store<D> {
     /// Drops a namespace and all its blocks. [`Event::NamespaceSaved`] follows; its blocks are gone at once.
     pub fn remove_namespace(&mut self, token: u64, id: NamespaceId) {
         self.namespaces.remove(id);
-        if self.write_failed {
+        if self.mutant(Mutant::RemovalNotWritten) {
+            self.events.push(Event::NamespaceSaved { token, ok: true });
+        } else if self.write_failed {
             self.events.push(Event::NamespaceSaved { token, ok: false });
         } else {
             self.namespaces.unsaved.push(token);

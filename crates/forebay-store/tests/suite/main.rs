@@ -10,6 +10,7 @@ mod hints;
 mod model;
 mod mutants;
 mod policy;
+mod promises;
 mod rig;
 mod room;
 mod story;
