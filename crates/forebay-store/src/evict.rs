@@ -13,8 +13,9 @@ use forebay_types::{Key, Millis};
 use crate::flush::Action;
 use crate::index::Place;
 use crate::lanes::Lane;
+use crate::mutant::Mutant;
 use crate::segments::{SPARE_SEGMENTS, State};
-use crate::store::{Mutant, Op, Store};
+use crate::store::{Op, Store};
 use crate::verify::{Purpose, VerifyJob};
 use crate::write::RecordOf;
 

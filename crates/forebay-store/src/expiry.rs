@@ -3,7 +3,8 @@
 use forebay_io::Disk;
 use forebay_types::{Key, Millis};
 
-use crate::store::{Mutant, Store};
+use crate::mutant::Mutant;
+use crate::store::Store;
 
 /// Blocks dropped in one turn.
 const DROPS_PER_TURN: usize = 256;

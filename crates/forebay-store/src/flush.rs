@@ -5,7 +5,8 @@ use forebay_io::{Disk, DiskError};
 use forebay_types::{Key, PutOutcome, RefusedReason};
 
 use crate::face::Event;
-use crate::store::{Mutant, Op, Store};
+use crate::mutant::Mutant;
+use crate::store::{Op, Store};
 
 /// What waits for a flush.
 #[derive(Debug)]

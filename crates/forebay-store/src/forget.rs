@@ -11,7 +11,8 @@ use forebay_types::{Key, Millis, NamespaceId, Version};
 use crate::face::Event;
 use crate::flush::Action;
 use crate::lanes::Lane;
-use crate::store::{Mutant, Store};
+use crate::mutant::Mutant;
+use crate::store::Store;
 use crate::write::RecordOf;
 
 /// Records of tombstones that may wait for a place. Each is one request; further ones are told that they failed.

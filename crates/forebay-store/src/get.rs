@@ -11,7 +11,8 @@ use crate::dram::Cached;
 use crate::face::{Event, Found, GetRequest, GetResult, GetStarted};
 use crate::index::Place;
 use crate::lanes::{Lane, SMALL_GET_BYTES};
-use crate::store::{Batch, Mutant, Op, Store};
+use crate::mutant::Mutant;
+use crate::store::{Batch, Op, Store};
 use crate::verify::{Purpose, VerifyJob};
 
 /// A read of a record's end: from a piece of its payload to the end of its trailer.

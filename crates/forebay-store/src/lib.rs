@@ -23,6 +23,7 @@ mod index;
 mod lanes;
 mod leases;
 mod look;
+mod mutant;
 mod namespaces;
 mod put;
 mod recover;
@@ -42,7 +43,7 @@ pub use face::{
 pub use forebay_format::{NamespaceRow, slice_bytes_min};
 pub use forebay_types::Reuse;
 pub use format::format_slice;
-pub use stats::StoreStats;
 #[cfg(feature = "mutants")]
-pub use store::Mutant;
+pub use mutant::Mutant;
+pub use stats::StoreStats;
 pub use store::{Batch, Store, StoreConfig};

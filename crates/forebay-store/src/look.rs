@@ -6,7 +6,8 @@ use forebay_types::{Key, Millis, MissReason, NamespaceId, Tier};
 use crate::face::Sighting;
 use crate::index::Place;
 use crate::leases::Granted;
-use crate::store::{Mutant, Store};
+use crate::mutant::Mutant;
+use crate::store::Store;
 
 /// Keys whose memory is asked for side by side: more than any processor can have under way.
 const SIDE_BY_SIDE: usize = 64;

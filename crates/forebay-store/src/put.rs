@@ -15,7 +15,8 @@ use crate::face::{Committed, Event, PutSlot, Reserve};
 use crate::flush::Action;
 use crate::index::{Entry, Place};
 use crate::lanes::Lane;
-use crate::store::{Batch, Mutant, Store};
+use crate::mutant::Mutant;
+use crate::store::{Batch, Store};
 use crate::write::RecordOf;
 
 /// Most bytes of puts that the drive has not taken yet: 8 MiB waiting and what is in flight. Acknowledged and unwritten is what a SIGKILL loses, so

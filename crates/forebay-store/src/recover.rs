@@ -28,12 +28,13 @@ use crate::hints::Ahead;
 use crate::index::{AGE_MAX, ENTRY_BYTES_MEAN, Entry, Index, Place, Seed};
 use crate::lanes::Lanes;
 use crate::leases::{LEASE_BYTES, Leases};
+use crate::mutant::Mutant;
 use crate::namespaces::Namespaces;
 use crate::scan::scan_segment;
 use crate::segments::{Geometry, SPARE_SEGMENTS, Segments, State};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
-use crate::store::{Mutant, Store, StoreConfig};
+use crate::store::{Store, StoreConfig};
 use crate::write::{ENTRIES_STEP, FOOTER_SHARE};
 
 /// Ranks that blocks found again are given at most: far below where a policy would have to rebase.

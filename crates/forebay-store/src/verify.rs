@@ -9,7 +9,8 @@ use crate::dram::Cached;
 use crate::hints::Fetching;
 use crate::index::{Entry, Place};
 use crate::lanes::Lane;
-use crate::store::{Mutant, Op, Store};
+use crate::mutant::Mutant;
+use crate::store::{Op, Store};
 
 /// A record whose sums are being checked.
 pub(crate) struct VerifyJob {

@@ -15,8 +15,9 @@ use crate::flush::Action;
 use crate::gather::Gather;
 use crate::index::Place;
 use crate::lanes::Lane;
+use crate::mutant::Mutant;
 use crate::segments::{Geometry, SPARE_SEGMENTS, State};
-use crate::store::{Mutant, Op, Store};
+use crate::store::{Op, Store};
 
 /// At most one byte of footer for so many of segment: smallest records must not fill memory with entries before their segment is full.
 pub(crate) const FOOTER_SHARE: u64 = 16;

@@ -139,16 +139,23 @@ fn what_is_over_is_not_served() {
 
 /// The index stays under its ceiling.
 fn more_blocks_than_the_index_holds(mutant: Option<Mutant>) -> Option<String> {
-    let max = 1 << 20;
-    let mut rig = Rig::new(Options { mutant, align: 512, index_bytes_max: max, ..Options::default() });
-    for i in 0..30_000u64 {
+    let max = 2 << 20;
+    let len = 3 * MIB + 40 * 4 * MIB;
+    let mut rig = Rig::new(Options { mutant, align: 512, len, index_bytes_max: max, ..Options::default() });
+    // Some thousands more than fill it.
+    let mut more = 3000;
+    for i in 0..100_000u64 {
+        more -= u64::from(rig.store.stats().evicted_index > 0);
+        if more == 0 {
+            break;
+        }
         rig.put(CACHE, key(i), 100);
         let bytes = rig.store.stats().index_bytes;
         if bytes > max as u64 {
             return Some(format!("{bytes} bytes of index for {i} blocks, where {max} are the most"));
         }
     }
-    assert!(rig.store.stats().evicted_index > 0, "it was never full");
+    assert!(rig.store.stats().evicted_index > 0, "it was never full: {:?}", rig.store.stats());
     None
 }
 
