@@ -10,6 +10,8 @@ use forebay_net::ListenError;
 use forebay_store::StoreError;
 use forebay_types::format_size;
 
+use crate::events::EventFn;
+
 /// One drive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataConfig {
@@ -94,6 +96,8 @@ pub struct NodeConfig {
     pub metrics: Option<SocketAddr>,
     /// Which policy ranks blocks.
     pub policy: String,
+    /// Hears of what an operator should know.
+    pub events: Option<EventFn>,
     /// Hears of what takes long.
     pub progress: Option<ProgressFn>,
 }
@@ -115,6 +119,7 @@ impl NodeConfig {
             token: None,
             metrics: None,
             policy: "lru".into(),
+            events: None,
             progress: None,
         }
     }

@@ -12,6 +12,7 @@ mod control;
 mod counters;
 pub mod doctor;
 mod drives;
+mod events;
 mod http;
 pub mod inspect;
 mod json;
@@ -29,4 +30,5 @@ mod wake;
 pub use forebay_io::{EndSignals, EngineKind};
 
 pub use config::{DataConfig, Landings, NodeConfig, NodeError, Progress, ProgressFn};
+pub use events::{Event, EventFn, Severity};
 pub use node::{Node, NodeHandle, ShardReport};

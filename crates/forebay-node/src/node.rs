@@ -20,6 +20,7 @@ use crate::config::{DataConfig, NodeConfig, NodeError};
 use crate::control::{CHANGES_MAX, Control, ControlShard};
 use crate::counters::Counters;
 use crate::drives::Drive;
+use crate::events::Lookout;
 use crate::http::Responder;
 use crate::reconcile::{reconcile, refuse_orphans};
 use crate::shard::{Command, Saved};
@@ -114,12 +115,10 @@ impl Node {
             peers: Control::slab(shares.connections),
             changes: Vec::new(),
             next_token: 0,
+            lookout: Lookout::new(config.events.take(), &board),
         };
         let responder = metrics.map(|listener| Responder::start(listener, board.clone())).transpose()?;
-        let control = std::thread::Builder::new()
-            .name("control".into())
-            .spawn(move || control.run())
-            .map_err(|source| NodeError::Os { doing: "starting the control thread", source })?;
+        let control = start_control(control)?;
         let reports = links.0.iter().map(report).collect();
         let stopper = |link: Link| (link.shard.commands, link.shard.waker, link.shard.thread);
         let shards = links.disarm().into_iter().map(stopper).collect();
@@ -157,6 +156,11 @@ fn catalogue_path(config: &NodeConfig) -> (PathBuf, bool) {
         Some(path) => (path.clone(), true),
         None => (paths.into_iter().next().unwrap_or_default(), false),
     }
+}
+
+fn start_control(control: Control) -> Result<JoinHandle<()>, NodeError> {
+    let started = std::thread::Builder::new().name("control".into()).spawn(move || control.run());
+    started.map_err(|source| NodeError::Os { doing: "starting the control thread", source })
 }
 
 fn board(config: &NodeConfig, parts: &Parts, links: &[Link]) -> Board {

@@ -94,6 +94,12 @@ pub(crate) struct ServeArgs {
     /// Serve Prometheus metrics at http://HOST:PORT/metrics.
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<String>,
+    /// How events are written to stderr: text for people, json for programs, one line each [default: text].
+    #[arg(long, value_name = "FORM")]
+    log: Option<String>,
+    /// Which events: error, warn (and worse) or info (all) [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
     /// Let --listen leave this machine: token and bytes then cross the network unencrypted.
     #[arg(long)]
     insecure_network: bool,
@@ -118,6 +124,8 @@ impl ServeArgs {
             ("listen", &self.listen),
             ("token_file", &self.token_file),
             ("metrics", &self.metrics),
+            ("log", &self.log),
+            ("log_level", &self.log_level),
         ] {
             layer.text(key, value.as_deref());
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cli::InspectArgs;
 use crate::progress::Progress;
 use crate::say;
-use crate::say::grouped;
+use crate::say::{date, grouped};
 use crate::stop::Stop;
 
 /// Runs it.
@@ -187,30 +187,4 @@ fn slice_json(slice: &Slice) -> Value {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Seconds since 1970 as a date and a time of day, UTC. The arithmetic of the Gregorian calendar, counted in years that begin in March.
-fn date(utc_s: u64) -> String {
-    let (days, second) = ((utc_s / 86_400) as i64 + 719_468, utc_s % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day = day_of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
-    let year = era * 400 + year + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::date;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
-        assert_eq!(date(951_782_399), "2000-02-28 23:59:59 UTC");
-        assert_eq!(date(951_782_400), "2000-02-29 00:00:00 UTC");
-        assert_eq!(date(1_735_689_599), "2024-12-31 23:59:59 UTC");
-        assert_eq!(date(1_795_645_219), "2026-11-25 22:20:19 UTC");
-    }
 }

@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod get;
 mod inspect;
+mod log;
 mod misuse;
 mod namespace;
 mod notify;

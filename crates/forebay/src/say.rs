@@ -48,7 +48,7 @@ fn tell(text: &str) {
 }
 
 /// A sentence is one line, and no file name writes to the terminal but in letters.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -92,6 +92,18 @@ pub(crate) fn grouped(count: u64) -> String {
     out
 }
 
+/// Seconds since 1970 as a date and a time of day, UTC. The arithmetic of the Gregorian calendar, counted in years that begin in March.
+pub(crate) fn date(utc_s: u64) -> String {
+    let (days, second) = ((utc_s / 86_400) as i64 + 719_468, utc_s % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day = day_of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = era * 400 + year + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
+}
+
 /// A table with these columns; numbers (all columns but the first) stand to the right.
 pub(crate) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
@@ -117,7 +129,16 @@ pub(crate) fn show(table: &Table) -> Result<(), Stop> {
 
 #[cfg(test)]
 mod tests {
-    use super::wrapped;
+    use super::{date, wrapped};
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(date(951_782_399), "2000-02-28 23:59:59 UTC");
+        assert_eq!(date(951_782_400), "2000-02-29 00:00:00 UTC");
+        assert_eq!(date(1_735_689_599), "2024-12-31 23:59:59 UTC");
+        assert_eq!(date(1_795_645_219), "2026-11-25 22:20:19 UTC");
+    }
 
     #[test]
     fn lines_are_broken_between_words() {

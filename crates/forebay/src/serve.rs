@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use forebay_node::{DataConfig, EndSignals, EngineKind, Landings, Node, NodeConfig, NodeHandle, Progress as Step};
+use forebay_node::{
+    DataConfig, EndSignals, EngineKind, Landings, Node, NodeConfig, NodeHandle, Progress as Step, Severity,
+};
 use forebay_types::{Address, format_size};
 
+use crate::log::{Form, Log};
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::stop::Stop;
@@ -27,21 +30,58 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Stop> {
     let signals = EndSignals::block().map_err(|e| Stop::Failed(format!("SIGTERM cannot be waited for: {e}")))?;
     let serves = Arc::new(AtomicBool::new(false));
     let asked_to_end = watch(signals, serves.clone())?;
-    let config = config(settings).map_err(Stop::Misused)?;
+    let mut config = config(settings).map_err(Stop::Misused)?;
+    let (form, most) = log_settings(settings).map_err(Stop::Misused)?;
+    let failed = |e| Stop::Failed(format!("a thread cannot be started: {e}; see `ulimit -u`"));
+    let (log, ended) = Log::start(form, most).map_err(failed)?;
+    let heard = log.clone();
+    config.events = Some(Box::new(move |event| heard.tell(&event)));
+    let done = serve(config, &log, &serves, asked_to_end);
+    drop(log);
+    ended.wait();
+    done
+}
+
+fn serve(config: NodeConfig, log: &Log, serves: &AtomicBool, asked_to_end: Receiver<()>) -> Result<(), Stop> {
     let memory = config.memory_bytes;
-    let node = Node::start(config).map_err(|e| Stop::Failed(e.to_string()))?;
+    let node = match Node::start(config) {
+        Ok(node) => node,
+        // For programs a line like all others; for people the sentence that every verb ends with.
+        Err(error) if log.form() == Form::Json => {
+            log.error("start_failed", error.to_string());
+            return Err(Stop::Told);
+        }
+        Err(error) => return Err(Stop::Failed(error.to_string())),
+    };
     serves.store(true, Ordering::Relaxed);
-    tell(&node, memory);
+    tell(&node, memory, log);
     // A node whose stdout nobody reads serves all the same.
     let _ = say::line("ready").and_then(|()| say::flush());
     notify::ready();
     let _ = asked_to_end.recv();
     // From here on a signal finds nobody to ask.
     drop(asked_to_end);
-    say::note("ending: finishing what was asked, sealing what is open; a second signal ends at once");
+    log.note("stopping", "ending: finishing what was asked, sealing what is open; a second signal ends at once");
     notify::stopping();
     node.shutdown(END_WITHIN);
+    log.note("stopped", "ended: drives are sealed and flushed");
     Ok(())
+}
+
+fn log_settings(settings: &Settings) -> Result<(Form, Severity), String> {
+    let wrong = |key, text, choices| Err(format!("{}: {text:?} is none of {choices}", settings.origin(key)));
+    let form = match settings.text("log") {
+        None | Some("text") => Form::Text,
+        Some("json") => Form::Json,
+        Some(other) => return wrong("log", other, "text, json"),
+    };
+    let most = match settings.text("log_level") {
+        None | Some("info") => Severity::Info,
+        Some("warn") => Severity::Warn,
+        Some("error") => Severity::Error,
+        Some(other) => return wrong("log_level", other, "error, warn, info"),
+    };
+    Ok((form, most))
 }
 
 /// Waits for signals on a thread of its own. The first one asks a node that serves to end; before that, when a drive is written from front to
@@ -63,28 +103,31 @@ fn watch(signals: EndSignals, serves: Arc<AtomicBool>) -> Result<Receiver<()>, S
     started.map(|_| asked).map_err(|e| Stop::Failed(format!("a thread cannot be started: {e}; see `ulimit -u`")))
 }
 
-fn tell(node: &NodeHandle, memory: u64) {
+fn tell(node: &NodeHandle, memory: u64, log: &Log) {
     for report in node.reports() {
         let shard = report.shard.to_string();
         let found = if report.formatted { "new".to_owned() } else { format!("{} blocks", report.recovery.blocks) };
-        say::note(&format!(
-            "shard {} on {}: {found}, blocks of up to {}, I/O by {}",
-            &shard[..8],
-            report.path.display(),
-            format_size(report.block_bytes_max),
-            report.engine
-        ));
+        log.note(
+            "shard",
+            format!(
+                "shard {} on {}: {found}, blocks of up to {}, I/O by {}",
+                &shard[..8],
+                report.path.display(),
+                format_size(report.block_bytes_max),
+                report.engine
+            ),
+        );
         for without in &report.without {
-            say::note(&format!("shard {}: does without {without}", &shard[..8]));
+            log.note("without", format!("shard {}: does without {without}", &shard[..8]));
         }
     }
     for lacks in node.notes() {
-        say::note(lacks);
+        log.note("without", lacks);
     }
     let addresses: Vec<String> = node.addresses().iter().map(Address::to_string).collect();
-    say::note(&format!("serving on {} with {} of memory", addresses.join(" and "), format_size(memory)));
+    log.note("serving", format!("serving on {} with {} of memory", addresses.join(" and "), format_size(memory)));
     if let Some(address) = node.metrics_address() {
-        say::note(&format!("metrics at http://{address}/metrics"));
+        log.note("metrics", format!("metrics at http://{address}/metrics"));
     }
 }
 

@@ -21,7 +21,7 @@ enum Shape {
 }
 
 /// Every setting there is. Its environment variable is its name in capitals behind `FOREBAY_`.
-const KEYS: [(&str, Shape); 16] = [
+const KEYS: [(&str, Shape); 18] = [
     ("data", Shape::List),
     ("capacity", Shape::Text),
     ("memory", Shape::Text),
@@ -35,6 +35,8 @@ const KEYS: [(&str, Shape); 16] = [
     ("listen", Shape::Text),
     ("token_file", Shape::Text),
     ("metrics", Shape::Text),
+    ("log", Shape::Text),
+    ("log_level", Shape::Text),
     ("insecure_network", Shape::Flag),
     ("connect", Shape::Text),
     ("namespace", Shape::Text),

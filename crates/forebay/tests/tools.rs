@@ -169,3 +169,56 @@ fn a_drive_damaged_anywhere_is_read_without_a_bug() {
         .once();
     place.run(&["inspect", &place.file("empty", b"")]).complains(1, &["empty", "not a drive of Forebay"]).once();
 }
+
+#[test]
+fn the_log_has_a_line_for_each_event_for_people_and_for_programs() {
+    let place = Place::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (right, wrong) = (place.token("right", "right"), place.token("wrong", "wrong"));
+    let node = place.serve_with(&["--log", "json", "--listen", &free, "--token-file", &right]);
+    for _ in 0..20 {
+        let refused = place.run(&["stat", "--connect", &format!("tcp:{free}"), "--token-file", &wrong]);
+        refused.complains(1, &["the token is not this node's"]).once();
+    }
+    let (code, err) = node.end(rustix::process::Signal::TERM);
+    let events = lines(&err);
+    let of = |kind: &str| events.iter().filter(move |event| event["kind"] == kind).collect::<Vec<_>>();
+    assert_eq!(code, 0, "{err}");
+    for kind in ["shard", "serving", "stopping", "stopped"] {
+        assert_eq!(of(kind).len(), 1, "{kind}: {err}");
+    }
+    // A storm is a few lines, and nobody is left out of the count.
+    let refused = of("client_refused");
+    assert!((1..=4).contains(&refused.len()), "{err}");
+    assert_eq!(refused.iter().map(|event| event["count"].as_u64().unwrap()).sum::<u64>(), 20);
+    assert!(
+        events.iter().all(|event| event["text"].is_string() && event["utc_s"].is_u64() && event["level"].is_string())
+    );
+    let failed = place.serve_refused(&[
+        "--data",
+        "drive",
+        "--capacity",
+        "128MiB",
+        "--memory",
+        "64MiB",
+        "--socket",
+        "s",
+        "--log",
+        "json",
+    ]);
+    assert_eq!(failed.code, 1);
+    let told = lines(&failed.err);
+    assert!(
+        told.len() == 1
+            && told[0]["kind"] == "start_failed"
+            && told[0]["text"].as_str().unwrap().contains("--capacity"),
+        "{failed:?}"
+    );
+    let quiet = place.serve_with(&["--log-level", "warn"]);
+    assert_eq!(quiet.end(rustix::process::Signal::TERM), (0, String::new()));
+    let chatty = place.serve_with(&["--log-level", "info"]);
+    let said = chatty.end(rustix::process::Signal::TERM).1;
+    assert!(said.contains("UTC serving on unix:") && said.contains("UTC ended: "), "{said}");
+    place.run(&["serve", "--log", "xml"]).complains(2, &["--log", "\"xml\"", "text, json"]).once();
+    place.run(&["serve", "--log-level", "loud"]).complains(2, &["--log-level", "error, warn, info"]).once();
+}

@@ -22,6 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::board::Board;
 use crate::counters::PeerFault;
+use crate::events::Lookout;
 use crate::shard::{Command, Saved};
 use crate::slab::{Id, Slab};
 use crate::wake::Wake;
@@ -96,6 +97,7 @@ pub(crate) struct Control {
     pub(crate) peers: Slab<Peer>,
     pub(crate) changes: Vec<Change>,
     pub(crate) next_token: u64,
+    pub(crate) lookout: Lookout,
 }
 
 impl Control {
@@ -124,7 +126,9 @@ impl Control {
                 rest_until_us = self.clock.now_us() + ACCEPT_REST_US;
             }
             self.look_at_clocks();
+            self.lookout.look(&self.board, self.clock.now_us());
         }
+        self.lookout.last_words(&self.board, self.clock.now_us());
         self.say_closing();
     }
 
@@ -168,7 +172,10 @@ impl Control {
                 let socket = match self.listeners[at].accept() {
                     Ok(Some(socket)) => socket,
                     Ok(None) => break,
-                    Err(_) => return false,
+                    Err(error) => {
+                        self.lookout.accept_failed(&error, now_us);
+                        return false;
+                    }
                 };
                 let mut peer = Peer::new(socket, now_us);
                 if self.board.connections() as usize >= self.connections_max {
