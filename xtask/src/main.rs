@@ -23,7 +23,7 @@ cargo xtask tidy [--accept [--bytes-unchanged]]
     --accept       records today's sizes and papers as the new baseline
     --bytes-unchanged  with --accept: a format's source changed, its bytes did not (its golden files prove it)
 cargo xtask bench VERB [FLAG...]
-    Builds a release and runs a bench: limits, peers, mixed, broken, plan; `cargo xtask bench --help` lists the verbs and `cargo xtask bench VERB --help` their
+    Builds a release and runs a bench: limits, peers, blender, mixed, broken, plan; `cargo xtask bench --help` lists the verbs and `cargo xtask bench VERB --help` their
     flags, docs/measurements.md tells how each is measured. Missing fio and iperf3 are installed where root runs it (--no-install: not).
     --card FILE writes a claim card beside the result.
 cargo xtask bench --replay CARD [--dir DIR] [--json] | --report

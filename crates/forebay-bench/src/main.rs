@@ -3,6 +3,7 @@
 //! Each row is a ratio: ours and the limit, interleaved in one run, on the same file system, at the same depth and sizes, with verified payload.
 //! The product is never tuned for the bench: it starts the same binary with the flags anybody can give. Run it as `cargo xtask bench`.
 
+mod blender;
 mod broken;
 mod card;
 mod limits;
@@ -54,6 +55,8 @@ enum Verb {
     Limits(limits::LimitsArgs),
     /// Forebay beside Redis, plain files, foyer, Mooncake, NIXL and LMCache, on the same blocks and the same drive.
     Peers(peers::PeersArgs),
+    /// 64 KiB gets while 16 MiB durable puts run: the tail of the gets, alone and mixed, beside fio's.
+    Blender(blender::BlenderArgs),
     /// 64 KiB gets while 16 MiB puts run: shows that nobody starves.
     Mixed(mixed::MixedArgs),
     /// How late calls end when the node is stopped or killed under them, and what a dead node costs a call.
@@ -76,6 +79,7 @@ impl Verb {
         match self {
             Verb::Limits(args) => limits::run(args).map(Some),
             Verb::Peers(args) => peers::run(args).map(Some),
+            Verb::Blender(args) => blender::run(args).map(Some),
             Verb::Mixed(args) => mixed::run(args).map(|()| None),
             Verb::Broken(args) => broken::run(args).map(|()| None),
             Verb::Plan(args) => plan::run(args).map(|()| None),
@@ -89,6 +93,7 @@ impl Verb {
         match self {
             Verb::Limits(args) => Some(&args.common),
             Verb::Peers(args) => Some(&args.common),
+            Verb::Blender(args) => Some(&args.common),
             Verb::Mixed(args) => Some(&args.common),
             Verb::Broken(args) => Some(&args.common),
             Verb::Plan(args) => Some(&args.common),
@@ -102,6 +107,7 @@ impl Verb {
 fn tables(bench: &str, result: &Value) -> Vec<Table> {
     match bench {
         "limits" => vec![report::table(result)],
+        "blender" => blender::tables(result),
         "peers" => peers::tables(result),
         _ => Vec::new(),
     }
