@@ -20,6 +20,7 @@ mod lanes;
 mod latency;
 mod metrics;
 mod node;
+mod quota;
 mod reconcile;
 mod shard;
 mod shares;

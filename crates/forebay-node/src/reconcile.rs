@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use forebay_coord::Coordinator;
 use forebay_store::NamespaceRow;
-use forebay_types::{Namespace, NamespaceId};
+use forebay_types::{Class, Namespace, NamespaceId};
 
 use crate::assemble::Link;
 use crate::config::NodeError;
+use crate::quota::{Holder, parts};
 use crate::shard::{Command, Saved};
 
 /// Whether a row on a drive is the catalogue's namespace of that number: all but the quota stays as it was made.
@@ -18,12 +19,24 @@ fn same_namespace(known: &Namespace, held: &NamespaceRow) -> bool {
     row == *held
 }
 
+/// Each shard's part of a namespace's quota, with the drives there are now.
+fn parts_of(links: &[Link], namespace: &Namespace) -> Option<Vec<u64>> {
+    let holder = |link: &Link| {
+        let mut rows = link.shard.started.namespaces.iter();
+        let held = rows.find(|(row, _)| row.id == namespace.id).map_or(0, |(_, bytes)| *bytes);
+        // A cache that is over its part loses its own coldest with its next puts.
+        let held = if namespace.class == Class::Durable { held } else { 0 };
+        Holder { weight: link.row().weight_mib, held }
+    };
+    Some(parts(namespace.quota_bytes?, &links.iter().map(holder).collect::<Vec<_>>()))
+}
+
 /// Drives that hold namespaces need their catalogue: a new one would forget every block on them.
 pub(crate) fn refuse_orphans(links: &[Link], catalogue: &Path) -> Result<(), NodeError> {
     let orphan = links.iter().find_map(|link| Some((link, link.shard.started.namespaces.first()?)));
     match orphan {
         None => Ok(()),
-        Some((link, held)) => Err(NodeError::NoCatalogue {
+        Some((link, (held, _))) => Err(NodeError::NoCatalogue {
             path: link.path.clone(),
             name: held.name.clone(),
             catalogue: catalogue.into(),
@@ -38,15 +51,16 @@ pub(crate) fn reconcile(
     saved: &Receiver<Saved>,
     catalogue: &Path,
 ) -> Result<(), NodeError> {
-    let seen = links.iter().flat_map(|link| &link.shard.started.namespaces).map(|namespace| namespace.id).max();
+    let seen = links.iter().flat_map(|link| &link.shard.started.namespaces).map(|(held, _)| held.id).max();
     if let Some(seen) = seen {
         coordinator.reserve_ids(NamespaceId(seen.0))?;
     }
     let all = coordinator.all()?;
+    let parts: Vec<Option<Vec<u64>>> = all.iter().map(|namespace| parts_of(links, namespace)).collect();
     let mut sent = 0;
-    for link in links {
+    for (at, link) in links.iter().enumerate() {
         let mut changes = Vec::new();
-        for held in &link.shard.started.namespaces {
+        for (held, _) in &link.shard.started.namespaces {
             match all.iter().find(|namespace| namespace.id == held.id) {
                 None => changes.push(Command::Remove { token: sent + changes.len() as u64, id: held.id }),
                 Some(known) if !same_namespace(known, held) => {
@@ -60,9 +74,11 @@ pub(crate) fn reconcile(
                 Some(_) => {}
             }
         }
-        for namespace in &all {
-            if !link.shard.started.namespaces.contains(&NamespaceRow::from(namespace)) {
-                changes.push(Command::Upsert { token: sent + changes.len() as u64, namespace: namespace.clone() });
+        for (namespace, parts) in all.iter().zip(&parts) {
+            let namespace = Namespace { quota_bytes: parts.as_ref().map(|parts| parts[at]), ..namespace.clone() };
+            let row = NamespaceRow::from(&namespace);
+            if !link.shard.started.namespaces.iter().any(|(held, _)| *held == row) {
+                changes.push(Command::Upsert { token: sent + changes.len() as u64, namespace });
             }
         }
         sent += changes.len() as u64;

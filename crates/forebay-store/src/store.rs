@@ -244,6 +244,11 @@ impl<D: Disk> Store<D> {
         self.namespaces.rows()
     }
 
+    /// Bytes on the drive, with padding, that a namespace holds here.
+    pub fn namespace_bytes(&self, id: NamespaceId) -> u64 {
+        self.namespaces.find(id).and_then(|at| self.namespaces.get(at)).map_or(0, |slot| slot.bytes)
+    }
+
     /// Collects completions, submits queued I/O by lane, cleans in bounded steps. True: there is more to do right now.
     pub fn turn(&mut self, now: Millis, events: &mut Vec<Event>) -> bool {
         let mut done = Vec::new();

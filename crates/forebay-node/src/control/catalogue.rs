@@ -7,6 +7,7 @@ use forebay_wire::{ErrorCode, Member, Message};
 use super::Control;
 use crate::counters::PeerFault;
 use crate::json;
+use crate::quota::{Holder, parts};
 use crate::shard::Command;
 use crate::slab::Id;
 
@@ -67,7 +68,7 @@ impl Control {
             }
             Message::NamespaceDelete { request, name } => match self.coordinator.delete(tenant, &name) {
                 Err(error) => self.answer(id, request, &failed(request, &error)),
-                Ok(gone) => self.change(id, request, Message::Done { request }, |token| Command::Remove { token, id: gone.id }),
+                Ok(gone) => self.change(id, request, Message::Done { request }, |_, token| Command::Remove { token, id: gone.id }),
             },
             _ => self.blame(
                 id,
@@ -98,10 +99,21 @@ impl Control {
             // One whose drives are still writing it down is answered when they have.
             Ok((namespace, made)) if made || self.is_changing(namespace.id) => {
                 let answer = Message::NamespaceIs { request, namespace: namespace.clone() };
-                self.change(id, request, answer, |token| Command::Upsert { token, namespace: namespace.clone() });
+                let parts = self.parts_of(namespace.quota_bytes);
+                self.change(id, request, answer, |at, token| {
+                    let quota_bytes = parts.as_ref().map(|parts| parts[at]);
+                    Command::Upsert { token, namespace: Namespace { quota_bytes, ..namespace.clone() } }
+                });
             }
             Ok((namespace, _)) => self.answer(id, request, &Message::NamespaceIs { request, namespace }),
         }
+    }
+
+    /// Each shard's part of a new namespace's quota.
+    fn parts_of(&self, quota_bytes: Option<u64>) -> Option<Vec<u64>> {
+        let holders: Vec<Holder> =
+            self.shards.iter().map(|shard| Holder { weight: shard.weight_mib, held: 0 }).collect();
+        Some(parts(quota_bytes?, &holders))
     }
 
     fn is_changing(&self, id: NamespaceId) -> bool {
@@ -110,12 +122,12 @@ impl Control {
             .any(|change| matches!(&change.answer, Message::NamespaceIs { namespace, .. } if namespace.id == id))
     }
 
-    /// Tells every shard, and answers when all have written it down.
-    fn change(&mut self, peer: Id, request: u32, answer: Message, command: impl Fn(u64) -> Command) {
+    /// Tells every shard, each by its place, and answers when all have written it down.
+    fn change(&mut self, peer: Id, request: u32, answer: Message, command: impl Fn(usize, u64) -> Command) {
         self.next_token += 1;
         let token = self.next_token;
-        for shard in &mut self.shards {
-            shard.send(command(token));
+        for (at, shard) in self.shards.iter_mut().enumerate() {
+            shard.send(command(at, token));
         }
         if self.changes.len() >= CHANGES_MAX {
             let text =

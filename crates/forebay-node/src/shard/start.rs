@@ -60,7 +60,8 @@ pub(crate) struct Started {
     pub(crate) engine: &'static str,
     /// Kernel features it does without, each with the reason.
     pub(crate) without: Vec<String>,
-    pub(crate) namespaces: Vec<NamespaceRow>,
+    /// The namespaces its drive knows, each with the bytes it holds there.
+    pub(crate) namespaces: Vec<(NamespaceRow, u64)>,
 }
 
 /// A shard's thread, as the node holds it.
@@ -152,7 +153,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
         align: store.align(),
         engine: name,
         without,
-        namespaces: store.namespaces().cloned().collect(),
+        namespaces: store.namespaces().map(|row| (row.clone(), store.namespace_bytes(row.id))).collect(),
     };
     let core = Core {
         counters: shown.counters.clone(),
