@@ -282,8 +282,7 @@ impl Raw<'_> {
             sync_every: depth,
             ..reads(0)
         };
-        // With its submission: while two writers are at work too, a read may be over before fio begins to count its `clat`.
-        let us = |result: drive::JobResult| result.total_us;
+        let us = |result: drive::JobResult| [result.p50_us, result.p99_us, result.p999_us];
         Side::gets(&mut side.idle, us(drive::run(self.tools, &reads(2 * round))?));
         side.put_alone.0.push(drive::run(self.tools, &writes(seconds / 2))?.gb_s);
         let writer = Fio::start(&writes(seconds))?;

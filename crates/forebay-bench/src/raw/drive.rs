@@ -33,12 +33,10 @@ pub(crate) struct Job<'a> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct JobResult {
     pub(crate) gb_s: f64,
-    /// From the end of its submission, as fio's `clat` counts.
+    /// From submission to completion.
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
-    /// p50, p99 and p99.9 of all that one operation takes, its submission included.
-    pub(crate) total_us: [f64; 3],
     /// None from our own loop.
     pub(crate) cpu_s_per_gb: Option<f64>,
 }
@@ -71,13 +69,9 @@ impl Fio {
         let mut command = Command::new("fio");
         // Not refilled: the drive sees the same buffers again, as it does from our pattern.
         command.args(["--name=limit", "--ioengine=io_uring", "--fixedbufs=1", "--direct=1", "--output-format=json"]);
-        command.args([
-            "--overwrite=1",
-            "--percentile_list=50:99:99.9",
-            "--lat_percentiles=1",
-            "--clat_percentiles=1",
-            "--randseed=1",
-        ]);
+        // From submission to completion: where a read ends inside the call that submits it, fio's default leaves all of it out.
+        command.args(["--lat_percentiles=1", "--clat_percentiles=0"]);
+        command.args(["--overwrite=1", "--percentile_list=50:99:99.9", "--randseed=1"]);
         command
             .arg(format!("--filename={}", job.file.display()))
             .arg(format!("--offset={}M", job.from_mib))
@@ -120,8 +114,7 @@ fn result(job: &Value, write: bool) -> Outcome<JobResult> {
     let side = &job[if write { "write" } else { "read" }];
     let number = |value: &Value| value.as_f64().filter(|x| *x > 0.0);
     let bytes_s = number(&side["bw_bytes"]).ok_or_else(|| Failed("fio moved no bytes".into()))?;
-    let of = |what: &str, share: &str| side[what]["percentile"][share].as_f64().unwrap_or(f64::NAN) / 1e3;
-    let at = |share: &str| of("clat_ns", share);
+    let at = |share: &str| side["lat_ns"]["percentile"][share].as_f64().unwrap_or(f64::NAN) / 1e3;
     // usr_cpu and sys_cpu are percent of the job's run time.
     let cpu_s = (job["usr_cpu"].as_f64().unwrap_or(f64::NAN) + job["sys_cpu"].as_f64().unwrap_or(f64::NAN)) / 100.0
         * job["job_runtime"].as_f64().unwrap_or(f64::NAN)
@@ -132,7 +125,6 @@ fn result(job: &Value, write: bool) -> Outcome<JobResult> {
         p50_us: at("50.000000"),
         p99_us: at("99.000000"),
         p999_us: at("99.900000"),
-        total_us: ["50.000000", "99.000000", "99.900000"].map(|share| of("lat_ns", share)),
         cpu_s_per_gb: Some(cpu_s / gb).filter(|x| x.is_finite()),
     })
 }
@@ -188,7 +180,6 @@ fn own_loop(job: &Job<'_>) -> Outcome<JobResult> {
         p50_us,
         p99_us,
         p999_us,
-        total_us: [p50_us, p99_us, p999_us],
         cpu_s_per_gb: None,
     })
 }
