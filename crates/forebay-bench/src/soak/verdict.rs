@@ -48,7 +48,7 @@ fn rows(soak: &Soak, flat_from_s: f64) -> Vec<[String; 2]> {
         ["misses".to_owned(), words(&all.misses)],
         ["puts kept".to_owned(), format!("{} ({:.1} GB)", all.kept, all.bytes_in as f64 / 1e9)],
         ["puts refused".to_owned(), words(&all.refusals)],
-        ["durable blocks there after the last kill".to_owned(), all.audited.to_string()],
+        ["blocks there after the last kill".to_owned(), all.audited.to_string()],
         ["durable blocks lost".to_owned(), format!("{} ({} bits were flipped)", all.durable_lost, soak.flips)],
         ["forgotten, and come back".to_owned(), format!("{}, {}", all.forgotten, all.came_back)],
     ];
@@ -106,7 +106,7 @@ fn failures(soak: &Soak, flat_from_s: f64) -> Vec<String> {
     );
     // A soak that does nothing proves nothing.
     hold(all.hits > 1000 && all.kept > 500, format!("only {} hits and {} puts", all.hits, all.kept));
-    hold(all.audited > 100, format!("only {} durable blocks were there to be asked for at the end", all.audited));
+    hold(all.audited > 100, format!("only {} blocks were there to be asked for at the end", all.audited));
     hold(!all.refusals.is_empty(), "no namespace was ever full".into());
     let (highest, growth) = (soak.node_course.highest_kib(), soak.node_course.growth_kib(flat_from_s));
     hold(
