@@ -50,7 +50,8 @@ pub(crate) fn run(args: &DoctorArgs, settings: &Settings) -> Result<(), Stop> {
 fn patient(settings: &Settings) -> Result<Patient, String> {
     let (data, socket) = (settings.paths("data"), settings.path("socket"));
     Ok(Patient {
-        makes_folders: data.is_empty() && socket.is_none(),
+        makes_data_folder: data.is_empty(),
+        makes_socket_folder: socket.is_none(),
         data: if data.is_empty() { vec![places::data_dir()?.join("drive")] } else { data },
         socket: socket.map_or_else(places::socket_to_serve, Ok)?,
         memory_bytes: settings.size("memory")?.unwrap_or_else(serve::memory_default),

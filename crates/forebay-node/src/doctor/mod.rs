@@ -68,8 +68,10 @@ pub struct Patient {
     pub data: Vec<PathBuf>,
     /// Its socket.
     pub socket: PathBuf,
-    /// Folders that are not there are made at its start: they are the user's own, and nobody chose them by hand.
-    pub makes_folders: bool,
+    /// The drive's folder is made at its start: it is the user's own, and nobody chose it by hand.
+    pub makes_data_folder: bool,
+    /// The same of the socket's.
+    pub makes_socket_folder: bool,
     /// Its memory, in bytes.
     pub memory_bytes: u64,
 }
@@ -81,9 +83,9 @@ pub fn examine(patient: &Patient, clock: &dyn Clock, progress: &mut dyn FnMut(u6
     let drives = patient.data.len().max(1) as u64;
     for (at, path) in patient.data.iter().enumerate() {
         let mut hear = |thousandths: u64| progress((at as u64 * 1000 + thousandths) / drives);
-        findings.extend(place::findings(path, patient.makes_folders, clock, &mut hear));
+        findings.extend(place::findings(path, patient.makes_data_folder, clock, &mut hear));
     }
-    findings.push(place::socket(&patient.socket, patient.makes_folders));
+    findings.push(place::socket(&patient.socket, patient.makes_socket_folder));
     findings.extend(watch.findings(clock));
     findings
 }
@@ -100,7 +102,8 @@ mod tests {
         let patient = Patient {
             data: vec![folder.join("drive"), folder.join("nowhere/drive"), "/dev/null".into()],
             socket: folder.join("x".repeat(120)),
-            makes_folders: false,
+            makes_data_folder: false,
+            makes_socket_folder: false,
             memory_bytes: 64 << 20,
         };
         let mut heard = 0;
