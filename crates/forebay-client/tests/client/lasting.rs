@@ -55,7 +55,9 @@ fn what_a_node_may_still_write_is_not_used_until_it_says_done() {
 #[test]
 fn slices_come_back_when_the_node_is_done() {
     let fake = Fake::unix();
-    let options = Options { region_bytes: 16 << 20, connections: 1, ..Options::default() };
+    // Patient: on a slow machine silence would have it taken for dead, and this is about slices.
+    let patience = Duration::from_secs(60);
+    let options = Options { region_bytes: 16 << 20, connections: 1, patience, ..Options::default() };
     let (client, space) = attached(&fake, options);
     let blocks = filled(&space, &[1 << 20; 8]);
     let keys = keys(&blocks);

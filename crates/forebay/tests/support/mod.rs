@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 /// A folder that is removed at the end; short, because sockets lie in it.
 pub(crate) struct Place(PathBuf);
@@ -204,7 +204,12 @@ impl Node {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).unwrap();
+        if signal == Signal::STOP {
+            // Until each of its threads has come by the kernel it still answers.
+            waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
+        }
     }
 
     /// Ends it in order; gives its exit code and what it said on stderr.
