@@ -208,6 +208,12 @@ pub(crate) type StoreNumber = (&'static str, &'static str, &'static str, fn(&Sto
 /// Numbers of a shard's store, each with the shard as label.
 pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_blocks", "Blocks held.", "gauge", |s| s.blocks),
+    (
+        "forebay_drive_usable_bytes",
+        "Bytes of the slice that blocks can take: without spare segments and headers.",
+        "gauge",
+        |s| s.usable_bytes,
+    ),
     ("forebay_drive_live_bytes", "Bytes on the drive that can be served, with padding.", "gauge", |s| s.live_bytes),
     ("forebay_drive_durable_bytes", "Of these, of durable namespaces.", "gauge", |s| s.durable_bytes),
     ("forebay_segments", "Segments of the shard.", "gauge", |s| s.segments),
@@ -263,7 +269,7 @@ fn store_families(board: &Board) -> Vec<Family> {
     let capacity = labelled("shard", stats.iter().map(|(id, bytes, _)| (id.clone(), *bytes)));
     all.push(Family {
         name: "forebay_drive_capacity_bytes",
-        help: "Bytes of the shard's slice.",
+        help: "Bytes of the shard's slice, all that lies in it counted: tables, headers, footers, spare segments.",
         kind: "gauge",
         samples: capacity,
     });

@@ -15,6 +15,8 @@ pub struct StoreStats {
     pub segment_bytes: u64,
     /// Segments free for writing.
     pub segments_free: u64,
+    /// Bytes that records can take: segments without the spare ones and without headers. Footers take their part of it too.
+    pub usable_bytes: u64,
     /// Blocks in DRAM.
     pub dram_blocks: u64,
     /// Their bytes of arena.

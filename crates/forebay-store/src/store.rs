@@ -25,7 +25,7 @@ use crate::lanes::{Lane, Lanes};
 use crate::leases::Leases;
 use crate::mutant::Mutant;
 use crate::namespaces::Namespaces;
-use crate::segments::{Geometry, Segments};
+use crate::segments::{Geometry, SPARE_SEGMENTS, Segments};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
 use crate::verify::VerifyJob;
@@ -484,6 +484,8 @@ impl<D: Disk> Store<D> {
             segments: self.segments.len() as u64,
             segment_bytes: self.geometry.layout.segment_bytes,
             segments_free: self.segments.free_len() as u64,
+            usable_bytes: (self.segments.len().saturating_sub(SPARE_SEGMENTS)) as u64
+                * self.geometry.bytes(self.geometry.segment_units - self.geometry.header_units),
             dram_blocks: self.dram.len() as u64,
             dram_bytes: self.dram.bytes() as u64,
             arena_bytes: self.arena.len() as u64,
