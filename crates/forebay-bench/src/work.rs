@@ -1,7 +1,7 @@
 //! What benches do with a node: blocks put, got and looked at.
 
 use forebay_client::{Client, NamespaceHandle};
-use forebay_types::{Class, Fingerprint, Key, Tier};
+use forebay_types::{Class, Fingerprint, Key, MissReason, Tier};
 use serde_json::Value;
 
 use crate::watch::Watch;
@@ -87,16 +87,19 @@ pub(crate) struct Got {
     pub(crate) hits: usize,
     pub(crate) from_dram: usize,
     wrong: usize,
+    /// Why the first of those that missed did.
+    miss: Option<MissReason>,
 }
 
 fn got(space: &NamespaceHandle, keys: &[Key], bytes: usize) -> Got {
     let mut got = Got::default();
-    space.get_each(keys, |i, result| {
-        if let Ok(block) = result {
+    space.get_each(keys, |i, result| match result {
+        Ok(block) => {
             got.hits += 1;
             got.from_dram += usize::from(block.tier() == Tier::Dram);
             got.wrong += usize::from(!is_stamped(&block, &keys[i], bytes));
         }
+        Err(reason) => got.miss = got.miss.or(Some(reason)),
     });
     got
 }
@@ -106,6 +109,7 @@ impl Got {
         self.hits += other.hits;
         self.from_dram += other.from_dram;
         self.wrong += other.wrong;
+        self.miss = self.miss.or(other.miss);
     }
 
     /// Fails unless all were hits with the right bytes, from the tier the row is about.
@@ -114,7 +118,8 @@ impl Got {
         if self.wrong > 0 {
             Err(Failed(format!("{} of {asked} blocks came back wrong; please report this", self.wrong)))
         } else if self.hits < asked {
-            Err(Failed(format!("{} of {asked} blocks that were put are missing", asked - self.hits)))
+            let reason = self.miss.map_or_else(String::new, |reason| format!(" ({reason})"));
+            Err(Failed(format!("{} of {asked} blocks that were put are missing{reason}", asked - self.hits)))
         } else if strays > asked * STRAYS_PER_1000 / 1000 {
             Err(Failed(format!(
                 "{strays} of {asked} blocks did not come from {tier}: the row would not measure what it says"
