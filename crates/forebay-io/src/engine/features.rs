@@ -68,7 +68,7 @@ impl Feature {
 pub struct EngineFeatures {
     /// `uring` or `threads`.
     pub name: &'static str,
-    /// Each feature probed: `direct_io`, `io_uring`, `single_issuer`, `defer_taskrun`, `coop_taskrun`, `registered_file`, `registered_buffers`.
+    /// Each feature probed: `direct_io`, `io_uring`, `single_issuer`, `defer_taskrun`, `coop_taskrun` (where `defer_taskrun` is not to be had), `registered_file`, `registered_buffers`.
     pub features: Vec<Feature>,
 }
 

@@ -290,11 +290,10 @@ fn build(deny: Deny, depth: usize, features: &mut Vec<Feature>) -> Result<IoUrin
                 let feature = |name, on, why: &str| if on { Feature::on(name) } else { Feature::off(name, why) };
                 features.push(feature("single_issuer", single, why()));
                 features.push(feature("defer_taskrun", defer, why()));
-                features.push(feature(
-                    "coop_taskrun",
-                    coop,
-                    if defer { "deferred task work takes its place" } else { why() },
-                ));
+                // Not asked for where deferred task work takes its place, so not missed either.
+                if !defer {
+                    features.push(feature("coop_taskrun", coop, why()));
+                }
                 return Ok(ring);
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
