@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const HELP: &str = "\
-cargo xtask test [--engines] [--runner cargo|nextest]
+cargo xtask test [--io-engines] [--runner cargo|nextest]
     Everything that must hold before a change is handed in: format, lints, tidy, licences, all tests, doc tests.
-    --engines      once more, the tests that start nodes, with each I/O engine forced in turn
+    --io-engines   once more, the tests that start nodes, with each I/O engine forced in turn
     --runner       which runner; by default nextest where it is installed
 cargo xtask tidy [--accept [--bytes-unchanged]]
     Arrows between rooms, heads of modules, formats and their papers, growth of files and functions.

@@ -7,7 +7,7 @@ use crate::run::{cargo, has_plugin, pass, pass_keeping};
 use crate::tidy;
 
 /// Packages whose tests start nodes, and so depend on the I/O engine.
-const ENGINE_TESTS: [&str; 5] = ["forebay-io", "forebay-store", "forebay-node", "forebay-client", "forebay"];
+const IO_ENGINE_TESTS: [&str; 5] = ["forebay-io", "forebay-store", "forebay-node", "forebay-client", "forebay"];
 
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<(), Stop> {
     let asked = Asked::parse(args)?;
@@ -17,8 +17,8 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<(), Stop> {
     tidy::check(root)?;
     licences(root, &mut report)?;
     tests(root, &asked, &mut report)?;
-    if asked.engines {
-        engines(root, &mut report)?;
+    if asked.io_engines {
+        io_engines(root, &mut report)?;
     }
     report.print();
     Ok(())
@@ -31,17 +31,17 @@ enum Runner {
 }
 
 struct Asked {
-    engines: bool,
+    io_engines: bool,
     runner: Option<Runner>,
 }
 
 impl Asked {
     fn parse(args: &[String]) -> Result<Self, Stop> {
-        let mut asked = Asked { engines: false, runner: None };
+        let mut asked = Asked { io_engines: false, runner: None };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
             match arg {
-                "--engines" => asked.engines = true,
+                "--io-engines" => asked.io_engines = true,
                 "--runner" => {
                     asked.runner = match args.next() {
                         Some("cargo") => Some(Runner::Cargo),
@@ -144,11 +144,11 @@ fn say_what_is_not_here(root: &Path, report: &mut Report) {
     }
 }
 
-fn engines(root: &Path, report: &mut Report) -> Result<(), Stop> {
+fn io_engines(root: &Path, report: &mut Report) -> Result<(), Stop> {
     for engine in ["threads", "uring"] {
-        step(&format!("tests with the engine {engine:?}"));
+        step(&format!("tests with the I/O engine {engine:?}"));
         let mut command = cargo(root, &["test", "--locked", "--no-fail-fast"]);
-        for package in ENGINE_TESTS {
+        for package in IO_ENGINE_TESTS {
             command.args(["--package", package]);
         }
         command.env("FOREBAY_IO", engine);
