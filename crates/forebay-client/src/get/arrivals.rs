@@ -11,6 +11,7 @@ use super::{GetCall, GetPart, State, Stream};
 use crate::block::Arrived;
 use crate::link::{LinkError, Sink, miss_for};
 use crate::memory::Memory;
+use crate::options::Mutant;
 
 /// Memory taken at once for a block outside regions, in bytes: what a node claims to send is believed as it comes.
 const HEAP_STEP_BYTES: usize = 1 << 20;
@@ -260,7 +261,9 @@ impl Arrivals<'_, '_, '_> {
         let block_length = descriptor.meta.length as usize;
         let (key, version) = (ask.key, descriptor.meta.version);
         let (tier, landing) = (claim.tier, claim.landing);
-        let arrived = Arrived { memory, descriptor, length, offset: claim.offset, range: from..to, tier, landing };
+        let unchecked = self.call.core.options.mutant(Mutant::SkipCheck);
+        let (offset, range) = (claim.offset, from..to);
+        let arrived = Arrived { memory, descriptor, length, offset, range, tier, landing, unchecked };
         match self.call.taker.take(index as usize, arrived) {
             Ok(spare) => {
                 if let Some(memory) = spare {

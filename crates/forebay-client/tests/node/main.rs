@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is a test")]
 
+mod between;
 mod expiry;
 mod hints;
 mod landings;
+mod region;
 mod wire;
 
 use std::path::PathBuf;
