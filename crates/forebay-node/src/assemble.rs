@@ -13,7 +13,7 @@ use crate::check::policy;
 use crate::config::{NodeConfig, NodeError, Progress};
 use crate::drives::Drive;
 use crate::shard::{Command, Saved, ShardLink, ShardSetup, Starting, start};
-use crate::shares::Shares;
+use crate::shares::{Shares, beyond_bytes};
 use crate::wake::Wake;
 
 /// Memory of a shard that is neither arena nor index: buffers of its loop and its connections, in bytes.
@@ -81,7 +81,7 @@ pub(crate) fn start_shards(
     parts: &Parts,
 ) -> Result<Vec<Link>, NodeError> {
     let total = drives.len() * config.shards_per_drive as usize;
-    let memory = config.memory_bytes / total as u64;
+    let memory = config.memory_bytes / total as u64 - beyond_bytes(total);
     let mut starting: Vec<(Starting, bool, usize)> = Vec::new();
     let mut failed = None;
     'all: for (at, drive) in drives.iter().enumerate() {
@@ -168,7 +168,7 @@ fn total_memory(error: NodeError, shards: usize, found: u64) -> NodeError {
     match error {
         NodeError::Store { source: forebay_store::StoreError::Memory { need, .. }, .. } => {
             // A quarter of a shard's memory may be index.
-            let shard = (need.next_multiple_of(2 << 20) + BUFFERS_BYTES) * 4 / 3;
+            let shard = (need.next_multiple_of(2 << 20) + BUFFERS_BYTES) * 4 / 3 + beyond_bytes(shards);
             NodeError::Memory { found, need: shard.next_multiple_of(1 << 20) * shards as u64, shards }
         }
         error => error,

@@ -7,6 +7,7 @@ use forebay_net::Listener;
 use crate::assemble::SHARD_MEMORY_MIN;
 use crate::config::{NodeConfig, NodeError};
 use crate::http;
+use crate::shares::beyond_bytes;
 
 /// Most shards of a node: each is a thread.
 const SHARDS_MAX: usize = 256;
@@ -38,7 +39,7 @@ pub(crate) fn settings(config: &NodeConfig) -> Result<(), NodeError> {
     if config.listen.is_some() && config.token.as_ref().is_none_or(Vec::is_empty) {
         return refuse("listening on TCP needs a token that clients must show; give --token-file FILE");
     }
-    let need = SHARD_MEMORY_MIN * shards as u64;
+    let need = (SHARD_MEMORY_MIN + beyond_bytes(shards).next_multiple_of(1 << 20)) * shards as u64;
     if config.memory_bytes < need {
         return Err(NodeError::Memory { found: config.memory_bytes, need, shards });
     }

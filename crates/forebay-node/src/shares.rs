@@ -2,6 +2,7 @@
 //!
 //! Each is a ceiling of the node, not of a connection: what one peer may do, ten thousand may do at once, and the node must hold them all.
 
+use forebay_types::limits::MESSAGE_BYTES_MAX;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Connections a node has at most. An idle one costs a descriptor and under 2 KiB.
@@ -19,17 +20,19 @@ const OWN_DESCRIPTORS: usize = 96;
 const SHARD_DESCRIPTORS: usize = 8;
 
 /// Bytes of half-received messages, over all shards: four of the largest.
-const INPUT_BYTES: usize = 16 << 20;
-/// The largest message must fit a shard's part.
-const INPUT_BYTES_MIN: usize = 5 << 20;
+const INPUT_BYTES: usize = 4 * INPUT_BYTES_MIN;
+/// The largest message must fit a shard's part, with its header.
+const INPUT_BYTES_MIN: usize = MESSAGE_BYTES_MAX + (4 << 10);
 
 /// Bytes of answers that peers have not taken yet, over all shards. Payload is not among them: it is sent from where it lies.
 const OUTPUT_BYTES: usize = 16 << 20;
 /// One answer to each of a few connections.
 const OUTPUT_BYTES_MIN: usize = 2 << 20;
 
-/// Keys without an answer, over all shards: about 100 bytes each.
+/// Keys without an answer, over all shards.
 const ITEMS: usize = 131_072;
+/// What one of them takes, in bytes, about.
+const ITEM_BYTES: usize = 100;
 /// Two of the largest messages.
 const ITEMS_MIN: usize = 8192;
 
@@ -84,6 +87,16 @@ impl Shares {
     }
 }
 
+/// What a shard's least shares take beyond its even part of the node's, in bytes. A node of a few shards has none. With more, the leasts
+/// would add up past the 64 MiB that a node takes beside its memory, so each shard pays for its own out of its memory.
+pub(crate) fn beyond_bytes(shards: usize) -> u64 {
+    let beyond = |all: usize, least: usize| least.saturating_sub(all / shards.max(1));
+    let bytes = beyond(INPUT_BYTES, INPUT_BYTES_MIN)
+        + beyond(OUTPUT_BYTES, OUTPUT_BYTES_MIN)
+        + beyond(ITEMS, ITEMS_MIN) * ITEM_BYTES;
+    bytes as u64
+}
+
 /// Descriptors with which nothing is cut short.
 pub(crate) fn needed_descriptors(shards: usize) -> usize {
     (OWN_DESCRIPTORS + SHARD_DESCRIPTORS * shards + CONNECTIONS_MAX + REGIONS_MAX * 4 / 3).next_multiple_of(1024)
@@ -117,5 +130,19 @@ mod tests {
         let all = Shares::of(needed_descriptors(1), 1);
         assert_eq!((all.connections, all.regions), (CONNECTIONS_MAX, REGIONS_MAX), "what is named as enough is enough");
         assert!(Shares::of(20_000, 1).connections > 10_000);
+    }
+
+    #[test]
+    fn however_many_shards_there_are_their_shares_take_no_more_than_one_shards_would() {
+        let bytes = |shares: &Shares| shares.input_bytes + shares.output_bytes + shares.items * ITEM_BYTES;
+        let one = bytes(&Shares::of(DESCRIPTORS_MAX, 1)) as u64;
+        for shards in 1..=256u64 {
+            let shares = Shares::of(DESCRIPTORS_MAX, shards as usize);
+            assert!(shares.input_bytes > MESSAGE_BYTES_MAX, "{shards}: the largest message fits");
+            let paid = beyond_bytes(shards as usize) * shards;
+            assert!(bytes(&shares) as u64 * shards <= one + paid, "{shards}: {shares:?}, {paid} paid");
+        }
+        assert_eq!(beyond_bytes(3), 0);
+        assert!(beyond_bytes(256) > 6 << 20);
     }
 }
