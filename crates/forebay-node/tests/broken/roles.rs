@@ -17,8 +17,9 @@ fn a_process_in_another_role() {
     match words.as_slice() {
         ["node", folder, memory_mib] => node(folder, memory_mib.parse().unwrap()),
         ["idle", address, shard, count] => idle(&address.parse().unwrap(), shard_of(shard), count.parse().unwrap()),
-        ["land", address, shard, namespace] => {
-            land(&address.parse().unwrap(), shard_of(shard), NamespaceId(namespace.parse().unwrap()));
+        ["land", address, shard, namespace, first] => {
+            let namespace = NamespaceId(namespace.parse().unwrap());
+            land(&address.parse().unwrap(), shard_of(shard), namespace, first.parse().unwrap());
         }
         other => panic!("no role: {other:?}"),
     }
@@ -38,8 +39,6 @@ fn node(folder: &str, memory_mib: u64) {
     let folder = std::mem::ManuallyDrop::new(Folder(folder.into()));
     let mut config = folder.config();
     config.memory_bytes = memory_mib * MIB;
-    // Also where regions have small pages: what can go wrong with a landing is looked for here.
-    config.landings = forebay_node::Landings::Direct;
     config.metrics = Some("127.0.0.1:0".parse().unwrap());
     // What is killed in mid-landing shall be written to by the drive itself, also where clients have no huge pages.
     config.landings = Landings::Direct;
@@ -61,20 +60,26 @@ fn idle(address: &Address, shard: ShardId, count: usize) {
     wait_to_go();
 }
 
-/// Gets that land in a region, one behind the other, until it is killed.
-fn land(address: &Address, shard: ShardId, ns: NamespaceId) {
+/// Blocks that are landed: more than a node of 64 MiB keeps in DRAM, so that the drive goes on reading.
+pub(crate) const LANDED: u64 = 80;
+
+/// Gets that land in a region, sixteen at a time and one such message behind the other, until it is killed. Tells when the first have landed and
+/// the next are asked for.
+fn land(address: &Address, shard: ShardId, ns: NamespaceId, first: u64) {
     let (mut hand, _) = Hand::with(address, hello(shard, &[]));
     let region = Region::owned(32 << 20).unwrap();
     hand.lend(1, &region);
     let slice = region.alloc(24 << 20).unwrap();
-    let item = |number: u64| {
-        let to = Place { region: RegionId(1), offset: slice.offset() as u64 + number * (3 << 19), room: 3 << 19 };
-        GetItem { key: key(number), offset: 0, length: 0, to }
-    };
-    tell("lands");
-    loop {
+    for round in 0.. {
+        let item = |slot: u64| {
+            let to = Place { region: RegionId(1), offset: slice.offset() as u64 + slot * (3 << 19), room: 3 << 19 };
+            GetItem { key: key((first + 16 * round + slot) % LANDED), offset: 0, length: 0, to }
+        };
         let (_, get) = hand.get_message(ns, (0..16).map(item).collect(), 30_000_000);
         hand.send(&get);
+        if round == 1 {
+            tell("lands");
+        }
         let mut left = 16;
         while left > 0 {
             match hand.next() {
