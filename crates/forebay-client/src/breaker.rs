@@ -126,9 +126,13 @@ impl Breaker {
         }
     }
 
-    /// True once for each probe that is due: whoever is told so makes it, and says how it went.
-    pub(crate) fn take_probe(&mut self, now_us: u64) -> bool {
+    /// True once for each probe that is due: whoever is told so makes it, and says how it went. `probed`: one is under way now, and is not overdue.
+    pub(crate) fn take_probe(&mut self, now_us: u64, probed: bool) -> bool {
         match self.state {
+            State::Open { .. } if probed => {
+                self.state = State::Open { probe_us: now_us, probing: true };
+                false
+            }
             State::Open { probe_us, probing: false } if now_us >= probe_us => {
                 self.state = State::Open { probe_us, probing: true };
                 true
@@ -193,16 +197,16 @@ mod tests {
         let (mut now, _) = opened(&mut breaker);
         for chance in [0, 1, 49_999, 50_000, 50_001, u64::MAX] {
             let due = breaker.next_probe_us().unwrap();
-            assert!(!breaker.take_probe(due - 1));
-            assert!(breaker.take_probe(due), "a probe is due");
-            assert!(!breaker.take_probe(due + 1), "two probers");
+            assert!(!breaker.take_probe(due - 1, false));
+            assert!(breaker.take_probe(due, false), "a probe is due");
+            assert!(!breaker.take_probe(due + 1, false), "two probers");
             assert_eq!(breaker.next_probe_us(), None);
             now = now.max(due) + 30;
             breaker.probe_failed(now, chance);
             let wait = breaker.next_probe_us().unwrap() - now;
             assert!((PROBE_US - JITTER_US_MAX..=PROBE_US + JITTER_US_MAX).contains(&wait), "{wait}");
         }
-        assert!(breaker.take_probe(now + PROBE_US * 2));
+        assert!(breaker.take_probe(now + PROBE_US * 2, false));
         breaker.reached();
         assert_eq!(breaker.admit(now), Admit::Ask);
         breaker.probe_failed(now, 0);
@@ -222,7 +226,7 @@ mod tests {
         }
         assert_eq!(calls, 6);
         assert_eq!(breaker.admit(now + 40_000), Admit::Never);
-        assert!(breaker.take_probe(now + 40_000), "it is looked for at once");
+        assert!(breaker.take_probe(now + 40_000, false), "it is looked for at once");
     }
 
     #[test]
@@ -244,6 +248,20 @@ mod tests {
         assert!(!breaker.failed(0, PATIENCE_US, 0));
         assert!(!breaker.failed(10 * PATIENCE_US, PATIENCE_US, 0));
         assert_eq!(breaker.admit(10 * PATIENCE_US), Admit::At(10 * PATIENCE_US + BACKOFF_US_MIN));
+    }
+
+    #[test]
+    fn while_a_probe_waits_for_a_greeting_no_call_knocks_and_no_other_probe_begins() {
+        let mut breaker = Breaker::default();
+        let (mut now, _) = opened(&mut breaker);
+        now += PROBE_US + JITTER_US_MAX;
+        assert!(breaker.take_probe(now, false));
+        for _ in 0..100 {
+            now += OVERDUE_US / 10;
+            assert!(!breaker.take_probe(now, true));
+            assert_eq!(breaker.admit(now), Admit::Never);
+        }
+        assert_eq!(breaker.admit(now + OVERDUE_US), Admit::Ask, "its thread is gone");
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! One thread for a client, which lives only while one of its shards is dead. It connects and shakes hands without waiting for any one of them,
 //! so many dead shards are each looked for on time. What it finds is a connection, ready for the next call; calls meanwhile do not touch the
 //! kernel.
+//!
+//! A probe that has reached a node and is not greeted stays: a stopped node answers it in the moment it goes on, and others would only stand
+//! in the node's queue behind it. It is replaced by a fresh one now and then, for somebody else may listen at that address by now; one that has
+//! reached nobody is replaced whenever a probe is due. So a shard is always being looked for, over one connection.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -14,12 +18,16 @@ use forebay_types::{Address, Clock};
 use forebay_wire::ErrorCode;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::breaker::PROBE_US;
 use crate::link::{Handshake, LinkError};
 use crate::mesh::Core;
 use crate::shard::Shard;
 
-/// Longest that one probe waits for the node's greeting, in microseconds. A stopped node greets late, in the moment it goes on.
-const PROBE_US_MAX: u64 = 1_000_000;
+/// How long the first probe that has reached a node waits for its greeting before a fresh one takes its place, in microseconds. Each that
+/// follows waits twice as long as the one before,
+const PATIENCE_US_MIN: u64 = 1_000_000;
+/// up to this long: in an hour a stopped node finds some hundred dead connections of a client in its queue, not ten thousand.
+const PATIENCE_US_MAX: u64 = 32_000_000;
 /// Longest sleep, in microseconds: a shard that has died meanwhile is looked for no later.
 const SLEEP_US_MAX: u64 = 50_000;
 
@@ -34,7 +42,11 @@ pub(crate) struct Prober {
 struct Probe {
     shard: Arc<Shard>,
     handshake: Handshake,
-    until_us: u64,
+    begun_us: u64,
+    /// How long it waits once it has reached a node.
+    patience_us: u64,
+    /// When it is to be replaced at the soonest: a fresh one could not be begun before.
+    again_us: u64,
 }
 
 impl Prober {
@@ -88,9 +100,12 @@ fn run(weak: &Weak<Core>) {
         let Some(core) = weak.upgrade() else { return };
         probes = probes.into_iter().filter_map(|probe| probe.step(&core)).collect();
         for shard in core.dead_shards() {
-            if shard.take_probe(core.clock.now_us()) {
-                core.cells.probes.fetch_add(1, Ordering::Relaxed);
-                probes.extend(begin(&core, shard));
+            let probed = probes.iter().any(|probe| Arc::ptr_eq(&probe.shard, &shard));
+            if shard.take_probe(core.clock.now_us(), probed) {
+                match Probe::begin(&core, &shard, PATIENCE_US_MIN) {
+                    Ok(probe) => probes.push(probe),
+                    Err(_) => shard.probe_failed(&core),
+                }
             }
         }
         if probes.is_empty() && core.prober.may_end(&core) {
@@ -98,28 +113,41 @@ fn run(weak: &Weak<Core>) {
         }
         let now_us = core.clock.now_us();
         let next_us = core.dead_shards().filter_map(|shard| shard.next_probe_us());
-        let next_us = next_us.chain(probes.iter().map(|probe| probe.until_us)).min().unwrap_or(now_us);
+        let next_us = next_us.chain(probes.iter().map(Probe::ends_us)).min().unwrap_or(now_us);
         drop(core);
         wait(&probes, next_us.saturating_sub(now_us).clamp(1000, SLEEP_US_MAX));
     }
 }
 
-fn begin(core: &Core, shard: Arc<Shard>) -> Option<Probe> {
-    let started = || -> Result<Handshake, LinkError> {
+impl Probe {
+    fn begin(core: &Core, shard: &Arc<Shard>, patience_us: u64) -> Result<Probe, LinkError> {
+        core.cells.probes.fetch_add(1, Ordering::Relaxed);
         let (address, about) = shard.to_probe(core);
         let socket = Socket::begin(address)?;
-        Handshake::begin(socket, matches!(address, Address::Unix(_)), &about)
-    };
-    match started() {
-        Ok(handshake) => Some(Probe { shard, handshake, until_us: core.clock.now_us() + PROBE_US_MAX }),
-        Err(_) => {
-            shard.probe_failed(core);
-            None
+        let handshake = Handshake::begin(socket, matches!(address, Address::Unix(_)), &about)?;
+        Ok(Probe { shard: shard.clone(), handshake, begun_us: core.clock.now_us(), patience_us, again_us: 0 })
+    }
+
+    /// When a fresh one takes its place.
+    fn ends_us(&self) -> u64 {
+        // Whom it says hello to it has reached.
+        let waits_us = if self.handshake.wants_to_send() { PROBE_US } else { self.patience_us };
+        (self.begun_us + waits_us).max(self.again_us)
+    }
+
+    /// Its time is over. It goes only when there is another, so that at every moment one is with the node.
+    fn replaced(mut self, core: &Core) -> Probe {
+        let reached = !self.handshake.wants_to_send();
+        let patience_us = if reached { (2 * self.patience_us).min(PATIENCE_US_MAX) } else { PATIENCE_US_MIN };
+        match Probe::begin(core, &self.shard, patience_us) {
+            Ok(fresh) => fresh,
+            Err(_) => {
+                self.again_us = core.clock.now_us() + PROBE_US;
+                self
+            }
         }
     }
-}
 
-impl Probe {
     /// Goes on as far as it can without waiting; gives itself back while it is not over.
     fn step(mut self, core: &Core) -> Option<Probe> {
         loop {
@@ -132,14 +160,15 @@ impl Probe {
                     return None;
                 }
                 Ok(true) => {}
-                Ok(false) if core.clock.now_us() < self.until_us => return Some(self),
+                Ok(false) if core.clock.now_us() < self.ends_us() => return Some(self),
+                Ok(false) => return Some(self.replaced(core)),
                 // The node lives, and another has this shard now: the next call asks who.
                 Err(LinkError::Refused { code: ErrorCode::Shard, .. }) => {
                     core.stale.store(true, Ordering::Relaxed);
                     self.shard.moved_away();
                     return None;
                 }
-                Ok(false) | Err(_) => {
+                Err(_) => {
                     self.shard.probe_failed(core);
                     return None;
                 }

@@ -182,8 +182,8 @@ impl Shard {
     }
 
     /// See [`Breaker::take_probe`].
-    pub(crate) fn take_probe(&self, now_us: u64) -> bool {
-        self.lock().breaker.take_probe(now_us)
+    pub(crate) fn take_probe(&self, now_us: u64, probed: bool) -> bool {
+        self.lock().breaker.take_probe(now_us, probed)
     }
 
     /// Where to look for it this time, and what to say there.

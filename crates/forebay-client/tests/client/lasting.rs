@@ -180,6 +180,27 @@ fn a_node_that_says_nothing_is_taken_for_dead_and_found_again() {
 }
 
 #[test]
+fn a_node_that_stays_silent_finds_a_handful_of_connections_in_its_queue_and_is_found_by_the_one_that_waits() {
+    let fake = Fake::unix();
+    let (client, space) = attached(&fake, Options::default());
+    let blocks = filled(&space, &[5000; 5]);
+    let keys = keys(&blocks);
+    fake.state.set(Trick::Frozen);
+    given_up(&space.with_deadline(Duration::from_millis(60)), keys[0], &client);
+    let (before, probes) = (fake.state.connections.load(Ordering::Relaxed), client.counters().probes);
+    wait_ms(4000);
+    // One waits for a second, the next for two, the next for four; the first may not have been seen yet.
+    let queued = fake.state.connections.load(Ordering::Relaxed) - before;
+    assert!(queued <= 4, "{queued} connections in four seconds");
+    assert!(client.counters().probes - probes <= 4);
+    assert_eq!(client.counters().breaker_opened, 1);
+    fake.state.set(Trick::None);
+    assert!(client.wait_reachable(Duration::from_secs(30)));
+    assert_hits(space.get(&keys), &blocks);
+    assert_adds_up(&client);
+}
+
+#[test]
 fn one_dead_shard_of_two_costs_only_its_own_keys() {
     let fake = Fake::with(2, false, None);
     let (client, space) = attached(&fake, Options::default());
