@@ -81,7 +81,7 @@ impl Verb {
             Verb::Peers(args) => peers::run(args).map(Some),
             Verb::Blender(args) => blender::run(args).map(Some),
             Verb::Mixed(args) => mixed::run(args).map(|()| None),
-            Verb::Broken(args) => broken::run(args).map(|()| None),
+            Verb::Broken(args) => broken::run(args).map(Some),
             Verb::Plan(args) => plan::run(args).map(|()| None),
             Verb::Soak(args) => soak::run(args).map(|()| None),
             Verb::SoakWorker(args) => soak::work(args).map(|()| None),
@@ -108,6 +108,7 @@ fn tables(bench: &str, result: &Value) -> Vec<Table> {
     match bench {
         "limits" => vec![report::table(result)],
         "blender" => blender::tables(result),
+        "broken" => broken::tables(result),
         "peers" => peers::tables(result),
         _ => Vec::new(),
     }

@@ -96,6 +96,24 @@ impl Quiet {
     }
 }
 
+/// How much of the machine the host takes, from `start` on.
+pub(crate) struct Stolen {
+    watch: Watch,
+    stolen_s: f64,
+}
+
+impl Stolen {
+    pub(crate) fn start() -> Stolen {
+        Stolen { watch: Watch::start(), stolen_s: stolen_s() }
+    }
+
+    /// The share of all cores' time, from 0 to 1.
+    pub(crate) fn share(&self) -> f64 {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        (stolen_s() - self.stolen_s) / self.watch.s() / cores as f64
+    }
+}
+
 /// CPU seconds that the host took from this machine since it started, over all cores; 0 where nothing is told.
 fn stolen_s() -> f64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();

@@ -12,7 +12,7 @@ use std::path::Path;
 use forebay_types::{Clock, SystemClock};
 use serde_json::{Map, Value, json};
 
-pub(crate) use machine::Quiet;
+pub(crate) use machine::{Quiet, Stolen};
 pub(crate) use page::{Table, report};
 pub(crate) use replay::replay;
 
