@@ -129,7 +129,8 @@ impl Drop for Node {
     }
 }
 
-fn options() -> Options {
+/// A client's, with a deadline that no busy machine meets.
+pub(crate) fn options() -> Options {
     Options { deadline: Duration::from_secs(30), ..Options::default() }
 }
 

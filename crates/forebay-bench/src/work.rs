@@ -37,24 +37,43 @@ pub(crate) fn fill_with(
     bytes: usize,
     batch: usize,
 ) -> Outcome<Vec<Key>> {
-    let mut blocks: Vec<Vec<u8>> = (0..batch.min(numbers.len())).map(|_| pattern(bytes)).collect();
-    let mut keys = Vec::with_capacity(numbers.len());
-    for start in numbers.clone().step_by(batch) {
-        let n = batch.min(numbers.end - start);
-        let batch_keys: Vec<Key> =
-            (start..start + n).map(|i| space.derive_key(format!("{name}/{i}").as_bytes())).collect();
-        for (key, block) in batch_keys.iter().zip(&mut blocks) {
-            stamp(block, key);
-        }
-        let items: Vec<(Key, &[u8])> = batch_keys.iter().copied().zip(blocks.iter().map(Vec::as_slice)).collect();
-        for (key, outcome) in batch_keys.iter().zip(space.put(&items)) {
-            if !outcome.is_kept() {
-                return Err(Failed(format!("a put of {key} answered {outcome}")));
-            }
-        }
-        keys.extend(batch_keys);
+    Content::new(batch.min(numbers.len()), bytes).put(space, name, numbers)
+}
+
+/// Bytes of as many blocks as are put in one call: made before any clock runs.
+pub(crate) struct Content(Vec<Vec<u8>>);
+
+impl Content {
+    pub(crate) fn new(batch: usize, bytes: usize) -> Content {
+        Content((0..batch).map(|_| pattern(bytes)).collect())
     }
-    Ok(keys)
+
+    /// Puts the blocks `name/first..last`, as many as there are in a call, and returns their keys.
+    pub(crate) fn put(
+        &mut self,
+        space: &NamespaceHandle,
+        name: &str,
+        numbers: std::ops::Range<usize>,
+    ) -> Outcome<Vec<Key>> {
+        let batch = self.0.len().max(1);
+        let mut keys = Vec::with_capacity(numbers.len());
+        for start in numbers.clone().step_by(batch) {
+            let n = batch.min(numbers.end - start);
+            let batch_keys: Vec<Key> =
+                (start..start + n).map(|i| space.derive_key(format!("{name}/{i}").as_bytes())).collect();
+            for (key, block) in batch_keys.iter().zip(&mut self.0) {
+                stamp(block, key);
+            }
+            let items: Vec<(Key, &[u8])> = batch_keys.iter().copied().zip(self.0.iter().map(Vec::as_slice)).collect();
+            for (key, outcome) in batch_keys.iter().zip(space.put(&items)) {
+                if !outcome.is_kept() {
+                    return Err(Failed(format!("a put of {key} answered {outcome}")));
+                }
+            }
+            keys.extend(batch_keys);
+        }
+        Ok(keys)
+    }
 }
 
 /// Bytes that no drive and no link can make smaller.

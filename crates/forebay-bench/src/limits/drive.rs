@@ -6,6 +6,7 @@ use std::path::Path;
 use forebay_client::NamespaceHandle;
 use forebay_types::{Key, Tier};
 
+use super::moved::Moved;
 use super::{Bench, in_turn};
 use crate::Outcome;
 use crate::node::Node;
@@ -49,40 +50,19 @@ impl Bench<'_> {
         if !self.args.wants(WHAT) {
             return Ok(());
         }
-        #[derive(Default)]
-        struct Sides {
-            ours: Samples,
-            limit: Samples,
-            limit_cpu: Samples,
-            meter: CpuMeter,
-        }
-        let mut sides = Sides::default();
+        let mut sides = Moved::default();
         for pair in 0..self.pairs() {
             self.say_pair(WHAT, pair);
             let job = read_job(raw_file, pair * LARGE_A_PAIR, LARGE_A_PAIR, 1024, 16);
             let mine = shuffled(&keys[pair * LARGE_A_PAIR..(pair + 1) * LARGE_A_PAIR]);
-            let mut limit = |sides: &mut Sides| {
-                let result = drive::run(&self.tools, &job)?;
-                sides.limit.0.push(result.gb_s);
-                sides.limit_cpu.0.extend(result.cpu_s_per_gb);
-                Ok(())
-            };
-            let mut ours = |sides: &mut Sides| {
-                let work = Metered::start(node.pid());
-                expect_all(space, &mine, MIB, 16, Tier::Nvme)?;
-                sides.ours.0.push(work.stop(&mut sides.meter, (LARGE_A_PAIR * MIB) as u64));
-                Ok(())
+            let mut limit = |sides: &mut Moved| sides.limit(&self.tools, &job);
+            let mut ours = |sides: &mut Moved| {
+                sides.ours(node, LARGE_A_PAIR * MIB, || expect_all(space, &mine, MIB, 16, Tier::Nvme))
             };
             in_turn(pair, &mut sides, [&mut limit, &mut ours])?;
         }
-        self.rows.push(Row {
-            path: WHAT,
-            unit: "GB/s",
-            ours: Side::speed(sides.ours, sides.meter.s_per_gb()),
-            limit: Side::speed(sides.limit, sides.limit_cpu.some_median()),
-            limit_is: drive::name(&self.tools, "1 MiB, depth 16, each block once in an order of chance"),
-            target: Target { rule: Rule::RatioAtLeast, first: 0.90, goal: 0.97 },
-        });
+        let limit_is = drive::name(&self.tools, "1 MiB, depth 16, each block once in an order of chance");
+        self.rows.push(sides.row(WHAT, limit_is, Target { rule: Rule::RatioAtLeast, first: 0.90, goal: 0.97 }));
         Ok(())
     }
 

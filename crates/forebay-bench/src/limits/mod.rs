@@ -2,8 +2,9 @@
 
 mod dram;
 mod drive;
-mod durable;
 mod million;
+mod moved;
+mod puts;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -70,7 +71,7 @@ impl Bench<'_> {
         let wants = |paths: &[&str]| paths.iter().any(|path| self.args.wants(path));
         let drive = wants(&["nvme_1m_qd16", "nvme_64k_qd1_p50_us"]);
         let dram = wants(&["dram_1m", "dram_16k_p50_us", "tcp_1m"]);
-        let durable = wants(&["put_durable_1m"]);
+        let puts = wants(&puts::PATHS);
         let million = wants(&["match_1024_us", "recover_1m_blocks_s", "index_bytes_per_block"]);
         if drive {
             self.drive_rows()?;
@@ -78,8 +79,8 @@ impl Bench<'_> {
         if dram {
             self.dram_rows()?;
         }
-        if durable {
-            self.durable_row()?;
+        if puts {
+            self.put_rows()?;
         }
         if million {
             self.million_rows()?;

@@ -32,6 +32,15 @@ pub(crate) struct PeersArgs {
     /// Only these peers beside Forebay, with commas between [default: all].
     #[arg(long, value_name = "PEER", value_enum, value_delimiter = ',')]
     only: Vec<Name>,
+    /// Only blocks of these sizes, with commas between [default: all].
+    #[arg(long, value_name = "SIZE", value_delimiter = ',', value_parser = LOADS.map(|load| load.name))]
+    sizes: Vec<String>,
+}
+
+impl PeersArgs {
+    fn wants(&self, load: &Load) -> bool {
+        self.sizes.is_empty() || self.sizes.iter().any(|size| size == load.name)
+    }
 }
 
 /// Peers, as they are asked for.
@@ -129,7 +138,7 @@ pub(crate) fn run(args: &PeersArgs) -> Outcome<Measured> {
         }
     }
     for round in 0..args.rounds {
-        for (i, load) in LOADS.iter().enumerate() {
+        for (i, load) in LOADS.iter().enumerate().filter(|(_, load)| args.wants(load)) {
             say(&format!("round {} of {}: blocks of {}", round + 1, args.rounds, format_size(load.bytes as u64)));
             all.round(&mut peers, load, u32::from(round), i);
         }
@@ -141,7 +150,10 @@ pub(crate) fn run(args: &PeersArgs) -> Outcome<Measured> {
             "Medians of {} rounds in which every peer has its turn: {}. What comes back is checked.",
             args.rounds,
             LOADS
+                .iter()
+                .filter(|load| args.wants(load))
                 .map(|l| format!("{} blocks of {}, {} in flight", l.count, format_size(l.bytes as u64), l.in_flight))
+                .collect::<Vec<_>>()
                 .join("; ")
         ),
         tools: Value::Object(all.versions.clone()),
