@@ -1,7 +1,7 @@
-//! A drive: one file, opened for direct I/O and locked by the very description that writes it.
+//! A drive: one file or raw block device, opened for direct I/O and locked by the very description that writes it.
 //!
-//! The lock is `flock` on the open file description. Every clone shares that description and so do operations in flight, so a dead owner's lock
-//! is free only when its last write has ended: the next owner never races with it.
+//! The lock is `flock` on the open file description; on a device also the kernel's exclusive claim (see `device.rs`). Every clone shares that
+//! description and so do operations in flight, so a dead owner's lock is free only when its last write has ended: the next owner never races with it.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,11 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
-use crate::{Arena, ArenaError};
+use crate::{Arena, device};
+
+mod error;
+
+pub use error::DriveError;
 
 /// Smallest drive, in bytes: anything below cannot hold a superblock and a slice.
 const DRIVE_BYTES_MIN: u64 = 1 << 20;
@@ -26,97 +30,7 @@ const PREWRITE_STEP_BYTES: usize = 4 << 20;
 /// How often a lock is tried again: an owner's last writes were seen to end 80 ms after it was gone.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
-/// Why a drive cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum DriveError {
-    /// A directory was named.
-    #[error("{path} is a directory; name a file inside it, as in {path}/forebay.drive")]
-    Directory {
-        /// As given.
-        path: PathBuf,
-    },
-    /// Something that is neither a file nor a directory.
-    #[error("{path} is not a regular file; a drive is a file on a file system")]
-    NotAFile {
-        /// As given.
-        path: PathBuf,
-    },
-    /// Nothing there.
-    #[error(
-        "{path} does not exist, and cannot be made where its folder does not exist; make the folder first, or name another place"
-    )]
-    Missing {
-        /// As given.
-        path: PathBuf,
-    },
-    /// Something there already.
-    #[error("{path} exists already; remove it first if nothing in it is wanted, or open it as it is")]
-    Exists {
-        /// As given.
-        path: PathBuf,
-    },
-    /// No permission, or a file system mounted read-only.
-    #[error("{path} cannot be written ({source}); give its owner write permission or name another place")]
-    NotWritable {
-        /// As given.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Locked.
-    #[error(
-        "{path} is in use by another node, or the last writes of one that just died are still ending; stop that node or wait a moment"
-    )]
-    InUse {
-        /// As given.
-        path: PathBuf,
-    },
-    /// The file system has not enough room.
-    #[error("{path} needs {needed} and its file system has {free} free; give a smaller size or make room", needed = forebay_types::format_size(*.needed), free = forebay_types::format_size(*.free))]
-    NoSpace {
-        /// As given.
-        path: PathBuf,
-        /// Bytes asked.
-        needed: u64,
-        /// Bytes the file system has for us.
-        free: u64,
-    },
-    /// Too few bytes.
-    #[error("{path} has {found} and a drive needs at least {least}; name another place, or remove the file if nothing in it is wanted", found = forebay_types::format_size(*.found), least = forebay_types::format_size(*.least))]
-    TooSmall {
-        /// As given.
-        path: PathBuf,
-        /// Bytes there or asked.
-        found: u64,
-        /// Fewest bytes.
-        least: u64,
-    },
-    /// Outside the drive, or not aligned.
-    #[error("bytes {offset}+{len} do not lie in the drive at its alignment of {align}")]
-    Outside {
-        /// First byte.
-        offset: u64,
-        /// Bytes.
-        len: usize,
-        /// The drive's alignment.
-        align: usize,
-    },
-    /// No memory to bounce through.
-    #[error(transparent)]
-    Arena(#[from] ArenaError),
-    /// Anything else.
-    #[error("{path}: {doing} failed: {source}")]
-    Io {
-        /// As given.
-        path: PathBuf,
-        /// What was being done.
-        doing: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-/// A drive file, open and locked. [`Self::try_clone`] shares description and lock.
+/// A drive's file or device, open and locked. [`Self::try_clone`] shares description and lock.
 #[derive(Debug)]
 pub struct DriveFile {
     file: File,
@@ -124,6 +38,7 @@ pub struct DriveFile {
     len: u64,
     align: usize,
     direct: bool,
+    device: bool,
 }
 
 impl DriveFile {
@@ -143,7 +58,7 @@ impl DriveFile {
         filled.map(|()| drive)
     }
 
-    /// Opens an existing file. A file whose name says nothing else is taken as it is: what is inside is for others to judge.
+    /// Opens an existing file or block device. It is taken as it is: what is inside is for others to judge.
     pub fn open(path: &Path) -> Result<Self, DriveError> {
         let drive = Self::open_with(path, OFlags::empty())?;
         if drive.len < DRIVE_BYTES_MIN {
@@ -160,7 +75,7 @@ impl DriveFile {
     pub fn open_within(path: &Path, patience: Duration) -> Result<Self, DriveError> {
         for _ in 0..patience.as_millis() / LOCK_RETRY.as_millis() {
             match Self::open(path) {
-                Err(DriveError::InUse { .. }) => std::thread::sleep(LOCK_RETRY),
+                Err(error) if error.is_in_use() => std::thread::sleep(LOCK_RETRY),
                 opened => return opened,
             }
         }
@@ -187,6 +102,11 @@ impl DriveFile {
         self.direct
     }
 
+    /// Whether it is a raw block device.
+    pub fn is_device(&self) -> bool {
+        self.device
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -195,7 +115,8 @@ impl DriveFile {
     /// Another handle on the same description: it shares the lock, which is free when all handles and operations are gone.
     pub fn try_clone(&self) -> Result<Self, DriveError> {
         let file = self.file.try_clone().map_err(|source| self.io("sharing the handle", source))?;
-        Ok(DriveFile { file, path: self.path.clone(), len: self.len, align: self.align, direct: self.direct })
+        let (path, device) = (self.path.clone(), self.device);
+        Ok(DriveFile { file, path, len: self.len, align: self.align, direct: self.direct, device })
     }
 
     /// Reads `out.len()` bytes at `offset`, waiting for them. Any `out` will do; offset and length must be aligned. For superblocks.
@@ -237,6 +158,10 @@ impl DriveFile {
         let kind = rustix::fs::stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode));
         match kind {
             Ok(FileType::Directory) => return Err(DriveError::Directory { path: path.into() }),
+            Ok(FileType::BlockDevice) if flags.contains(OFlags::CREATE) => {
+                return Err(DriveError::Exists { path: path.into() });
+            }
+            Ok(FileType::BlockDevice) => return Self::open_device(path, flags),
             Ok(FileType::RegularFile) | Err(_) => {}
             Ok(_) => return Err(DriveError::NotAFile { path: path.into() }),
         }
@@ -249,15 +174,29 @@ impl DriveFile {
             }
             opened => opened.map_err(|errno| open_error(path, errno))?,
         };
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(DriveError::InUse { path: path.into() }),
-            Err(errno) => return Err(io("locking", errno)),
-        }
+        lock(&fd, path)?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| io("looking at it", errno))?;
         let len = u64::try_from(stat.st_size).unwrap_or(0) & !4095;
         let align = if direct { direct_align(fd.as_fd()) } else { ALIGN_DEFAULT };
-        Ok(DriveFile { file: fd.into(), path: path.into(), len, align, direct })
+        Ok(DriveFile { file: fd.into(), path: path.into(), len, align, direct, device: false })
+    }
+
+    fn open_device(path: &Path, flags: OFlags) -> Result<Self, DriveError> {
+        let io = |doing, source: Errno| DriveError::Io { path: path.into(), doing, source: source.into() };
+        let fd = match rustix::fs::open(path, flags | OFlags::DIRECT | OFlags::EXCL, Mode::empty()) {
+            Err(Errno::BUSY) => return Err(device_error(path)),
+            opened => opened.map_err(|errno| open_error(path, errno))?,
+        };
+        // Between looking and opening somebody may have put something else there, for which that flag means nothing.
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| io("looking at it", errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
+            return Err(DriveError::NotAFile { path: path.into() });
+        }
+        // The claim is enough between nodes. The lock keeps device managers from probing a device that is written, and readers without claims out.
+        lock(&fd, path)?;
+        let len = device::bytes_of(fd.as_fd()).map_err(|errno| io("looking at its size", errno))? & !4095;
+        let align = device::alignment(fd.as_fd()).map_err(|bytes| DriveError::Sectors { path: path.into(), bytes })?;
+        Ok(DriveFile { file: fd.into(), path: path.into(), len, align, direct: true, device: true })
     }
 
     fn fill(&mut self, bytes: u64, prewrite: bool, progress: &mut dyn FnMut(u64)) -> Result<(), DriveError> {
@@ -324,6 +263,28 @@ impl DriveFile {
 impl AsFd for DriveFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+fn lock(fd: &impl AsFd, path: &Path) -> Result<(), DriveError> {
+    match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(DriveError::InUse { path: path.into() }),
+        Err(errno) => Err(DriveError::Io { path: path.into(), doing: "locking", source: errno.into() }),
+    }
+}
+
+/// Why a device cannot be claimed: a node holds its lock too, everybody else only the claim.
+fn device_error(path: &Path) -> DriveError {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let asked = rustix::fs::open(path, flags, Mode::empty())
+        .and_then(|fd| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared));
+    match asked {
+        Err(Errno::WOULDBLOCK) => DriveError::InUse { path: path.into() },
+        _ => match device::holder(path) {
+            Some(holder) => DriveError::Held { path: path.into(), holder },
+            None => DriveError::Claimed { path: path.into() },
+        },
     }
 }
 

@@ -8,6 +8,7 @@
 //! whoever waits for it*. An operation owns its buffer from submission to completion, and only its completion gives it back.
 
 mod arena;
+mod device;
 mod disk;
 mod drive;
 mod engine;
@@ -25,6 +26,7 @@ mod sync {
 }
 
 pub use arena::{Arena, ArenaError, Buf, Shared};
+pub use device::{device_bytes, is_block_device};
 pub use disk::{Disk, DiskDone, DiskError, DiskInfo, DiskOp, ReadInto};
 pub use drive::{DriveError, DriveFile};
 pub use engine::{

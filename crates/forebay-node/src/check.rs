@@ -2,10 +2,12 @@
 
 use std::net::TcpListener;
 
+use forebay_io::is_block_device;
 use forebay_net::Listener;
 
 use crate::assemble::SHARD_MEMORY_MIN;
 use crate::config::{NodeConfig, NodeError};
+use crate::device::is_among_devices;
 use crate::http;
 use crate::shares::beyond_bytes;
 
@@ -35,6 +37,7 @@ pub(crate) fn settings(config: &NodeConfig) -> Result<(), NodeError> {
             return Err(NodeError::Config(format!("{} is given twice; give each --data once", data.path.display())));
         }
     }
+    devices(config)?;
     policy(&config.policy)?;
     if config.listen.is_some() && config.token.as_ref().is_none_or(Vec::is_empty) {
         return refuse("listening on TCP needs a token that clients must show; give --token-file FILE");
@@ -44,6 +47,42 @@ pub(crate) fn settings(config: &NodeConfig) -> Result<(), NodeError> {
         return Err(NodeError::Memory { found: config.memory_bytes, need, shards });
     }
     Ok(())
+}
+
+/// What is special to drives that are devices.
+fn devices(config: &NodeConfig) -> Result<(), NodeError> {
+    let refuse = |text: String| Err(NodeError::Config(text));
+    for data in &config.data {
+        let shown = data.path.display();
+        if is_among_devices(&data.path) && !data.path.exists() {
+            return refuse(format!(
+                "there is no device {shown}; `lsblk -d -o PATH,SIZE,MODEL` lists those there are, and /dev/disk/by-id has names that stay"
+            ));
+        }
+        if !is_block_device(&data.path) && config.format_devices.contains(&data.path) {
+            return refuse(format!("--format-device is for block devices, and {shown} is none; leave it out"));
+        }
+    }
+    if let Some(path) = config.format_devices.iter().find(|path| config.data.iter().all(|data| data.path != **path)) {
+        let shown = path.display();
+        return refuse(format!("--format-device {shown} is none of the drives given; name it with --data {shown} too"));
+    }
+    match &config.catalogue {
+        Some(path) if is_among_devices(path) => refuse(format!(
+            "the catalogue cannot lie at {}: what is among devices is gone with the next boot, and with it every key; give --catalog a file on a file system",
+            path.display()
+        )),
+        Some(path) if path.is_dir() => {
+            let shown = path.display();
+            refuse(format!("--catalog {shown} is a directory; name a file inside it, as in {shown}/forebay.catalog"))
+        }
+        None if config.data.iter().all(|data| is_block_device(&data.path)) => refuse(
+            "the catalogue (namespaces and their secrets) needs a file, and beside a raw device there is no place for one; give --catalog PATH \
+             on a file system that lasts, as in --catalog /var/lib/forebay/catalog"
+                .into(),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// The policy of that name.

@@ -15,10 +15,10 @@ use crate::events::EventFn;
 /// One drive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataConfig {
-    /// Its file.
+    /// Its file, or a raw block device.
     pub path: PathBuf,
-    /// Its size in bytes.
-    pub capacity: u64,
+    /// Its size in bytes; `None` for what is there, and for all of a device. A file that is to be made needs one.
+    pub capacity: Option<u64>,
 }
 
 /// What takes more than a moment at start.
@@ -80,6 +80,10 @@ pub struct NodeConfig {
     pub segment_bytes: Option<u64>,
     /// Write new drives once, so that first flushes are not slower than later ones.
     pub prewrite: bool,
+    /// Devices, as named in `data`, on which something else may be overwritten.
+    pub format_devices: Vec<PathBuf>,
+    /// The catalogue's file; `None` for `PATH.catalog` beside the first drive that has one. Needed when every drive is a device.
+    pub catalogue: Option<PathBuf>,
     /// Which engine.
     pub io: EngineKind,
     /// Whether reads land in clients' memory.
@@ -111,6 +115,8 @@ impl NodeConfig {
             shards_per_drive: 1,
             segment_bytes: None,
             prewrite: false,
+            format_devices: Vec::new(),
+            catalogue: None,
             io: EngineKind::Auto,
             landings: Landings::Auto,
             socket: socket.into(),
@@ -164,6 +170,39 @@ pub enum NodeError {
         /// Bytes asked.
         asked: u64,
     },
+    /// A device has fewer bytes than asked.
+    #[error(
+        "{} is a device of {} and --capacity asks for {}; give at most {found}B, or leave --capacity out to take all of it",
+        path.display(), format_size(*.found), format_size(*.asked)
+    )]
+    DeviceTooSmall {
+        /// Which.
+        path: PathBuf,
+        /// Its bytes.
+        found: u64,
+        /// Bytes asked.
+        asked: u64,
+    },
+    /// A device that holds something else.
+    #[error(
+        "{0} holds {what}, and serving from it would overwrite that; nothing on it was changed. Name another device, or if nothing on it is wanted any more, start once with --format-device {0}",
+        path.display()
+    )]
+    Occupied {
+        /// Which.
+        path: PathBuf,
+        /// What is on it.
+        what: &'static str,
+    },
+    /// A drive that was named to be formatted.
+    #[error(
+        "{} is a drive of Forebay already, and --format-device would format it again; leave that flag out to serve what is on it. To begin anew, overwrite its first MiB yourself",
+        path.display()
+    )]
+    AlreadyADrive {
+        /// Which.
+        path: PathBuf,
+    },
     /// The drive has another number of shards than asked.
     #[error(
         "{} was formatted with {found} shard(s) and {asked} are asked for; a drive keeps its shards: give --shards {found}, or another --data",
@@ -185,7 +224,7 @@ pub enum NodeError {
     },
     /// Namespaces of another catalogue.
     #[error(
-        "{} holds namespace {name:?} of another catalogue than {}; name first the drive beside which its own catalogue lies, or give another --data",
+        "{} holds namespace {name:?} of another catalogue than {}; name first the drive beside which its own catalogue lies, say with --catalog where that is, or give another --data",
         path.display(), catalogue.display()
     )]
     OtherCatalogue {
@@ -198,7 +237,7 @@ pub enum NodeError {
     },
     /// Namespaces without a catalogue.
     #[error(
-        "{} holds namespace {name:?} and its catalogue is beside none of the drives given, where it would be {}; name the drive beside which it lies too, or put it back. Without it the blocks cannot be found: then remove the drive's file to begin anew",
+        "{} holds namespace {name:?} and its catalogue is not where it would be, {}; name the drive beside which it lies too, say with --catalog where it is, or put it back. Without it the blocks cannot be found: then remove the drive's file to begin anew",
         path.display(), catalogue.display()
     )]
     NoCatalogue {
@@ -210,7 +249,7 @@ pub enum NodeError {
         catalogue: PathBuf,
     },
     /// A drive of another format, or damaged.
-    #[error("{} is not a drive of Forebay this build can use: {source}; give another --data, or remove the file if nothing in it is wanted", path.display())]
+    #[error("{} is not a drive of Forebay this build can use: {source}; give another --data, or remove the file (of a device, overwrite the first MiB) if nothing in it is wanted", path.display())]
     Format {
         /// Which.
         path: PathBuf,

@@ -10,6 +10,7 @@ mod check;
 mod config;
 mod control;
 mod counters;
+mod device;
 pub mod doctor;
 mod drives;
 mod events;
@@ -28,7 +29,7 @@ mod slab;
 mod wake;
 
 // For the binary, which knows the node and nothing below it.
-pub use forebay_io::{EndSignals, EngineKind};
+pub use forebay_io::{EndSignals, EngineKind, is_block_device};
 
 pub use config::{DataConfig, Landings, NodeConfig, NodeError, Progress, ProgressFn};
 pub use events::{Event, EventFn, Severity};

@@ -143,15 +143,19 @@ fn open_catalogue(
     Ok(coordinator)
 }
 
-/// The catalogue lies beside the first drive, or, when drives were named in another order before, beside the first that has one. And whether it
-/// is there.
+/// Where the catalogue was said to be; else beside the first drive, or, when drives were named in another order before, beside the first that has
+/// one. And whether it is there. Nothing that lasts can lie beside a device.
 fn catalogue_path(config: &NodeConfig) -> (PathBuf, bool) {
+    if let Some(path) = &config.catalogue {
+        return (path.clone(), path.exists());
+    }
     let beside = |data: &DataConfig| {
         let mut name = data.path.clone().into_os_string();
         name.push(".catalog");
         PathBuf::from(name)
     };
-    let paths: Vec<PathBuf> = config.data.iter().map(beside).collect();
+    let files = config.data.iter().filter(|data| !forebay_io::is_block_device(&data.path));
+    let paths: Vec<PathBuf> = files.map(beside).collect();
     match paths.iter().find(|path| path.exists()) {
         Some(path) => (path.clone(), true),
         None => (paths.into_iter().next().unwrap_or_default(), false),

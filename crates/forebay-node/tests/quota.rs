@@ -14,7 +14,7 @@ const OVER: PutOutcome = PutOutcome::Refused(RefusedReason::Quota);
 
 fn config(folder: &Folder, drives: &[(&str, u64)], shards: u32) -> NodeConfig {
     let mut config = folder.config();
-    let data = |(name, mib): &(&str, u64)| DataConfig { path: folder.0.join(name), capacity: mib * MIB };
+    let data = |(name, mib): &(&str, u64)| DataConfig { path: folder.0.join(name), capacity: Some(mib * MIB) };
     config.data = drives.iter().map(data).collect();
     config.shards_per_drive = shards;
     config.memory_bytes = 32 * MIB * u64::from(shards) * drives.len() as u64;

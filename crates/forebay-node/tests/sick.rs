@@ -25,7 +25,7 @@ fn config(folder: &Folder, sick: Option<&OwnedFd>) -> NodeConfig {
     let mut config = folder.config();
     let sick = sick.map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()).into());
     let paths = std::iter::once(folder.0.join("steady")).chain(sick);
-    config.data = paths.map(|path| DataConfig { path, capacity: 160 * MIB }).collect();
+    config.data = paths.map(|path| DataConfig { path, capacity: Some(160 * MIB) }).collect();
     config.memory_bytes = 32 * MIB * config.data.len() as u64;
     config
 }

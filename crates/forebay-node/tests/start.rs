@@ -16,7 +16,7 @@ fn a_drive_keeps_its_size_and_its_shards() {
     let folder = Folder::new();
     drop(folder.start());
     let mut config = folder.config();
-    config.data[0].capacity *= 2;
+    config.data[0].capacity = Some(512 * MIB);
     let text = refused(config);
     assert!(text.contains("keeps the size") && text.contains("256 MiB"), "{text}");
     let mut config = folder.config();
@@ -63,7 +63,7 @@ fn too_small_a_node_is_told_the_least() {
     let text = refused(config);
     assert!(text.contains("--memory") && text.contains("MiB"), "{text}");
     let mut config = folder.config();
-    config.data[0].capacity = 10 * MIB;
+    config.data[0].capacity = Some(10 * MIB);
     let text = refused(config);
     assert!(text.contains("--capacity"), "{text}");
     assert!(!folder.0.join("drive").exists(), "nothing is left behind");
@@ -84,7 +84,8 @@ fn drives_may_change_places_and_be_joined() {
     let folder = Folder::new();
     let config = |names: &[&str]| {
         let mut config = folder.config();
-        config.data = names.iter().map(|name| DataConfig { path: folder.0.join(name), capacity: 128 * MIB }).collect();
+        config.data =
+            names.iter().map(|name| DataConfig { path: folder.0.join(name), capacity: Some(128 * MIB) }).collect();
         config
     };
     let node = Node::start(config(&["d1", "d2"])).unwrap();
@@ -132,7 +133,7 @@ fn the_least_memory_that_is_named_is_enough() {
         let folder = Folder::new();
         let config = |memory_bytes| {
             let mut config = folder.config();
-            config.data[0].capacity = 18 * segment.max(16 * MIB);
+            config.data[0].capacity = Some(18 * segment.max(16 * MIB));
             config.segment_bytes = Some(segment);
             config.memory_bytes = memory_bytes;
             config

@@ -26,7 +26,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Run a node; prints `ready` when it serves.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Put files; prints `key<TAB>file` for each, the key made from its content.
     Put(PutArgs),
     /// Get blocks by their keys into files `DIR/KEY`.
@@ -55,10 +55,16 @@ pub(crate) fn is_verb(word: &str) -> bool {
 /// Flags of `serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// A drive: a file, made if it is not there; repeat it for more drives [default: in the user's data directory].
+    /// A drive: a file, made if it is not there, or a raw block device; repeat it for more [default: in the user's data directory].
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
-    /// Size of each drive [default: what it has; for a new one a tenth of the free space, between 1 and 64 GiB].
+    /// The catalogue of namespaces, a file; needed when every drive is a device [default: PATH.catalog beside the first file].
+    #[arg(long, value_name = "PATH")]
+    catalog: Option<String>,
+    /// Overwrite what else is on this device, once; it must be one of --data. Only a flag: no file or variable sets it.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) format_device: Vec<PathBuf>,
+    /// Size of each drive [default: what it has; of a device all; for a new file a tenth of the free space, between 1 and 64 GiB].
     #[arg(long, value_name = "SIZE")]
     capacity: Option<String>,
     /// Memory of the whole node: arena, write buffers, index [default: a tenth of the machine's, between 256 MiB and 4 GiB].
@@ -113,6 +119,7 @@ impl ServeArgs {
         layer.flag("prewrite", self.prewrite);
         layer.flag("insecure_network", self.insecure_network);
         for (key, value) in [
+            ("catalog", &self.catalog),
             ("capacity", &self.capacity),
             ("memory", &self.memory),
             ("shards", &self.shards),
@@ -225,9 +232,12 @@ pub(crate) struct TopArgs {
 /// Flags of `doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Where a drive lies or is to be made: a file, or a folder; repeat it for more [default: as `serve` chooses].
+    /// Where a drive lies or is to be made: a file, a folder, or a raw block device; repeat it for more [default: as `serve` chooses].
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
+    /// The node's catalogue [default: as `serve` chooses].
+    #[arg(long, value_name = "PATH")]
+    catalog: Option<String>,
     /// The node's Unix socket [default: as `serve` chooses].
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
@@ -244,6 +254,7 @@ impl DoctorArgs {
     pub(crate) fn layer(&self) -> Layer {
         let mut layer = Layer::flags();
         layer.list("data", &self.data);
+        layer.text("catalog", self.catalog.as_deref());
         layer.text("socket", self.socket.as_deref());
         layer.text("memory", self.memory.as_deref());
         layer

@@ -52,6 +52,7 @@ fn patient(settings: &Settings) -> Result<Patient, String> {
     Ok(Patient {
         makes_data_folder: data.is_empty(),
         makes_socket_folder: socket.is_none(),
+        catalogue: settings.path("catalog"),
         data: if data.is_empty() { vec![places::data_dir()?.join("drive")] } else { data },
         socket: socket.map_or_else(places::socket_to_serve, Ok)?,
         memory_bytes: settings.size("memory")?.unwrap_or_else(serve::memory_default),

@@ -40,7 +40,9 @@ fn main() -> ExitCode {
     // The demo brings its own node and takes no settings: two machines show the same.
     let done = match cli.verb {
         Verb::Demo(args) => return demo::run(args),
-        Verb::Serve(args) => settings(&cli.config, args.layer()).and_then(|settings| serve::run(&settings)),
+        Verb::Serve(args) => {
+            settings(&cli.config, args.layer()).and_then(|settings| serve::run(&settings, args.format_device))
+        }
         Verb::Put(args) => settings(&cli.config, args.on.layer()).and_then(|settings| put::run(&args, &settings)),
         Verb::Get(args) => settings(&cli.config, args.on.layer()).and_then(|settings| get::run(&args, &settings)),
         Verb::Stat(args) => settings(&cli.config, args.client.layer()).and_then(|settings| stat::run(&args, &settings)),

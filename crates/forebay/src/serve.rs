@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use forebay_node::{
     DataConfig, EndSignals, EngineKind, Landings, Node, NodeConfig, NodeHandle, Progress as Step, Severity,
+    is_block_device,
 };
 use forebay_types::{Address, format_size};
 
@@ -24,13 +25,14 @@ const GIB: u64 = 1 << 30;
 /// How long requests that were begun may take to end.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// Runs it until a signal says to end.
-pub(crate) fn run(settings: &Settings) -> Result<(), Stop> {
+/// Runs it until a signal says to end. What is on `format_devices` may be overwritten.
+pub(crate) fn run(settings: &Settings, format_devices: Vec<PathBuf>) -> Result<(), Stop> {
     // First of all: threads that are started later inherit the mask.
     let signals = EndSignals::block().map_err(|e| Stop::Failed(format!("SIGTERM cannot be waited for: {e}")))?;
     let serves = Arc::new(AtomicBool::new(false));
     let asked_to_end = watch(signals, serves.clone())?;
     let mut config = config(settings).map_err(Stop::Misused)?;
+    config.format_devices = format_devices;
     let (form, most) = log_settings(settings).map_err(Stop::Misused)?;
     let failed = |e| Stop::Failed(format!("a thread cannot be started: {e}; see `ulimit -u`"));
     let (log, ended) = Log::start(form, most).map_err(failed)?;
@@ -143,6 +145,7 @@ fn config(settings: &Settings) -> Result<NodeConfig, String> {
     config.shards_per_drive = settings.number("shards", 1..=SHARDS_MAX)?.unwrap_or(1);
     config.segment_bytes = settings.size("segment")?;
     config.prewrite = settings.flag("prewrite")?;
+    config.catalogue = settings.path("catalog");
     config.io = engine(settings)?;
     config.landings = landings(settings)?;
     config.policy = settings.text("policy").unwrap_or(&config.policy).to_owned();
@@ -187,20 +190,18 @@ fn data(settings: &Settings) -> Result<Vec<DataConfig>, String> {
         places::make_private(&dir)?;
         paths.push(dir.join("drive"));
     }
+    // A drive keeps its size, and a device is taken whole.
     let with_size = |path: PathBuf| match capacity {
-        Some(capacity) => Ok(DataConfig { path, capacity }),
-        None => capacity_of(&path).map(|capacity| DataConfig { path, capacity }),
+        None if !path.is_file() && !is_block_device(&path) => {
+            new_capacity(&path).map(|capacity| DataConfig { path, capacity: Some(capacity) })
+        }
+        capacity => Ok(DataConfig { path, capacity }),
     };
     paths.into_iter().map(with_size).collect()
 }
 
-/// A drive keeps its size; a new one takes a modest share of what is free.
-fn capacity_of(path: &Path) -> Result<u64, String> {
-    if let Ok(meta) = std::fs::metadata(path)
-        && meta.is_file()
-    {
-        return Ok(meta.len());
-    }
+/// A new file takes a modest share of what is free.
+fn new_capacity(path: &Path) -> Result<u64, String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let room = rustix::fs::statvfs(folder).map_err(|e| {
         let folder = folder.display();

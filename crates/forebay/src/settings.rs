@@ -21,8 +21,9 @@ enum Shape {
 }
 
 /// Every setting there is. Its environment variable is its name in capitals behind `FOREBAY_`.
-const KEYS: [(&str, Shape); 18] = [
+const KEYS: [(&str, Shape); 19] = [
     ("data", Shape::List),
+    ("catalog", Shape::Text),
     ("capacity", Shape::Text),
     ("memory", Shape::Text),
     ("shards", Shape::Number),

@@ -25,7 +25,7 @@ const REGION_BYTES: usize = 24 << 20;
 fn a_process_that_serves() {
     let Some(dir) = std::env::var_os(SERVE) else { return };
     let dir = PathBuf::from(dir);
-    let data = DataConfig { path: dir.join("drive"), capacity: 192 << 20 };
+    let data = DataConfig { path: dir.join("drive"), capacity: Some(192 << 20) };
     let mut config = NodeConfig::new(data, 24 << 20, dir.join("s"));
     // By the drive itself, whatever pages the client has: what was submitted then cannot be recalled.
     config.landings = Landings::Direct;

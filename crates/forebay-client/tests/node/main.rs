@@ -46,7 +46,7 @@ impl Home {
     }
 
     fn start(&mut self) {
-        let data = DataConfig { path: self.dir.join("drive"), capacity: u64::from(self.shards) * (96 << 20) };
+        let data = DataConfig { path: self.dir.join("drive"), capacity: Some(u64::from(self.shards) * (96 << 20)) };
         let mut config = NodeConfig::new(data, u64::from(self.shards) * (64 << 20), self.dir.join("sock"));
         config.shards_per_drive = self.shards;
         config.landings = self.landings;

@@ -6,6 +6,7 @@
 mod clocks;
 mod kernel;
 mod place;
+mod raw;
 mod speed;
 
 use std::path::PathBuf;
@@ -64,8 +65,10 @@ impl Finding {
 /// The node that is meant to run here.
 #[derive(Debug, Clone)]
 pub struct Patient {
-    /// Its drives: files that are there or are to be made, or folders for them.
+    /// Its drives: files that are there or are to be made, or folders for them, or raw block devices.
     pub data: Vec<PathBuf>,
+    /// Its catalogue, if that is not to lie beside the first file.
+    pub catalogue: Option<PathBuf>,
     /// Its socket.
     pub socket: PathBuf,
     /// The drive's folder is made at its start: it is the user's own, and nobody chose it by hand.
@@ -83,8 +86,13 @@ pub fn examine(patient: &Patient, clock: &dyn Clock, progress: &mut dyn FnMut(u6
     let drives = patient.data.len().max(1) as u64;
     for (at, path) in patient.data.iter().enumerate() {
         let mut hear = |thousandths: u64| progress((at as u64 * 1000 + thousandths) / drives);
-        findings.extend(place::findings(path, patient.makes_data_folder, clock, &mut hear));
+        if forebay_io::is_block_device(path) {
+            findings.extend(raw::findings(path, clock, &mut hear));
+        } else {
+            findings.extend(place::findings(path, patient.makes_data_folder, clock, &mut hear));
+        }
     }
+    findings.extend(raw::catalogue(&patient.data, patient.catalogue.as_deref()));
     findings.push(place::socket(&patient.socket, patient.makes_socket_folder));
     findings.extend(watch.findings(clock));
     findings
@@ -101,6 +109,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let patient = Patient {
             data: vec![folder.join("drive"), folder.join("nowhere/drive"), "/dev/null".into()],
+            catalogue: None,
             socket: folder.join("x".repeat(120)),
             makes_data_folder: false,
             makes_socket_folder: false,

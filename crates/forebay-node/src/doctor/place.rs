@@ -68,8 +68,8 @@ fn place(path: &Path, makes_folders: bool) -> Result<(Finding, PathBuf), Finding
         },
         Ok(_) => Err(Finding::fail(
             check,
-            format!("{shown} is neither a file nor a folder"),
-            "name a file on an NVMe's file system with --data",
+            format!("{shown} is neither a file, a folder nor a block device"),
+            "name a file on an NVMe's file system, or a raw device, with --data",
         )),
         Err(_) if above().is_dir() => Ok((Finding::ok(check, format!("{shown}, not made yet")), above())),
         Err(error) => Err(Finding::fail(
@@ -157,7 +157,7 @@ fn measure(folder: &Path, bytes: u64, clock: &dyn Clock, progress: &mut dyn FnMu
         let found = "this file system has none: bytes go through the page cache, at more CPU and memory";
         Finding::warn("direct I/O", found, "put drives on ext4 or XFS on an NVMe of this machine")
     }];
-    all.extend(speed::findings(drive, clock, progress));
+    all.extend(speed::findings(drive, speed::Look::WriteAndRead, clock, progress));
     all
 }
 

@@ -24,7 +24,16 @@ const SMALL_READ_US_MAX: u64 = 1_000;
 
 const CURE: &str = "is it an NVMe of this machine, not worn out, not shared, not throttled? See `iostat -x 1`, `smartctl -a`, and a cloud disk's limits";
 
-pub(super) fn findings(drive: DriveFile, clock: &dyn Clock, progress: &mut dyn FnMut(u64)) -> Vec<Finding> {
+/// How it may be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// A file that nobody needs.
+    WriteAndRead,
+    /// A device with whatever is on it.
+    ReadOnly,
+}
+
+pub(super) fn findings(drive: DriveFile, look: Look, clock: &dyn Clock, progress: &mut dyn FnMut(u64)) -> Vec<Finding> {
     let len = drive.len();
     let made = Arena::new(2 * DEPTH * LARGE).map_err(|e| e.to_string()).and_then(|arena| {
         Ok((Engine::new(EngineKind::Auto, drive, 0, len, &arena, DEPTH).map_err(|e| e.to_string())?, arena))
@@ -39,8 +48,12 @@ pub(super) fn findings(drive: DriveFile, clock: &dyn Clock, progress: &mut dyn F
             )];
         }
     };
-    let mut probe = Probe { disk, arena, clock, written: 0, entropy: SeededEntropy::new(1), wrong: 0 };
-    match probe.run(progress) {
+    let mut probe = Probe { disk, arena, clock, written: 0, entropy: SeededEntropy::new(1), wrong: 0, look };
+    let measured = match look {
+        Look::WriteAndRead => probe.run(progress),
+        Look::ReadOnly => probe.reads(len, progress),
+    };
+    match measured {
         Ok(all) => all,
         Err(why) => vec![Finding::fail(
             "drive speed",
@@ -59,6 +72,7 @@ struct Probe<'a> {
     entropy: SeededEntropy,
     /// Pages that came back otherwise than they were written.
     wrong: u64,
+    look: Look,
 }
 
 impl Probe<'_> {
@@ -72,15 +86,12 @@ impl Probe<'_> {
         let write = gb_s(bytes, us);
         progress(250);
         let flush_us = self.flushes()?;
-        progress(500);
-        let small_us = self.small_reads()?;
-        progress(750);
-        let (bytes, us) = self.phase(DEPTH, |this, _| this.read(LARGE).map(Some))?;
-        let read = gb_s(bytes, us);
+        let written = self.written;
+        let reads = self.reads(written, progress)?;
         if self.wrong > 0 {
             return Err(format!("{} pages came back with other bytes than were written", self.wrong));
         }
-        Ok(vec![
+        let writes = [
             at_least(
                 "write",
                 format!("{write:.2} GB/s in 1 MiB writes, {DEPTH} in flight"),
@@ -93,6 +104,19 @@ impl Probe<'_> {
                 middle(&flush_us) <= FLUSH_US_MAX,
                 "each durable put waits for one",
             ),
+        ];
+        Ok(writes.into_iter().chain(reads).collect())
+    }
+
+    /// Reads somewhere in the first `bytes`, one by one and many at once.
+    fn reads(&mut self, bytes: u64, progress: &mut dyn FnMut(u64)) -> Result<Vec<Finding>, String> {
+        self.written = bytes;
+        progress(500);
+        let small_us = self.small_reads()?;
+        progress(750);
+        let (bytes, us) = self.phase(DEPTH, |this, _| this.read(LARGE).map(Some))?;
+        let read = gb_s(bytes, us);
+        Ok(vec![
             at_least(
                 "read, one by one",
                 format!(
@@ -189,6 +213,9 @@ impl Probe<'_> {
     fn settle(&mut self, done: DiskDone) -> Result<u64, String> {
         done.result.map_err(|e| format!("an operation failed: {e}"))?;
         let Some(ReadInto::Buf(buf)) = done.read else { return Ok(LARGE as u64) };
+        if self.look == Look::ReadOnly {
+            return Ok(buf.len() as u64);
+        }
         let right = |(at, page): (usize, &[u8])| page[..8] == (done.token + (at * PAGE) as u64).to_le_bytes();
         self.wrong += buf.chunks_exact(PAGE).enumerate().filter(|one| !right(*one)).count() as u64;
         Ok(buf.len() as u64)

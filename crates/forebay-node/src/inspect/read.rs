@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forebay_format::layout::SLICES_BASE;
 use forebay_types::format_size;
-use rustix::fs::{FileType, FlockOperation};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 /// How often, and how many times, a lock is tried.
@@ -21,8 +21,11 @@ pub enum InspectError {
     /// A node has it.
     #[error("{} is in use by a node, and what it writes meanwhile would look like damage; stop the node, or ask it with `forebay stat`", .0.display())]
     InUse(PathBuf),
+    /// Somebody else has the device.
+    #[error("{} is in use by a node, or held by a file system or another program: `lsblk` shows which; stop the node or free the device, or ask the node with `forebay stat`", .0.display())]
+    Held(PathBuf),
     /// Not a drive at all.
-    #[error("{} is not a drive of Forebay: {why}; name the file that `forebay serve --data` was given", path.display())]
+    #[error("{} is not a drive of Forebay: {why}; name the file or device that `forebay serve --data` was given", path.display())]
     NotADrive {
         /// As given.
         path: PathBuf,
@@ -37,6 +40,19 @@ pub enum InspectError {
         /// What it said.
         source: std::io::Error,
     },
+}
+
+/// Opens it. A device is claimed, so that no node can start on it by another name; the one that has it may have just been killed.
+#[expect(clippy::disallowed_methods, reason = "a claim on a device gives no event to wait for with a deadline")]
+fn open_to_read(path: &Path, kind: FileType) -> Result<File, Errno> {
+    let claim = if kind == FileType::BlockDevice { OFlags::EXCL } else { OFlags::empty() };
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | claim, Mode::empty()) {
+            Err(Errno::BUSY) => std::thread::sleep(LOCK_RETRY),
+            opened => return opened.map(File::from),
+        }
+    }
+    Err(Errno::BUSY)
 }
 
 /// Tries for three seconds: the last writes of a node that was killed may still be ending, and its lock with them.
@@ -63,12 +79,16 @@ impl Reader {
         let not = |why: &str| InspectError::NotADrive { path: path.into(), why: why.to_owned() };
         // Opening a pipe would wait for its other end.
         let kind = rustix::fs::stat(path).map_err(|e| failed(e.into()))?;
-        match FileType::from_raw_mode(kind.st_mode) {
+        let kind = FileType::from_raw_mode(kind.st_mode);
+        match kind {
             FileType::RegularFile | FileType::BlockDevice => {}
             FileType::Directory => return Err(not("it is a directory")),
             _ => return Err(not("it is neither a file nor a block device")),
         }
-        let mut file = File::open(path).map_err(failed)?;
+        let mut file = open_to_read(path, kind).map_err(|errno| match errno {
+            Errno::BUSY => InspectError::Held(path.into()),
+            errno => failed(errno.into()),
+        })?;
         lock(&file).map_err(|errno| match errno {
             Errno::WOULDBLOCK => InspectError::InUse(path.into()),
             errno => failed(errno.into()),

@@ -36,7 +36,7 @@ impl Folder {
     }
 
     pub(crate) fn config(&self) -> NodeConfig {
-        let data = DataConfig { path: self.0.join("drive"), capacity: 256 * MIB };
+        let data = DataConfig { path: self.0.join("drive"), capacity: Some(256 * MIB) };
         let mut config = NodeConfig::new(data, 64 * MIB, self.0.join("s"));
         config.io = EngineKind::Auto;
         config
