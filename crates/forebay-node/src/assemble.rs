@@ -33,6 +33,8 @@ pub(crate) struct Link {
     /// Its drive was made now.
     pub(crate) new: bool,
     pub(crate) path: PathBuf,
+    /// Where its slice begins on the drive.
+    pub(crate) slice_at: u64,
     pub(crate) slice_bytes: u64,
 }
 
@@ -82,12 +84,12 @@ pub(crate) fn start_shards(
 ) -> Result<Vec<Link>, NodeError> {
     let total = drives.len() * config.shards_per_drive as usize;
     let memory = config.memory_bytes / total as u64 - beyond_bytes(total);
-    let mut starting: Vec<(Starting, bool, usize)> = Vec::new();
+    let mut starting: Vec<(Starting, bool, usize, u64)> = Vec::new();
     let mut failed = None;
     'all: for (at, drive) in drives.iter().enumerate() {
         for slice in 0..drive.layout.slices {
             match start_one(config, drive, slice, starting.len(), memory, parts) {
-                Ok(one) => starting.push((one, drive.new.is_some(), at)),
+                Ok(one) => starting.push((one, drive.new.is_some(), at, drive.layout.slice_at(slice))),
                 Err(error) => {
                     failed = Some(error);
                     break 'all;
@@ -97,14 +99,14 @@ pub(crate) fn start_shards(
     }
     // Each is waited for, whatever became of the others: none may go on without a node.
     let mut links = StopShards(Vec::new());
-    for (one, new, at) in starting {
+    for (one, new, at, slice_at) in starting {
         if let Some(progress) = &mut config.progress {
             progress(Progress::Recovering { done: links.0.len(), total });
         }
         match one.wait() {
             Ok(shard) => {
                 let (path, slice_bytes) = (config.data[at].path.clone(), drives[at].layout.slice_len);
-                links.0.push(Link { shard, new, path, slice_bytes });
+                links.0.push(Link { shard, new, path, slice_at, slice_bytes });
             }
             Err(error) => failed = failed.or(Some(error)),
         }
@@ -151,6 +153,7 @@ fn start_one(
         arena_bytes,
         index_bytes,
         policy: policy(&config.policy)?,
+        scrub_period_s: config.scrub_period_s,
         engine: config.io,
         landings: config.landings,
         shares: parts.shares,

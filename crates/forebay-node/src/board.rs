@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forebay_store::StoreStats;
+use forebay_store::{Damage, StoreStats};
 use forebay_types::{Clock, ShardId};
 
 use crate::counters::Counters;
@@ -16,11 +16,18 @@ use crate::shard::Shown;
 pub(crate) struct BoardShard {
     pub(crate) id: ShardId,
     pub(crate) path: PathBuf,
+    /// Where its slice begins on the drive.
+    pub(crate) slice_at: u64,
     pub(crate) slice_bytes: u64,
     pub(crate) shown: Shown,
 }
 
 impl BoardShard {
+    /// What scrub has found since this was asked last.
+    pub(crate) fn take_damage(&self) -> Vec<Damage> {
+        std::mem::take(&mut *self.shown.damage.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
     /// The store's numbers as last published: exact when the shard is at rest, else at most a fifth of a second old.
     pub(crate) fn stats(&self) -> StoreStats {
         self.shown.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()

@@ -3,7 +3,10 @@
 //! Nobody on the path of a block says anything: it counts, as it does anyway. Each kind speaks at most once in ten seconds, and then says how often
 //! it happened since it last spoke, so a storm is a line and nothing is left out of the count.
 
-use crate::board::Board;
+use forebay_store::{Damage, Damaged};
+use forebay_types::Class;
+
+use crate::board::{Board, BoardShard};
 use crate::counters::PeerFault;
 
 /// How often counters are read.
@@ -184,6 +187,9 @@ impl Lookout {
 
     fn tell_of(&mut self, board: &Board, now_us: u64, quiet_us: u64) {
         let Some(tell) = &self.tell else { return };
+        for shard in &board.shards {
+            shard.take_damage().iter().for_each(|damage| tell(damage_event(shard, damage)));
+        }
         for one in &mut self.watched {
             let now = (one.count)(board, one.index);
             one.pending += now.saturating_sub(one.seen);
@@ -230,20 +236,47 @@ impl Lookout {
     }
 }
 
+/// What scrub found, each with its key and its place: it was read twice, so there are few, and each wants an answer.
+fn damage_event(shard: &BoardShard, damage: &Damage) -> Event {
+    let path = shard.path.display();
+    let place = format!("at byte {} of {path}, in segment {}", shard.slice_at + damage.offset, damage.segment);
+    let why = if damage.was_read { "does not match its sums" } else { "cannot be read" };
+    let see = "see \"Scrub found damage\" in docs/operations.md";
+    let (severity, kind, sentence) = match damage.what {
+        Damaged::Block { namespace, key, class: Class::Durable } => {
+            let kept = if damage.was_read { "it is lost" } else { "it is kept in case it can be read later" };
+            let of = format!("durable block {key} of namespace {}", namespace.0);
+            (Severity::Error, "scrub_durable", format!("{of} {why}, {place}: {kept}; {see}"))
+        }
+        Damaged::Block { namespace, key, class: Class::Cache } => {
+            let of = format!("block {key} of namespace {}", namespace.0);
+            (Severity::Warn, "scrub_cache", format!("{of} {why} and is dropped, {place}; {see}"))
+        }
+        Damaged::Header => {
+            let moved = "what is durable in it is moved elsewhere, its cache a start would not find";
+            (Severity::Warn, "scrub_segment", format!("a segment's header {why}, {place}: {moved}; {see}"))
+        }
+        Damaged::Footer => {
+            let scanned = "a start will scan the segment";
+            (Severity::Warn, "scrub_segment", format!("a segment's footer {why}, {place}: {scanned}; {see}"))
+        }
+    };
+    Event { severity, kind, sentence, count: 1, shard: Some(shard.id.to_string()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
-    use std::sync::{Arc, Mutex, mpsc};
+    use std::sync::{Arc, mpsc};
 
-    use forebay_types::{ShardId, SystemClock};
+    use forebay_types::{Key, NamespaceId, ShardId, SystemClock};
 
     use super::*;
-    use crate::board::BoardShard;
     use crate::shard::Shown;
 
     fn board() -> Board {
-        let shown = Shown { counters: Arc::default(), stats: Arc::new(Mutex::default()) };
-        let shard = BoardShard { id: ShardId([7; 16]), path: "/mnt/drive".into(), slice_bytes: 0, shown };
+        let path = "/mnt/drive".into();
+        let shard = BoardShard { id: ShardId([7; 16]), path, slice_at: 4096, slice_bytes: 0, shown: Shown::new() };
         Board {
             shards: vec![shard],
             control: Arc::default(),
@@ -294,6 +327,25 @@ mod tests {
             (2, (Severity::Error, "drive_failed", 1), (Severity::Warn, "corrupt_record", 3))
         );
         assert!(events[0].sentence.contains("/mnt/drive") && events[0].shard == Some(ShardId([7; 16]).to_string()));
+    }
+
+    #[test]
+    fn what_scrub_found_is_told_once_with_key_and_place() {
+        let board = board();
+        let (mut lookout, told) = lookout(&board);
+        let what = Damaged::Block { namespace: NamespaceId(5), key: Key([0xab; 16]), class: Class::Durable };
+        let found = [
+            Damage { what, segment: 3, offset: 100, was_read: true },
+            Damage { what: Damaged::Header, segment: 4, offset: 200, was_read: false },
+        ];
+        board.shards[0].shown.damage.lock().unwrap().extend(found);
+        (1..30).for_each(|second| lookout.look(&board, second * LOOK_US));
+        let events: Vec<Event> = told.try_iter().collect();
+        assert_eq!((events.len(), events[0].severity, events[1].severity), (2, Severity::Error, Severity::Warn));
+        for word in [&"ab".repeat(16), "namespace 5", "at byte 4196 of /mnt/drive, in segment 3", "it is lost"] {
+            assert!(events[0].sentence.contains(word), "{}", events[0].sentence);
+        }
+        assert!(events[1].sentence.contains("cannot be read, at byte 4296"), "{}", events[1].sentence);
     }
 
     #[test]

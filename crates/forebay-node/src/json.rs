@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::board::{Board, BoardShard};
 use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES, PeerFault};
 use crate::latency::bound_us;
-use crate::metrics::STORE_NUMBERS;
+use crate::metrics::{SCRUB_DAMAGED, STORE_NUMBERS};
 
 /// All of them.
 pub(crate) fn stats(board: &Board) -> String {
@@ -105,6 +105,10 @@ fn shard(shard: &BoardShard) -> Value {
         let short = name.trim_start_matches("forebay_").trim_end_matches("_total");
         row.insert(short.into(), of(&stats).into());
     }
+    for (class, of) in SCRUB_DAMAGED {
+        row.insert(format!("scrub_damaged_{}", class.word()), of(&stats).into());
+    }
+    row.insert("scrub_pass_s".into(), (stats.scrub_pass_ms as f64 / 1e3).into());
     row.insert("write_amplification".into(), stats.write_amplification().into());
     row.insert("connections".into(), shard.shown.counters.connections.get().into());
     row.insert("turn_us_max".into(), shard.shown.counters.turn_us_max.get().into());

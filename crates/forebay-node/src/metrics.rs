@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use forebay_store::StoreStats;
-use forebay_types::{LandingKind, MissReason, RefusedReason, Tier};
+use forebay_types::{Class, LandingKind, MissReason, RefusedReason, Tier};
 
 use crate::board::Board;
 use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES, PeerFault};
@@ -203,7 +203,9 @@ fn asked_families(board: &Board, names: [&'static str; 4], of: AskedOf) -> Vec<F
     all
 }
 
-pub(crate) type StoreNumber = (&'static str, &'static str, &'static str, fn(&StoreStats) -> u64);
+type StoreCount = fn(&StoreStats) -> u64;
+
+pub(crate) type StoreNumber = (&'static str, &'static str, &'static str, StoreCount);
 
 /// Numbers of a shard's store, each with the shard as label.
 pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
@@ -233,7 +235,19 @@ pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_promotions_total", "Blocks brought to DRAM by a get.", "counter", |s| s.promotions),
     ("forebay_prefetched_total", "Blocks brought to DRAM by a prefetch.", "counter", |s| s.prefetched),
     ("forebay_prefetch_used_total", "Of these, got from DRAM in time.", "counter", |s| s.prefetch_used),
-    ("forebay_corrupt_records_total", "Records found bad.", "counter", |s| s.corrupt),
+    ("forebay_corrupt_records_total", "Records found bad by others than scrub.", "counter", |s| s.corrupt),
+    ("forebay_scrub_bytes_total", "Bytes read by scrub.", "counter", |s| s.scrub_bytes),
+    ("forebay_scrub_passes_total", "Times that scrub has been through the whole slice.", "counter", |s| s.scrub_passes),
+    ("forebay_scrub_pass_segments", "Segments that scrub has looked at in this pass.", "gauge", |s| s.scrub_looked_at),
+    ("forebay_scrub_damaged_segments_total", "Headers and footers of segments that scrub found bad.", "counter", |s| {
+        s.scrub_damaged_segments
+    }),
+    (
+        "forebay_segments_damaged",
+        "Segments in which scrub found damage and that were not written anew since.",
+        "gauge",
+        |s| s.segments_damaged,
+    ),
     ("forebay_evicted_total", "Blocks evicted from the drive.", "counter", |s| s.evicted),
     ("forebay_evicted_quota_total", "Of these, for a namespace's quota.", "counter", |s| s.evicted_quota),
     ("forebay_evicted_index_total", "Of these, because the index was full.", "counter", |s| s.evicted_index),
@@ -256,6 +270,10 @@ pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_busy_total", "Requests the store turned away for the moment.", "counter", |s| s.busy),
 ];
 
+/// What scrub found, by what was promised.
+pub(crate) const SCRUB_DAMAGED: [(Class, StoreCount); 2] =
+    [(Class::Cache, |s| s.scrub_damaged_cache), (Class::Durable, |s| s.scrub_damaged_durable)];
+
 fn store_families(board: &Board) -> Vec<Family> {
     let stats: Vec<(String, u64, StoreStats)> =
         board.shards.iter().map(|shard| (shard.id.to_string(), shard.slice_bytes, shard.stats())).collect();
@@ -266,6 +284,28 @@ fn store_families(board: &Board) -> Vec<Family> {
             Family { name, help, kind, samples }
         })
         .collect();
+    let of_classes = |(id, _, stats): &(String, u64, StoreStats)| {
+        SCRUB_DAMAGED.map(|(class, of)| {
+            let labels = vec![("shard", id.clone()), ("class", class.word().to_owned())];
+            Sample { labels, value: of(stats) as f64 }
+        })
+    };
+    all.push(Family {
+        name: "forebay_scrub_damaged_total",
+        help: "Blocks that scrub found damaged: twice in a row they did not match their sums, or could not be read.",
+        kind: "counter",
+        samples: stats.iter().flat_map(of_classes).collect(),
+    });
+    let pass = |(id, _, stats): &(String, u64, StoreStats)| Sample {
+        labels: vec![("shard", id.clone())],
+        value: stats.scrub_pass_ms as f64 / 1e3,
+    };
+    all.push(Family {
+        name: "forebay_scrub_pass_seconds",
+        help: "Time that the last whole pass of scrub took; 0 before the first.",
+        kind: "gauge",
+        samples: stats.iter().map(pass).collect(),
+    });
     let capacity = labelled("shard", stats.iter().map(|(id, bytes, _)| (id.clone(), *bytes)));
     all.push(Family {
         name: "forebay_drive_capacity_bytes",

@@ -171,6 +171,7 @@ fn board(config: &NodeConfig, parts: &Parts, links: &[Link]) -> Board {
     let shard = |link: &Link| BoardShard {
         id: link.shard.started.shard,
         path: link.path.clone(),
+        slice_at: link.slice_at,
         slice_bytes: link.slice_bytes,
         shown: link.shard.shown.clone(),
     };

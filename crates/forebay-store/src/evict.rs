@@ -120,13 +120,15 @@ impl<D: Disk> Store<D> {
     }
 
     fn begin_cleaning(&mut self) -> bool {
-        if self.closing || self.segments.free_len() >= self.free_target() {
+        let rescue = self.next_rescue();
+        if self.closing || rescue.is_none() && self.segments.free_len() >= self.free_target() {
             return false;
         }
         let heed_pins = !self.mutant(Mutant::ReuseWhileRead);
         let half = self.geometry.segment_units / 2;
         let durable = |gain| self.segments.durable_victim(&self.geometry, gain);
-        let victim = durable(half)
+        let victim = rescue
+            .or_else(|| durable(half))
             .or_else(|| self.segments.cache_victim(&self.geometry, heed_pins))
             .or_else(|| durable(self.least_gain()));
         let Some(victim) = victim else { return false };

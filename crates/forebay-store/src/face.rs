@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use forebay_io::{ArenaError, DiskError, Landing, Shared};
-use forebay_types::{Descriptor, Key, MissReason, NamespaceId, PutOutcome, RefusedReason, ShardId, Tier};
+use forebay_types::{Class, Descriptor, Key, MissReason, NamespaceId, PutOutcome, RefusedReason, ShardId, Tier};
 
 use crate::put::PutMeta;
 
@@ -226,9 +226,42 @@ pub struct Sighting {
     pub leased: bool,
 }
 
+/// What scrub found damaged, twice in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damaged {
+    /// A block. It is not held any more, unless it is durable and could not be read at all.
+    Block {
+        /// Whose.
+        namespace: NamespaceId,
+        /// What.
+        key: Key,
+        /// What its namespace promises.
+        class: Class,
+    },
+    /// A segment's header: a start after this one would not find what is in it. What is durable is moved elsewhere before that.
+    Header,
+    /// A segment's footer: a start will scan the segment and write another.
+    Footer,
+}
+
+/// Damage, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage {
+    /// What.
+    pub what: Damaged,
+    /// In which segment.
+    pub segment: u16,
+    /// First byte of the record, header or footer, from the start of the slice.
+    pub offset: u64,
+    /// It was read and did not match; else the drive did not give it.
+    pub was_read: bool,
+}
+
 /// What happened since.
 #[derive(Debug)]
 pub enum Event {
+    /// Scrub found damage.
+    Damage(Damage),
     /// A pending get ended.
     Got {
         /// As asked.

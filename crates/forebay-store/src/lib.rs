@@ -25,9 +25,12 @@ mod leases;
 mod look;
 mod mutant;
 mod namespaces;
+mod pace;
 mod put;
 mod recover;
 mod scan;
+mod scrub;
+mod scrubbed;
 mod segments;
 mod slab;
 mod stats;
@@ -37,8 +40,8 @@ mod verify;
 mod write;
 
 pub use face::{
-    Committed, Event, FormatParams, Found, GetRequest, GetResult, GetStarted, PutSlot, RecoveryReport, Reserve,
-    Sighting, StoreError,
+    Committed, Damage, Damaged, Event, FormatParams, Found, GetRequest, GetResult, GetStarted, PutSlot, RecoveryReport,
+    Reserve, Sighting, StoreError,
 };
 pub use forebay_format::{NamespaceRow, slice_bytes_min};
 pub use forebay_types::Reuse;

@@ -30,4 +30,8 @@ pub enum Mutant {
     ExpiryIgnored,
     /// The index grows past its ceiling.
     IndexUnbounded,
+    /// Scrub takes what it reads for good.
+    ScrubChecksNothing,
+    /// Scrub does not hold the segment that it reads.
+    ScrubHoldsNothing,
 }

@@ -31,6 +31,7 @@ use crate::leases::{LEASE_BYTES, Leases};
 use crate::mutant::Mutant;
 use crate::namespaces::Namespaces;
 use crate::scan::scan_segment;
+use crate::scrub::Scrub;
 use crate::segments::{Geometry, SPARE_SEGMENTS, Segments, State};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
@@ -121,6 +122,7 @@ impl<D: Disk> Store<D> {
             ranges: Slab::new(),
             verifies: VecDeque::new(),
             ahead: Ahead::default(),
+            scrub: Scrub::default(),
             writing: Vec::new(),
             gathering_buffers: Vec::new(),
             flusher: Flusher::default(),

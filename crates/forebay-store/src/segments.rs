@@ -74,6 +74,8 @@ pub(crate) struct Segment {
     pub(crate) tombstone_seq_max: u64,
     /// Cleaning found it unreadable; left alone.
     pub(crate) stuck: bool,
+    /// Scrub found damage in it.
+    pub(crate) damaged: bool,
 }
 
 impl Segment {
@@ -91,6 +93,7 @@ impl Segment {
             pins: 0,
             tombstone_seq_max: 0,
             stuck: false,
+            damaged: false,
         }
     }
 }
@@ -137,7 +140,7 @@ impl Segments {
         debug_assert_eq!((s.live_units, s.leased_units), (0, 0), "a segment with blocks in it is not free");
         s.state = State::Free;
         s.worth = 0;
-        s.stuck = false;
+        (s.stuck, s.damaged) = (false, false);
         self.free.push_back(segment);
     }
 

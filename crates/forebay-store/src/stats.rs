@@ -37,6 +37,12 @@ pub struct StoreStats {
     pub clock_apart_s: u64,
     /// The drive does not write any more.
     pub write_failed: bool,
+    /// Segments that scrub has looked at in this pass.
+    pub scrub_looked_at: u64,
+    /// Milliseconds that the last whole pass of scrub took; 0 before the first.
+    pub scrub_pass_ms: u64,
+    /// Segments in which scrub found damage and that were not written anew since.
+    pub segments_damaged: u64,
 
     /// Gets served from DRAM.
     pub hits_dram: u64,
@@ -54,8 +60,18 @@ pub struct StoreStats {
     pub prefetched: u64,
     /// Of these, got from DRAM before their time was over.
     pub prefetch_used: u64,
-    /// Records found bad, wherever.
+    /// Records found bad by a get, a prefetch, cleaning, or because a client said so. What scrub finds is counted apart.
     pub corrupt: u64,
+    /// Bytes read by scrub.
+    pub scrub_bytes: u64,
+    /// Whole passes of scrub.
+    pub scrub_passes: u64,
+    /// Blocks of the cache that scrub found damaged.
+    pub scrub_damaged_cache: u64,
+    /// Durable blocks that scrub found damaged.
+    pub scrub_damaged_durable: u64,
+    /// Headers and footers of segments that scrub found damaged.
+    pub scrub_damaged_segments: u64,
     /// Puts kept.
     pub puts: u64,
     /// Puts told `exists`.

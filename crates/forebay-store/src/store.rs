@@ -25,6 +25,7 @@ use crate::lanes::{Lane, Lanes};
 use crate::leases::Leases;
 use crate::mutant::Mutant;
 use crate::namespaces::Namespaces;
+use crate::scrub::Scrub;
 use crate::segments::{Geometry, SPARE_SEGMENTS, Segments};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
@@ -79,6 +80,7 @@ pub(crate) enum Op {
     RangeTrailer(u64),
     Suspect { ns: u16, key: Key, place: Place },
     Prefetch(Fetching),
+    Scrub,
     Records { segment: u16, records: Vec<Gathered>, bytes: u64, gathered: Option<Shared> },
     Footer { segment: u16, bytes: u64 },
     Table { bytes: u64 },
@@ -112,6 +114,7 @@ pub struct Store<D: Disk> {
     pub(crate) ranges: Slab<RangeGet>,
     pub(crate) verifies: VecDeque<VerifyJob>,
     pub(crate) ahead: Ahead,
+    pub(crate) scrub: Scrub,
     /// Segments being written or sealed.
     pub(crate) writing: Vec<OpenSegment>,
     /// For writes that gather several records.
@@ -277,6 +280,7 @@ impl<D: Disk> Store<D> {
         more |= self.purge_step();
         more |= self.prefetch_step(now);
         more |= self.expire_step(now);
+        more |= self.scrub_step(now);
         if !self.write_failed {
             self.tombstones_step();
             more |= self.clean_step();
@@ -296,6 +300,7 @@ impl<D: Disk> Store<D> {
             Op::RangeTrailer(range) => self.range_done(now, range, false, result, read),
             Op::Suspect { ns, key, place } => self.suspect_done(ns, key, place, result, read),
             Op::Prefetch(fetching) => self.prefetch_read(fetching, result, read),
+            Op::Scrub => self.scrub_done(result, read),
             Op::Records { segment, records, bytes, gathered } => {
                 self.lanes.written(bytes);
                 self.records_done(segment, records, gathered, result);
@@ -495,6 +500,8 @@ impl<D: Disk> Store<D> {
             dram_overhead_bytes: self.dram.overhead_bytes() as u64,
             footer_bytes: self.writing.iter().map(OpenSegment::entries_bytes).sum::<usize>() as u64,
             leased_bytes: self.leases.bytes(),
+            scrub_looked_at: self.scrub_looked_at(),
+            segments_damaged: self.segments.iter().filter(|(_, s)| s.damaged).count() as u64,
             write_failed: self.write_failed,
             dram_evicted: self.dram.evicted,
             clock_apart_s: self.clock.apart_s(),

@@ -88,6 +88,9 @@ pub(crate) struct ServeArgs {
     /// What ranks blocks: lru, or s3-fifo, where a scan passes by what is used again [default: lru].
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
+    /// Read and check all that is on the drives once in this time, as in 12h or 30d, or off [default: 7d].
+    #[arg(long, value_name = "SPAN")]
+    scrub: Option<String>,
     /// Unix socket to serve on [default: in the user's runtime directory].
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
@@ -127,6 +130,7 @@ impl ServeArgs {
             ("io", &self.io),
             ("landing", &self.landing),
             ("policy", &self.policy),
+            ("scrub", &self.scrub),
             ("socket", &self.socket),
             ("listen", &self.listen),
             ("token_file", &self.token_file),

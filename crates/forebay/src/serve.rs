@@ -149,6 +149,7 @@ fn config(settings: &Settings) -> Result<NodeConfig, String> {
     config.io = engine(settings)?;
     config.landings = landings(settings)?;
     config.policy = settings.text("policy").unwrap_or(&config.policy).to_owned();
+    config.scrub_period_s = scrub(settings)?.unwrap_or(config.scrub_period_s);
     config.listen = settings.text("listen").map(str::to_owned);
     config.insecure_network = settings.flag("insecure_network")?;
     config.token = settings.path("token_file").map(|path| connect::token(&path)).transpose()?;
@@ -252,6 +253,18 @@ fn landings(settings: &Settings) -> Result<Landings, String> {
         Some(other) => {
             Err(format!("{}: {other:?} is no way to land; choose auto, direct or bounce", settings.origin("landing")))
         }
+    }
+}
+
+/// Seconds of a pass; 0 is off.
+fn scrub(settings: &Settings) -> Result<Option<u64>, String> {
+    match settings.text("scrub") {
+        None => Ok(None),
+        Some("off") => Ok(Some(0)),
+        Some(text) => match forebay_types::parse_span_s(text) {
+            Ok(seconds) => Ok(Some(seconds.into())),
+            Err(why) => Err(format!("{}: {why}; or off", settings.origin("scrub"))),
+        },
     }
 }
 

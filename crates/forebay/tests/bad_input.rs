@@ -31,6 +31,9 @@ fn a_flag_a_verb_or_a_unit_that_does_not_exist() {
     place
         .run(&["serve", "--data", "d", "--capacity", "1GiB", "--landing", "softly"])
         .complains(2, &["softly", "auto, direct or bounce"]);
+    place
+        .run(&["serve", "--data", "d", "--capacity", "1GiB", "--scrub", "never"])
+        .complains(2, &["--scrub", "never", "or off"]);
     place.run(&["namespace", "create", "x", "--class", "forever"]).complains(2, &["forever", "cache", "durable"]);
     place.run(&["namespace", "create", "x", "--quota", "9"]).complains(2, &["no unit"]);
     place

@@ -17,6 +17,7 @@ mod receive;
 mod regions;
 mod request;
 mod serve;
+mod shown;
 mod spin;
 mod start;
 
@@ -26,19 +27,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use forebay_io::Ready;
-use forebay_store::{Event, StoreStats};
+use forebay_store::{Damage, Event, StoreStats};
 use forebay_types::limits::STEP_BYTES;
 use forebay_types::{Clock, MissReason, Namespace, NamespaceId, RefusedReason};
 
-use crate::counters::Counters;
 use crate::lanes::{Lane, Lanes};
 use crate::slab::{Id, Slab};
 use conn::{Conn, HandedOver};
 use core::Core;
 use output::Unsent;
 use request::{Request, Step, Work};
+use shown::PUBLISH_US;
 use spin::Spin;
 
+pub(crate) use shown::Shown;
 pub(crate) use start::{ShardLink, ShardSetup, Starting, start};
 
 /// Requests of one shard, over all connections. More are answered `busy`.
@@ -55,9 +57,6 @@ const RETRY_US: u64 = 500;
 
 /// How often the wall clock is asked: expiry is in whole seconds.
 const UTC_US: u64 = 100_000;
-
-/// How old the published statistics may be.
-const PUBLISH_US: u64 = 200_000;
 
 /// What other threads ask of a shard.
 #[derive(Debug)]
@@ -123,6 +122,7 @@ pub(crate) struct Shard {
     commands: Receiver<Command>,
     replies: Replies,
     stats: Arc<Mutex<StoreStats>>,
+    damage: Arc<Mutex<Vec<Damage>>>,
     clock: Arc<dyn Clock>,
     closing: Option<u64>,
 }
@@ -387,19 +387,4 @@ impl Shard {
             self.give_up(id, MissReason::Deadline, RefusedReason::Deadline);
         }
     }
-
-    fn publish(&mut self, now_us: u64) {
-        self.publish_us = now_us + PUBLISH_US;
-        let stats = self.core.store.stats();
-        self.core.counters.keys_waiting.set(self.core.items as u64);
-        self.core.counters.reads_waiting.set(self.core.reads as u64);
-        *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stats;
-    }
-}
-
-/// What a started shard shares with the node.
-#[derive(Debug, Clone)]
-pub(crate) struct Shown {
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) stats: Arc<Mutex<StoreStats>>,
 }

@@ -314,6 +314,7 @@ impl Shard {
 
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
+            Event::Damage(damage) => self.tell_damage(damage),
             Event::Got { token, result } => {
                 self.core.reads = self.core.reads.saturating_sub(1);
                 let (id, item) = from_token(token);

@@ -1,12 +1,12 @@
 //! Starting a shard: its thread, its arena, its engine, its store.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use forebay_io::{Arena, DriveFile, Engine, EngineKind, Waker};
-use forebay_store::{FormatParams, NamespaceRow, RecoveryReport, Store, StoreConfig, StoreStats};
+use forebay_store::{FormatParams, NamespaceRow, RecoveryReport, Store, StoreConfig};
 use forebay_types::limits::STEP_BYTES;
 use forebay_types::{Clock, Entropy, ShardId};
 
@@ -14,7 +14,6 @@ use super::core::Core;
 use super::output::{Output, Unsent};
 use super::spin::Spin;
 use super::{Command, Replies, Saved, Shard, Shown};
-use crate::counters::Counters;
 use crate::lanes::Lanes;
 use crate::shares::Shares;
 use crate::slab::Slab;
@@ -39,6 +38,7 @@ pub(crate) struct ShardSetup {
     pub(crate) arena_bytes: usize,
     pub(crate) index_bytes: usize,
     pub(crate) policy: Box<dyn forebay_tokenomics::Policy>,
+    pub(crate) scrub_period_s: u64,
     pub(crate) engine: EngineKind,
     pub(crate) landings: Landings,
     pub(crate) shares: Shares,
@@ -86,7 +86,7 @@ pub(crate) struct Starting {
 pub(crate) fn start(setup: ShardSetup) -> Result<Starting, NodeError> {
     let (commands, inbox) = sync_channel(COMMANDS_MAX);
     let (say, said) = sync_channel(1);
-    let shown = Shown { counters: Arc::new(Counters::default()), stats: Arc::default() };
+    let shown = Shown::new();
     let shared = shown.clone();
     let thread = std::thread::Builder::new()
         .name(format!("shard-{}", setup.number))
@@ -145,7 +145,9 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     let mut config = StoreConfig::default();
     (config.policy, config.index_bytes_max) = (setup.policy, setup.index_bytes);
     let (now_us, utc_s) = (setup.clock.now_us(), setup.clock.utc_s());
-    let (store, recovery) = Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;
+    let (mut store, recovery) =
+        Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;
+    store.scrub_every(now_us / 1000, setup.scrub_period_s * 1000);
     let started = Started {
         shard: store.shard(),
         recovery,
@@ -171,7 +173,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     };
     let replies = Replies { saved: setup.saved, waker: setup.wake };
     let (incarnation, epoch, clock) = (setup.incarnation, setup.epoch, setup.clock);
-    let mut shard = Shard::new(core, incarnation, epoch, commands, replies, shown.stats, clock);
+    let mut shard = Shard::new(core, incarnation, epoch, commands, replies, shown, clock);
     shard.core.learn_tenants();
     Ok((shard, started))
 }
@@ -192,7 +194,7 @@ impl Shard {
         epoch: Arc<AtomicU64>,
         commands: Receiver<Command>,
         replies: Replies,
-        stats: Arc<Mutex<StoreStats>>,
+        shown: Shown,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Shard {
@@ -222,7 +224,8 @@ impl Shard {
             spin: Spin::default(),
             commands,
             replies,
-            stats,
+            stats: shown.stats,
+            damage: shown.damage,
             clock,
             closing: None,
         }

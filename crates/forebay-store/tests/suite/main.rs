@@ -13,4 +13,5 @@ mod policy;
 mod promises;
 mod rig;
 mod room;
+mod scrub;
 mod story;

@@ -57,6 +57,8 @@ pub(super) struct Slice {
     pub(super) flushes_s: f64,
     pub(super) amplification: f64,
     pub(super) failed: bool,
+    /// Scrub found damage on it.
+    pub(super) damaged: bool,
     pub(super) free_segments: u64,
 }
 
@@ -126,7 +128,7 @@ impl Figures {
             evicted_s: over.shards_per_s(&["evicted"]),
             errors_s: over.per_s(over.grown_sum("/errors")),
             turn_us: now.count("/turn_us_max"),
-            corrupt: shards("corrupt_records"),
+            corrupt: ["corrupt_records", "scrub_damaged_cache", "scrub_damaged_durable"].map(shards).iter().sum(),
             slices: (0..now.shards().len()).map(|at| over.slice(at)).collect(),
         }
     }
@@ -181,6 +183,7 @@ impl Over<'_> {
             flushes_s: self.per_s(self.shard_grown(at, &["flushes"])),
             amplification: shard["write_amplification"].as_f64().unwrap_or(0.0),
             failed: count("drive_write_failed") > 0,
+            damaged: count("segments_damaged") > 0,
             free_segments: count("segments_free"),
         }
     }

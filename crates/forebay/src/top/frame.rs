@@ -151,6 +151,7 @@ fn drives(slices: &[Slice], room: usize) -> Vec<Line> {
         let share = slice.live as f64 / slice.capacity.max(1) as f64;
         let (ink, state) = match slice {
             Slice { failed: true, .. } => (Ink::Bad, "failed".to_owned()),
+            Slice { damaged: true, .. } => (Ink::Bad, "damaged".to_owned()),
             Slice { free_segments: 0..=2, .. } => (Ink::Plain, "full".to_owned()),
             slice => (Ink::Good, format!("x{:.2}", slice.amplification)),
         };

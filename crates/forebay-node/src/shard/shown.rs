@@ -1,0 +1,48 @@
+//! What a shard shows of itself to the threads that tell: published a few times a second, so that nobody locks anything on the path of a block.
+
+use std::sync::{Arc, Mutex};
+
+use forebay_store::{Damage, StoreStats};
+
+use super::Shard;
+use crate::counters::Counters;
+
+/// How old the published statistics may be.
+pub(super) const PUBLISH_US: u64 = 200_000;
+
+/// Findings of scrub that wait to be told, once a second: more in one second is a drive that dies, and reads like one.
+const DAMAGE_MAX: usize = 32;
+
+impl Shard {
+    /// Scrub found something: the control thread tells it.
+    pub(super) fn tell_damage(&mut self, damage: Damage) {
+        let mut waiting = self.damage.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if waiting.len() < DAMAGE_MAX {
+            waiting.push(damage);
+        }
+    }
+
+    pub(super) fn publish(&mut self, now_us: u64) {
+        self.publish_us = now_us + PUBLISH_US;
+        let stats = self.core.store.stats();
+        self.core.counters.keys_waiting.set(self.core.items as u64);
+        self.core.counters.reads_waiting.set(self.core.reads as u64);
+        *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stats;
+    }
+}
+
+/// What a started shard shares with the node.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) stats: Arc<Mutex<StoreStats>>,
+    /// What scrub found and nobody was told yet; past [`DAMAGE_MAX`] it is only counted.
+    pub(crate) damage: Arc<Mutex<Vec<Damage>>>,
+}
+
+impl Shown {
+    /// Nothing to show yet.
+    pub(crate) fn new() -> Self {
+        Shown { counters: Arc::default(), stats: Arc::default(), damage: Arc::default() }
+    }
+}
