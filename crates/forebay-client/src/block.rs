@@ -73,6 +73,14 @@ impl Block {
     }
 }
 
+impl Block {
+    /// The bytes, to be changed: they are the holder's alone.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let range = self.range.clone();
+        &mut self.memory.bytes_mut()[range]
+    }
+}
+
 impl Deref for Block {
     type Target = [u8];
     fn deref(&self) -> &[u8] {

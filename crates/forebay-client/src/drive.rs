@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use forebay_types::{Clock, Epoch};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::interrupt::Until;
 use crate::link::{Link, LinkError};
 use crate::mesh::{Core, Table};
 use crate::shard::{Checkout, Lent, Shard};
@@ -217,8 +218,10 @@ pub(crate) fn by_owner(
 pub(crate) fn drive<S, P: Part<S>>(core: &Core, epoch: Epoch, lanes: &mut [Lane<P>], shared: &mut S, deadline_us: u64) {
     let mut idle_since_us = None;
     let mut spinning = false;
+    let mut until = Until::new(core.options.interrupt.as_ref(), deadline_us, core.clock.now_us());
     loop {
-        let at = Moment { now_us: core.clock.now_us(), deadline_us };
+        let now_us = core.clock.now_us();
+        let at = Moment { now_us, deadline_us: until.deadline_us(now_us) };
         let mut moved = false;
         for lane in lanes.iter_mut().filter(|lane| !lane.over) {
             moved |= lane.turn(core, epoch, shared, at);
@@ -243,13 +246,14 @@ pub(crate) fn drive<S, P: Part<S>>(core: &Core, epoch: Epoch, lanes: &mut [Lane<
             continue;
         }
         spinning = false;
-        wait(lanes, at);
+        if wait(lanes, until.wait_until_us(), at.now_us) {
+            until.signalled();
+        }
     }
 }
 
-/// Sleeps until a socket moves, a connection may be tried again, or the deadline has passed.
-fn wait<P>(lanes: &[Lane<P>], at: Moment) {
-    let mut until_us = at.deadline_us;
+/// Sleeps until a socket moves, a connection may be tried again, or that time has come. True when a signal ended it.
+fn wait<P>(lanes: &[Lane<P>], mut until_us: u64, now_us: u64) -> bool {
     let mut fds = Vec::with_capacity(lanes.len());
     for lane in lanes.iter().filter(|lane| !lane.over) {
         match lane.lent.as_ref() {
@@ -257,13 +261,13 @@ fn wait<P>(lanes: &[Lane<P>], at: Moment) {
                 let out = if lent.wants_to_send() { PollFlags::OUT } else { PollFlags::empty() };
                 fds.extend(lent.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN | out)));
             }
-            None => until_us = until_us.min(lane.again_us.max(at.now_us + 1)),
+            None => until_us = until_us.min(lane.again_us.max(now_us + 1)),
         }
     }
-    let left = until_us.saturating_sub(at.now_us);
+    let left = until_us.saturating_sub(now_us);
     let timeout = Timespec { tv_sec: (left / 1_000_000) as i64, tv_nsec: (left % 1_000_000 * 1000) as i64 };
     // Interrupted or not, the next round looks at everything again.
-    let _ = rustix::event::poll(&mut fds, Some(&timeout));
+    rustix::event::poll(&mut fds, Some(&timeout)) == Err(rustix::io::Errno::INTR)
 }
 
 /// Whether to spin before a wait: waking a sleeping thread can cost more than a small get, but spinning through a long wait only burns a core.

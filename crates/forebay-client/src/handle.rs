@@ -9,7 +9,7 @@ use forebay_types::limits::{BLOCK_BYTES_MAX, KEYS_PER_MESSAGE_MAX};
 use forebay_types::{Clock, Entropy, Key, MissReason, Namespace, PutOutcome, RefusedReason, Reuse, Tier, Version};
 
 use crate::block::{BlockRef, GetResult, IntoError};
-use crate::counters::PutCounters;
+use crate::counters::{Counters, PutCounters};
 use crate::drive::{Lane, by_owner, drive};
 use crate::get::take::{Fill, Keep, Visit};
 use crate::get::{self, Ask};
@@ -90,6 +90,11 @@ impl NamespaceHandle {
         let mut handle = self.clone();
         handle.limits.deadline_us = bounded_deadline(deadline).as_micros() as u64;
         handle
+    }
+
+    /// What the whole client has counted, see [`crate::Client::counters`].
+    pub fn counters(&self) -> Counters {
+        self.core.cells.read()
     }
 
     pub(crate) fn core(&self) -> &Core {

@@ -33,6 +33,7 @@ mod forget;
 mod get;
 mod handle;
 mod hints;
+mod interrupt;
 mod keys;
 mod link;
 mod matching;
@@ -53,6 +54,7 @@ pub use error::ClientError;
 pub use forebay_io::Slice;
 pub use forebay_types::Reuse;
 pub use handle::NamespaceHandle;
+pub use interrupt::Interrupt;
 pub use keys::{content_key, derive_key};
 pub use matching::Matched;
 #[cfg(feature = "mutants")]

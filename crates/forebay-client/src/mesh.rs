@@ -11,6 +11,7 @@ use forebay_wire::{Member, Message};
 
 use crate::counters::Cells;
 use crate::drive::Spin;
+use crate::interrupt::Until;
 use crate::link::{Introduction, Link, LinkError, Sink};
 use crate::memory::Regions;
 use crate::probe::Prober;
@@ -199,6 +200,7 @@ impl Core {
             token: self.options.token.as_deref(),
             epoch: Epoch(0),
             regions: false,
+            interrupt: self.options.interrupt.as_ref(),
         };
         let left = std::time::Duration::from_micros(deadline_us.saturating_sub(self.clock.now_us()).max(1));
         Link::connect(&self.address, &about, left, &self.clock).map_err(|error| match error {
@@ -220,8 +222,9 @@ impl Core {
         let request = link.number();
         link.queue(&question(request))?;
         let mut answer = Answer { request, answer: None };
+        let mut until = Until::new(self.options.interrupt.as_ref(), deadline_us, self.clock.now_us());
         loop {
-            link.step(&mut answer, deadline_us, &self.clock)?;
+            link.step_until(&mut answer, &mut until, &self.clock)?;
             if let Some(answer) = answer.answer.take() {
                 return Ok(answer);
             }

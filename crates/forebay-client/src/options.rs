@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use forebay_types::limits::{DEADLINE_US_DEFAULT, DEADLINE_US_MAX, KEYS_PER_MESSAGE_MAX};
 
+use crate::Interrupt;
+
 /// How a [`crate::Client`] behaves. `Options::default()` suits most.
 #[derive(Clone)]
 pub struct Options {
@@ -27,6 +29,8 @@ pub struct Options {
     pub block_bytes_hint: usize,
     /// How long a call goes on trying to reach a node that is down before it answers `unavailable`. It tries once at least.
     pub patience: Duration,
+    /// Asked by calls that wait whether to stop before their deadline. What is unanswered then is a miss or a refusal by `deadline`.
+    pub interrupt: Option<Interrupt>,
     /// The guard that is left out.
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
@@ -56,6 +60,7 @@ impl Default for Options {
             spin_us: 150,
             block_bytes_hint: 64 << 10,
             patience: Duration::from_millis(250),
+            interrupt: None,
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -108,6 +113,7 @@ impl std::fmt::Debug for Options {
             .field("spin_us", &self.spin_us)
             .field("block_bytes_hint", &self.block_bytes_hint)
             .field("patience", &self.patience)
+            .field("interrupt", &self.interrupt)
             .finish()
     }
 }

@@ -154,6 +154,7 @@ impl Shard {
             token: core.options.token.as_deref(),
             epoch,
             regions: core.options.region_bytes > 0 && !self.without_regions.load(Ordering::Relaxed),
+            interrupt: core.options.interrupt.as_ref(),
         }
     }
 

@@ -148,6 +148,16 @@ impl AsyncNamespace {
         self.submit(move |handle| handle.forget(&keys), || Err(ClientError::Invalid(BUSY.into())))
     }
 
+    /// Any calls of the blocking face, as one: made on one of the threads, with the handle whose deadline is what the wait in line has left of it.
+    /// `busy` is the answer when too many are unfinished. What `run` brings along is dropped on that thread, also if the call was dropped in line.
+    pub fn call<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&NamespaceHandle) -> T + Send + 'static,
+        busy: impl FnOnce() -> T,
+    ) -> Call<T> {
+        self.submit(run, busy)
+    }
+
     fn busy_gets(&self, count: usize) -> Vec<GetResult> {
         self.handle.core().cells.add(|all| {
             all.get.asked += count as u64;

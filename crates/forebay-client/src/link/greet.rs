@@ -11,6 +11,8 @@ use forebay_wire::{Hello, Message, WIRE_VERSION, Welcome, features};
 
 use super::receive::INBOX_BYTES;
 use super::{Link, LinkError, Nothing, Sink};
+use crate::Interrupt;
+use crate::interrupt::Until;
 
 /// What a link introduces itself with.
 pub(crate) struct Introduction<'a> {
@@ -18,6 +20,8 @@ pub(crate) struct Introduction<'a> {
     pub(crate) token: Option<&'a [u8]>,
     pub(crate) epoch: Epoch,
     pub(crate) regions: bool,
+    /// Asked while the greeting is waited for.
+    pub(crate) interrupt: Option<&'a Interrupt>,
 }
 
 impl Link {
@@ -42,8 +46,9 @@ impl Link {
         clock: &dyn Clock,
     ) -> Result<Link, LinkError> {
         let mut handshake = Handshake::begin(socket, local, about)?;
+        let mut until = Until::new(about.interrupt, deadline_us, clock.now_us());
         while !handshake.is_done() {
-            handshake.link.step(&mut handshake.greeting, deadline_us, clock)?;
+            handshake.link.step_until(&mut handshake.greeting, &mut until, clock)?;
         }
         handshake.finish()
     }

@@ -1,5 +1,7 @@
 //! What a link still owes after a call has given up: memory that the node may touch until it says that it does not any more.
 
+use std::sync::Arc;
+
 use forebay_io::{Loan, Slice};
 use forebay_wire::Message;
 
@@ -16,6 +18,8 @@ pub(crate) enum Owed {
     Landing(Loan),
     /// It may read there. Free again if the link breaks: what it then reads does not match its sums.
     Reading(Slice),
+    /// The same, of a slice that others hold as well.
+    Sharing(Arc<Slice>),
 }
 
 impl Owed {
@@ -23,6 +27,8 @@ impl Owed {
         match self {
             Owed::Landing(loan) => loan.capacity(),
             Owed::Reading(slice) => slice.capacity(),
+            // Held by others in any case: giving up the link would free nothing.
+            Owed::Sharing(_) => 0,
         }
     }
 
@@ -30,6 +36,7 @@ impl Owed {
         match self {
             Owed::Landing(loan) => drop(loan.returned()),
             Owed::Reading(slice) => drop(slice),
+            Owed::Sharing(slice) => drop(slice),
         }
     }
 }

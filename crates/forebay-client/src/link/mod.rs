@@ -18,6 +18,7 @@ use forebay_net::Socket;
 use forebay_types::{Clock, MissReason, RefusedReason, RegionId};
 use forebay_wire::{DataHeader, ErrorCode, GetOutcomesView, Message, Welcome, WireError, encode};
 
+use crate::interrupt::Until;
 use crate::memory::Regions;
 pub(crate) use greet::{Handshake, Introduction};
 use lost::Lost;
@@ -209,6 +210,24 @@ impl Link {
         }
         self.socket.wait(true, self.wants_to_send(), Duration::from_micros(deadline_us - now))?;
         Ok(())
+    }
+
+    /// [`Self::step`], which comes back at times so that its caller can be told to stop.
+    pub(crate) fn step_until(
+        &mut self,
+        sink: &mut dyn Sink,
+        until: &mut Until<'_>,
+        clock: &dyn Clock,
+    ) -> Result<(), LinkError> {
+        let now = clock.now_us();
+        if now >= until.deadline_us(now) {
+            return Err(LinkError::Deadline);
+        }
+        match self.step(sink, until.wait_until_us(), clock) {
+            // Time to ask; whether it is over is judged above.
+            Err(LinkError::Deadline) => Ok(()),
+            done => done,
+        }
     }
 
     /// A link between calls must not be in the middle of sending a payload: its bytes belong to the call.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use forebay_io::Slice;
 use forebay_types::{BlockMeta, Key, NamespaceId, Part, PartName, Version};
@@ -22,6 +23,9 @@ pub enum PutBytes<'a> {
     Memory(Cow<'a, [u8]>),
     /// A slice from [`crate::Client::alloc`]: not copied at all on a Unix socket.
     Slice(Slice),
+    /// A range of such a slice, which others keep and put from as well. It must not change until the call returns: a block whose bytes do not match
+    /// the sums that were made of them is refused.
+    Shared(Arc<Slice>, Range<usize>),
 }
 
 impl<'a> From<&'a [u8]> for PutBytes<'a> {
@@ -47,6 +51,16 @@ impl PutBytes<'_> {
         match self {
             PutBytes::Memory(bytes) => bytes,
             PutBytes::Slice(slice) => slice,
+            PutBytes::Shared(slice, range) => slice.get(range.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The slice they lie in, and their first byte in it.
+    pub(crate) fn in_region(&self) -> Option<(&Slice, usize)> {
+        match self {
+            PutBytes::Memory(_) => None,
+            PutBytes::Slice(slice) => Some((slice, 0)),
+            PutBytes::Shared(slice, range) => Some((slice, range.start)),
         }
     }
 }

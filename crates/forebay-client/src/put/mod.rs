@@ -165,7 +165,7 @@ impl<'b> PutPart<'b> {
         let room = item.length as u64;
         if link.with_regions {
             let mut region = None;
-            if let PutBytes::Slice(slice) = &item.bytes {
+            if let Some((slice, _)) = item.bytes.in_region() {
                 region = call.core.regions.number_of(slice);
             }
             if region.is_none() {
@@ -183,8 +183,8 @@ impl<'b> PutPart<'b> {
                     None => call.no_room += 1,
                 }
             }
-            if let (Some(region), PutBytes::Slice(slice)) = (region, &item.bytes) {
-                let offset = slice.offset() as u64;
+            if let (Some(region), Some((slice, start))) = (region, item.bytes.in_region()) {
+                let offset = (slice.offset() + start) as u64;
                 if !link.knows(region) {
                     link.sync_regions(&call.core.regions, false)?;
                 }
@@ -265,9 +265,10 @@ impl<'b> Part<PutCall<'_, 'b>> for PutPart<'b> {
             for (slot, at) in request.items.iter().enumerate() {
                 let item = &mut self.items[*at as usize];
                 if item.request == request.number && item.state == State::InRegion {
-                    let bytes = std::mem::replace(&mut item.bytes, PutBytes::from(Vec::new()));
-                    if let PutBytes::Slice(slice) = bytes {
-                        owed.push((slot as u32, Owed::Reading(slice)));
+                    match std::mem::replace(&mut item.bytes, PutBytes::from(Vec::new())) {
+                        PutBytes::Slice(slice) => owed.push((slot as u32, Owed::Reading(slice))),
+                        PutBytes::Shared(slice, _) => owed.push((slot as u32, Owed::Sharing(slice))),
+                        PutBytes::Memory(_) => {}
                     }
                 }
             }

@@ -7,6 +7,7 @@ mod fake;
 mod hostile;
 mod lasting;
 mod late;
+mod lent;
 mod verbs;
 
 use forebay_client::{Client, GetResult, NamespaceHandle, Options};
