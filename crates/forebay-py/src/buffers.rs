@@ -1,0 +1,197 @@
+//! Python's memory as slices, and the only way to it: whoever holds a [`Memory`] holds the exports that keep its bytes where they are.
+#![expect(unsafe_code, reason = "the buffer protocol hands out pointers")]
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, Weak};
+
+use forebay_client::{PutBytes, Slice};
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyBufferError;
+use pyo3::prelude::*;
+
+use crate::errors::invalid;
+use crate::region::{Region, Spans};
+
+/// What keeps memory in place. Dropping it needs the GIL, which it takes by itself.
+#[expect(dead_code, reason = "held, not read")]
+enum Keep {
+    Buffer(PyUntypedBuffer),
+    Region(Py<Region>),
+}
+
+#[derive(Clone, Copy)]
+struct Span {
+    at: *mut u8,
+    len: usize,
+}
+
+/// One or more spans of memory that somebody in Python owns.
+///
+/// It does not move and is not freed while this is held. Its bytes may still be changed by other threads: that is the caller's to avoid, as with
+/// any call that releases the GIL (`file.readinto`, `hashlib`), and the worst of it is a block that is refused or bytes that are not what was got.
+pub(crate) struct Memory {
+    spans: Vec<Span>,
+    readonly: bool,
+    keep: Vec<Keep>,
+}
+
+// SAFETY: the pointers are into exported buffers, which the exporter may not move or free while the export is held, on whatever thread; exports
+// themselves are `Send`.
+unsafe impl Send for Memory {}
+// SAFETY: as above; a shared reference gives shared slices only.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// The memory of each object of a sequence, or the spans of a region.
+    pub(crate) fn many(given: &Bound<'_, PyAny>) -> PyResult<Memory> {
+        let py = given.py();
+        let mut memory = Memory { spans: Vec::new(), readonly: false, keep: Vec::new() };
+        if let Ok(spans) = given.cast::<Spans>() {
+            let spans = spans.get();
+            let held = spans.region(py);
+            let region = held.bind(py).get();
+            memory.readonly = region.is_readonly();
+            memory.spans = spans.ranges().iter().map(|range| region.span(range)).map(Span::from).collect();
+            memory.keep.push(Keep::Region(held));
+            return Ok(memory);
+        }
+        for item in given.try_iter()? {
+            memory.add(&item?)?;
+        }
+        Ok(memory)
+    }
+
+    fn add(&mut self, given: &Bound<'_, PyAny>) -> PyResult<()> {
+        let buffer = PyUntypedBuffer::get(given)?;
+        if !buffer.is_c_contiguous() {
+            return Err(PyBufferError::new_err(
+                "this memory is not contiguous: a block is one run of bytes; pass a contiguous view, or a copy",
+            ));
+        }
+        self.readonly |= buffer.readonly();
+        self.spans.push(Span { at: buffer.buf_ptr().cast(), len: buffer.len_bytes() });
+        self.keep.push(Keep::Buffer(buffer));
+        Ok(())
+    }
+
+    /// Spans.
+    pub(crate) fn count(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Complains unless there is one span for each key.
+    pub(crate) fn for_keys(self, py: Python<'_>, keys: usize) -> PyResult<Memory> {
+        if self.count() == keys {
+            return Ok(self);
+        }
+        Err(invalid(py, format!("there are {keys} keys and {} buffers: pass one buffer for each key", self.count())))
+    }
+
+    /// Complains unless blocks can be written there, each into memory of its own.
+    pub(crate) fn writable(self, py: Python<'_>) -> PyResult<Memory> {
+        if self.readonly {
+            return Err(invalid(py, "this memory is read-only, and blocks are to be written there"));
+        }
+        let mut starts: Vec<(usize, usize)> = self.spans.iter().map(|span| (span.at.addr(), span.len)).collect();
+        starts.sort_unstable();
+        if starts.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0 && pair[1].1 > 0) {
+            return Err(invalid(py, "two of the buffers overlap: each block needs memory of its own"));
+        }
+        Ok(self)
+    }
+
+    /// The bytes, to be read.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.spans.iter().map(|span| span.slice())
+    }
+
+    /// The bytes, to be written. Only of what [`Self::writable`] has let pass.
+    pub(crate) fn slices_mut(&mut self) -> Vec<&mut [u8]> {
+        let readonly = self.readonly;
+        let one = |span: &Span| match span.len {
+            len if len > 0 && !readonly => {
+                // SAFETY: the span is exported writable, stays in place while `self` is borrowed, and overlaps no other (`writable`); `&mut self`
+                // keeps any other slice of this export away.
+                unsafe { std::slice::from_raw_parts_mut(span.at, len) }
+            }
+            // A pointer to no bytes may be null.
+            _ => &mut [],
+        };
+        self.spans.iter().map(one).collect()
+    }
+
+    /// What is put: where it lies in a region of the client, the node reads it from there.
+    pub(crate) fn put_bytes<'m>(&'m self, shares: &Shares) -> Vec<PutBytes<'m>> {
+        let one = |span: &'m Span| match shares.find(span.at.addr(), span.len) {
+            Some((slice, range)) => PutBytes::Shared(slice, range),
+            None => PutBytes::from(span.slice()),
+        };
+        self.spans.iter().map(one).collect()
+    }
+}
+
+impl From<(*mut u8, usize)> for Span {
+    fn from((at, len): (*mut u8, usize)) -> Self {
+        Span { at, len }
+    }
+}
+
+impl Span {
+    fn slice(&self) -> &[u8] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: the span is exported, so it stays in place while the `Memory` is held that this borrows from; see there for writers.
+        unsafe { std::slice::from_raw_parts(self.at, self.len) }
+    }
+}
+
+/// One buffer, to be read while the GIL is held or not.
+pub(crate) struct Source(Memory);
+
+impl Source {
+    pub(crate) fn new(given: &Bound<'_, PyAny>) -> PyResult<Source> {
+        let mut memory = Memory { spans: Vec::new(), readonly: false, keep: Vec::new() };
+        memory.add(given)?;
+        Ok(Source(memory))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.slices().next().unwrap_or_default()
+    }
+
+    /// A copy, for what is small and must not change any more.
+    pub(crate) fn copied(&self) -> Vec<u8> {
+        self.bytes().to_vec()
+    }
+}
+
+/// The regions that Python has from one client, so that a NumPy array or a memoryview inside one is known for what it is.
+#[derive(Default)]
+pub(crate) struct Shares(Mutex<Vec<Share>>);
+
+struct Share {
+    start: usize,
+    len: usize,
+    slice: Weak<Slice>,
+}
+
+impl Shares {
+    pub(crate) fn add(&self, slice: &Arc<Slice>) {
+        let mut shares = self.lock();
+        shares.retain(|share| share.slice.strong_count() > 0);
+        shares.push(Share { start: slice.as_ptr().addr(), len: slice.len(), slice: Arc::downgrade(slice) });
+    }
+
+    fn find(&self, at: usize, len: usize) -> Option<(Arc<Slice>, Range<usize>)> {
+        let shares = self.lock();
+        let inside = |share: &&Share| at >= share.start && at - share.start + len <= share.len;
+        let share = shares.iter().find(inside)?;
+        let start = at - share.start;
+        Some((share.slice.upgrade()?, start..start + len))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Share>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

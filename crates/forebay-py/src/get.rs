@@ -1,0 +1,86 @@
+//! `Namespace.get` and `Namespace.get_ranges`: blocks kept in memory of the client, or copied, verified, into the caller's.
+
+use forebay_client::{GetResult, IntoError};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::block::Block;
+use crate::buffers::Memory;
+use crate::call::blocking;
+use crate::errors::invalid;
+use crate::keys::keys;
+use crate::namespace::{Namespace, Terms};
+use crate::words::words;
+
+#[pymethods]
+impl Namespace {
+    #[pyo3(signature = (keys, /, *, into=None, deadline_ms=None, reuse=None))]
+    #[pyo3(name = "get")]
+    fn get_verb<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Bound<'py, PyAny>,
+        into: Option<&Bound<'py, PyAny>>,
+        deadline_ms: Option<f64>,
+        reuse: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let keys = self::keys(keys)?;
+        let handle = self.under(py, &Terms { deadline_ms, reuse, ..Terms::default() })?;
+        let Some(into) = into else {
+            return kept(py, blocking(py, || handle.get(&keys))?);
+        };
+        let mut memory = Memory::many(into)?.for_keys(py, keys.len())?.writable(py)?;
+        let results = blocking(py, || handle.get_into(&keys, &mut memory.slices_mut()))?;
+        filled(py, results)
+    }
+
+    #[pyo3(signature = (keys, ranges, /, *, deadline_ms=None, reuse=None))]
+    fn get_ranges<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Bound<'py, PyAny>,
+        ranges: Vec<(u64, u64)>,
+        deadline_ms: Option<f64>,
+        reuse: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let keys = self::keys(keys)?;
+        if ranges.len() != keys.len() {
+            return Err(invalid(py, format!("there are {} keys and {} ranges", keys.len(), ranges.len())));
+        }
+        if ranges.iter().any(|(start, stop)| start > stop) {
+            return Err(invalid(py, "a range (start, stop) does not end before it starts"));
+        }
+        let handle = self.under(py, &Terms { deadline_ms, reuse, ..Terms::default() })?;
+        let asked: Vec<_> = keys.into_iter().zip(ranges).map(|(key, (start, stop))| (key, start..stop)).collect();
+        kept(py, blocking(py, || handle.get_ranges(&asked))?)
+    }
+}
+
+/// Blocks and misses, in order.
+pub(crate) fn kept<'py>(py: Python<'py>, results: Vec<GetResult>) -> PyResult<Bound<'py, PyList>> {
+    let words = words(py)?;
+    let list = PyList::empty(py);
+    for result in results {
+        match result {
+            GetResult::Hit(block) => list.append(Block::new(block).into_pyobject(py)?)?,
+            GetResult::Miss(reason) => list.append(words.miss(py, reason))?,
+        }
+    }
+    Ok(list)
+}
+
+/// Bytes written, misses, and buffers that are too small, in order.
+pub(crate) fn filled(py: Python<'_>, results: Vec<Result<usize, IntoError>>) -> PyResult<Bound<'_, PyList>> {
+    let words = words(py)?;
+    let list = PyList::empty(py);
+    for result in results {
+        match result {
+            Ok(bytes) => list.append(bytes)?,
+            Err(IntoError::Miss(reason)) => list.append(words.miss(py, reason))?,
+            Err(IntoError::TooSmall { need }) => {
+                list.append(py.import("forebay._words")?.getattr("TooSmall")?.call1((need,))?)?;
+            }
+        }
+    }
+    Ok(list)
+}

@@ -1,0 +1,109 @@
+//! `Namespace.match_prefix` and `Namespace.contains`: looking without fetching.
+
+use std::time::Duration;
+
+use forebay_types::{MissReason, Tier};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::call::blocking;
+use crate::errors::invalid;
+use crate::keys::keys;
+use crate::namespace::{Namespace, Terms};
+use crate::words::words;
+
+/// Longest lease, in milliseconds.
+const HOLD_MS_MAX: f64 = 30_000.0;
+
+/// See `_forebay.pyi`.
+#[pyclass(frozen, module = "forebay")]
+pub(crate) struct Matched {
+    matched: forebay_client::Matched,
+}
+
+impl From<forebay_client::Matched> for Matched {
+    fn from(matched: forebay_client::Matched) -> Self {
+        Matched { matched }
+    }
+}
+
+#[pymethods]
+impl Matched {
+    #[getter]
+    fn n(&self) -> usize {
+        self.matched.n
+    }
+
+    #[getter]
+    fn tiers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let words = words(py)?;
+        PyList::new(py, self.matched.tiers.iter().map(|tier| words.tier(py, *tier)))
+    }
+
+    #[getter]
+    fn leased(&self) -> usize {
+        self.matched.leased
+    }
+
+    #[getter]
+    fn gap(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let words = words(py)?;
+        Ok(self.matched.gap.map(|reason| words.miss(py, reason)))
+    }
+
+    fn __len__(&self) -> usize {
+        self.matched.n
+    }
+
+    fn __repr__(&self) -> String {
+        let (n, leased) = (self.matched.n, self.matched.leased);
+        let gap = self.matched.gap.map_or(String::new(), |reason| format!(", then {reason}"));
+        format!("<forebay.Matched {n} keys{gap}, {leased} leased>")
+    }
+}
+
+#[pymethods]
+impl Namespace {
+    #[pyo3(signature = (keys, /, *, hold_ms=None, deadline_ms=None))]
+    #[pyo3(name = "match_prefix")]
+    fn match_verb<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Bound<'py, PyAny>,
+        hold_ms: Option<f64>,
+        deadline_ms: Option<f64>,
+    ) -> PyResult<Matched> {
+        let keys = self::keys(keys)?;
+        let hold = hold(py, hold_ms)?;
+        let handle = self.under(py, &Terms { deadline_ms, ..Terms::default() })?;
+        Ok(blocking(py, || handle.match_prefix(&keys, hold))?.into())
+    }
+
+    #[pyo3(signature = (keys, /, *, deadline_ms=None))]
+    #[pyo3(name = "contains")]
+    fn contains_verb<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Bound<'py, PyAny>,
+        deadline_ms: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let keys = self::keys(keys)?;
+        let handle = self.under(py, &Terms { deadline_ms, ..Terms::default() })?;
+        seen(py, &blocking(py, || handle.contains(&keys))?)
+    }
+}
+
+/// How long a match is held.
+pub(crate) fn hold(py: Python<'_>, ms: Option<f64>) -> PyResult<Option<Duration>> {
+    match ms {
+        None => Ok(None),
+        Some(ms) if (0.0..=HOLD_MS_MAX).contains(&ms) => Ok(Some(Duration::from_secs_f64(ms / 1000.0))),
+        Some(ms) => Err(invalid(py, format!("a lease lasts 0 to 30,000 ms, this is {ms}"))),
+    }
+}
+
+/// A tier or a miss for each key, in order.
+pub(crate) fn seen<'py>(py: Python<'py>, seen: &[Result<Tier, MissReason>]) -> PyResult<Bound<'py, PyList>> {
+    let words = words(py)?;
+    PyList::new(py, seen.iter().map(|seen| words.seen(py, *seen)))
+}

@@ -1,0 +1,65 @@
+//! `Namespace.plan_fetch`: what a get would take now.
+
+use forebay_types::Tier;
+use pyo3::prelude::*;
+
+use crate::call::blocking;
+use crate::keys::keys;
+use crate::namespace::{Namespace, Terms};
+
+/// See `_forebay.pyi`.
+#[pyclass(frozen, module = "forebay")]
+pub(crate) struct Plan {
+    plan: forebay_client::Plan,
+}
+
+#[pymethods]
+impl Plan {
+    #[getter]
+    fn seconds(&self) -> f64 {
+        self.plan.seconds
+    }
+
+    #[getter]
+    fn dram_bytes(&self) -> u64 {
+        self.plan.tier_bytes[Tier::Dram.index()]
+    }
+
+    #[getter]
+    fn nvme_bytes(&self) -> u64 {
+        self.plan.tier_bytes[Tier::Nvme.index()]
+    }
+
+    #[getter]
+    fn missing(&self) -> usize {
+        self.plan.missing
+    }
+
+    #[getter]
+    fn confidence(&self) -> f64 {
+        self.plan.confidence
+    }
+
+    fn __repr__(&self) -> String {
+        let plan = &self.plan;
+        format!(
+            "<forebay.Plan {:.6} s for {} bytes of DRAM and {} of NVMe, {} keys missing, confidence {:.2}>",
+            plan.seconds,
+            plan.tier_bytes[Tier::Dram.index()],
+            plan.tier_bytes[Tier::Nvme.index()],
+            plan.missing,
+            plan.confidence
+        )
+    }
+}
+
+#[pymethods]
+impl Namespace {
+    #[pyo3(signature = (keys, /, *, deadline_ms=None))]
+    #[pyo3(name = "plan_fetch")]
+    fn plan_verb(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, deadline_ms: Option<f64>) -> PyResult<Plan> {
+        let keys = self::keys(keys)?;
+        let handle = self.under(py, &Terms { deadline_ms, ..Terms::default() })?;
+        Ok(Plan { plan: blocking(py, || handle.plan_fetch(&keys))? })
+    }
+}

@@ -1,0 +1,270 @@
+//! `CallQueue`: calls that are submitted and drained, for callers with a loop of their own.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use forebay_client::{AsyncClient, Call, ClientError, Completions, GetResult, IntoError, NamespaceHandle};
+use forebay_types::{MissReason, PutOutcome, RefusedReason, Tier};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::buffers::Memory;
+use crate::call::{Rooted, cancellable, deadline};
+use crate::errors::raised;
+use crate::keys::{key, keys};
+use crate::matching::{Matched, hold};
+use crate::namespace::{Namespace, Terms};
+use crate::put::{About, blocks};
+
+/// See `_forebay.pyi`.
+#[pyclass(frozen, module = "forebay")]
+pub(crate) struct CallQueue {
+    inner: Rooted<Inner>,
+}
+
+struct Inner {
+    client: AsyncClient,
+    completions: Completions,
+    tickets: Mutex<Tickets>,
+}
+
+#[derive(Default)]
+struct Tickets {
+    last: u64,
+    pending: HashMap<u64, Pending>,
+}
+
+struct Pending {
+    call: Call<Done>,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// An answer, and the memory that was the call's until now.
+struct Done {
+    answer: Answer,
+    #[expect(dead_code, reason = "held until the answer is taken, and given back where the GIL is held")]
+    memory: Option<Memory>,
+}
+
+enum Answer {
+    Kept(Vec<GetResult>),
+    Filled(Vec<Result<usize, IntoError>>),
+    Put(Vec<PutOutcome>),
+    Seen(Vec<Result<Tier, MissReason>>),
+    Matched(forebay_client::Matched),
+    Forgotten(Result<Vec<bool>, ClientError>),
+}
+
+impl CallQueue {
+    pub(crate) fn new(py: Python<'_>, client: &forebay_client::Client, calls_max: usize) -> PyResult<CallQueue> {
+        if calls_max == 0 {
+            return Err(crate::errors::invalid(py, "a queue holds at least 1 call"));
+        }
+        let inner = Inner {
+            client: client.asynchronous(calls_max),
+            completions: Completions::new()?,
+            tickets: Mutex::default(),
+        };
+        Ok(CallQueue { inner: Rooted::new(inner) })
+    }
+
+    fn submit(
+        &self,
+        py: Python<'_>,
+        handle: &NamespaceHandle,
+        mut memory: Option<Memory>,
+        busy: Answer,
+        run: impl FnOnce(&NamespaceHandle, Option<&mut Memory>) -> Answer + Send + 'static,
+    ) -> PyResult<u64> {
+        let inner = self.inner.get(py)?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let asked = cancelled.clone();
+        let call = inner.client.of(handle).call(
+            move |handle| {
+                let answer = cancellable(asked, || run(handle, memory.as_mut()));
+                Done { answer, memory }
+            },
+            || Done { answer: busy, memory: None },
+        );
+        let mut tickets = inner.tickets();
+        tickets.last += 1;
+        let ticket = tickets.last;
+        // Under the lock: whoever drains finds the call that belongs to the token.
+        inner.completions.watch(ticket, &call);
+        tickets.pending.insert(ticket, Pending { call, cancelled });
+        Ok(ticket)
+    }
+}
+
+impl Inner {
+    fn tickets(&self) -> MutexGuard<'_, Tickets> {
+        self.tickets.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[pymethods]
+impl CallQueue {
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        Ok(self.inner.get(py)?.completions.as_fd().as_raw_fd())
+    }
+
+    #[getter]
+    fn pending(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.inner.get(py)?.tickets().pending.len())
+    }
+
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let inner = self.inner.get(py)?;
+        let list = PyList::empty(py);
+        for ticket in inner.completions.drain() {
+            let pending = inner.tickets().pending.remove(&ticket);
+            if let Some(done) = pending.and_then(|mut pending| pending.call.try_take()) {
+                list.append((ticket, answered(py, done.answer)?))?;
+            }
+        }
+        Ok(list)
+    }
+
+    #[pyo3(signature = (timeout_ms=5000.0))]
+    fn wait(&self, py: Python<'_>, timeout_ms: f64) -> PyResult<bool> {
+        const STEP_MS: f64 = 50.0;
+        let inner = self.inner.get(py)?;
+        deadline(py, timeout_ms)?;
+        let mut left_ms = timeout_ms;
+        loop {
+            let timeout = Timespec { tv_sec: 0, tv_nsec: (left_ms.clamp(0.0, STEP_MS) * 1e6) as i64 };
+            let ready = py.detach(|| {
+                let mut fds = [PollFd::new(&inner.completions, PollFlags::IN)];
+                rustix::event::poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
+            });
+            py.check_signals()?;
+            left_ms -= STEP_MS;
+            if ready || left_ms <= 0.0 {
+                return Ok(ready);
+            }
+        }
+    }
+
+    #[pyo3(signature = (ticket, /))]
+    fn cancel(&self, py: Python<'_>, ticket: u64) -> PyResult<bool> {
+        let tickets = self.inner.get(py)?.tickets();
+        let pending = tickets.pending.get(&ticket);
+        pending.inspect(|pending| pending.cancelled.store(true, Ordering::Relaxed));
+        Ok(pending.is_some())
+    }
+
+    #[pyo3(signature = (namespace, keys, /, *, into=None, deadline_ms=None, reuse=None))]
+    fn submit_get(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        into: Option<&Bound<'_, PyAny>>,
+        deadline_ms: Option<f64>,
+        reuse: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u64> {
+        let keys = self::keys(keys)?;
+        let handle = namespace.get().under(py, &Terms { deadline_ms, reuse, ..Terms::default() })?;
+        let count = keys.len();
+        let Some(into) = into else {
+            let busy = Answer::Kept((0..count).map(|_| GetResult::Miss(MissReason::Busy)).collect());
+            return self.submit(py, &handle, None, busy, move |handle, _| Answer::Kept(handle.get(&keys)));
+        };
+        let memory = Memory::many(into)?.for_keys(py, count)?.writable(py)?;
+        let busy = Answer::Filled(vec![Err(IntoError::Miss(MissReason::Busy)); count]);
+        self.submit(py, &handle, Some(memory), busy, move |handle, memory| {
+            let mut slices = memory.map(Memory::slices_mut).unwrap_or_default();
+            Answer::Filled(handle.get_into(&keys, &mut slices))
+        })
+    }
+
+    #[pyo3(signature = (namespace, keys, buffers, /, *, tokens=0, chain=0, parent=None, position=None, ttl_s=None, reuse=None, deadline_ms=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
+    fn submit_put(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        buffers: &Bound<'_, PyAny>,
+        tokens: u32,
+        chain: u64,
+        parent: Option<&Bound<'_, PyAny>>,
+        position: Option<u32>,
+        ttl_s: Option<f64>,
+        reuse: Option<&Bound<'_, PyAny>>,
+        deadline_ms: Option<f64>,
+    ) -> PyResult<u64> {
+        let keys = self::keys(keys)?;
+        let memory = Memory::many(buffers)?.for_keys(py, keys.len())?;
+        let about = About { tokens, chain, parent: parent.map(key).transpose()?, position };
+        let handle = namespace.get().under(py, &Terms { deadline_ms, reuse, ttl_s })?;
+        let shares = namespace.get().shares().clone();
+        let busy = Answer::Put(vec![PutOutcome::Refused(RefusedReason::Busy); keys.len()]);
+        self.submit(py, &handle, Some(memory), busy, move |handle, memory| {
+            let blocks = memory.map(|memory| blocks(&keys, memory, &shares, about)).unwrap_or_default();
+            Answer::Put(handle.put_blocks(blocks))
+        })
+    }
+
+    #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]
+    fn submit_contains(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        deadline_ms: Option<f64>,
+    ) -> PyResult<u64> {
+        let keys = self::keys(keys)?;
+        let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
+        let busy = Answer::Seen(vec![Err(MissReason::Busy); keys.len()]);
+        self.submit(py, &handle, None, busy, move |handle, _| Answer::Seen(handle.contains(&keys)))
+    }
+
+    #[pyo3(signature = (namespace, keys, /, *, hold_ms=None, deadline_ms=None))]
+    fn submit_match(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        hold_ms: Option<f64>,
+        deadline_ms: Option<f64>,
+    ) -> PyResult<u64> {
+        let keys = self::keys(keys)?;
+        let hold = hold(py, hold_ms)?;
+        let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
+        let gap = (!keys.is_empty()).then_some(MissReason::Busy);
+        let busy = Answer::Matched(forebay_client::Matched { gap, ..forebay_client::Matched::default() });
+        self.submit(py, &handle, None, busy, move |handle, _| Answer::Matched(handle.match_prefix(&keys, hold)))
+    }
+
+    #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]
+    fn submit_forget(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        deadline_ms: Option<f64>,
+    ) -> PyResult<u64> {
+        let keys = self::keys(keys)?;
+        let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
+        let text = "too many calls are unfinished; drain the queue, or allow more with `Client.queue(calls_max=...)`";
+        let busy = Answer::Forgotten(Err(ClientError::Invalid(text.into())));
+        self.submit(py, &handle, None, busy, move |handle, _| Answer::Forgotten(handle.forget(&keys)))
+    }
+}
+
+/// As the blocking verb answers; its exception, not raised, where it raises one.
+fn answered(py: Python<'_>, answer: Answer) -> PyResult<Py<PyAny>> {
+    Ok(match answer {
+        Answer::Kept(results) => crate::get::kept(py, results)?.into_any().unbind(),
+        Answer::Filled(results) => crate::get::filled(py, results)?.into_any().unbind(),
+        Answer::Put(outcomes) => crate::put::answered(py, &outcomes)?.into_any().unbind(),
+        Answer::Seen(seen) => crate::matching::seen(py, &seen)?.into_any().unbind(),
+        Answer::Matched(matched) => Matched::from(matched).into_pyobject(py)?.into_any().unbind(),
+        Answer::Forgotten(Ok(forgotten)) => PyList::new(py, forgotten)?.into_any().unbind(),
+        Answer::Forgotten(Err(error)) => raised(py, &error).into_value(py).into_any(),
+    })
+}

@@ -1,0 +1,168 @@
+//! `Region`: memory for many blocks, the library's own or the engine's, seen by Python as one writable buffer.
+#![expect(unsafe_code, reason = "the buffer protocol hands out pointers")]
+
+use std::ffi::c_int;
+use std::ops::Range;
+use std::sync::Arc;
+
+use forebay_client::Slice;
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyBufferError;
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyMemoryView};
+
+use crate::call::Rooted;
+use crate::dlpack;
+use crate::errors::invalid;
+
+/// See `_forebay.pyi`.
+#[pyclass(frozen, module = "forebay")]
+pub(crate) struct Region {
+    #[expect(dead_code, reason = "held so that the memory stays")]
+    memory: Held,
+    base: *mut u8,
+    len: usize,
+    readonly: bool,
+    owned: bool,
+}
+
+#[expect(dead_code, reason = "held so that the memory stays")]
+enum Held {
+    Owned(Rooted<Arc<Slice>>),
+    Borrowed(PyUntypedBuffer),
+}
+
+// SAFETY: `base` points to memory that `memory` keeps in place for as long as this lives; it is given out only through the buffer protocol and as
+// spans whose users hold this object.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// A slice of the client's, for as long as Python holds it.
+    pub(crate) fn owned(mut slice: Slice) -> (Region, Arc<Slice>) {
+        let (base, len) = (slice.as_mut_ptr(), slice.len());
+        let slice = Arc::new(slice);
+        let memory = Held::Owned(Rooted::new(slice.clone()));
+        (Region { memory, base, len, readonly: false, owned: true }, slice)
+    }
+
+    pub(crate) fn is_readonly(&self) -> bool {
+        self.readonly
+    }
+
+    /// A range inside of it.
+    pub(crate) fn span(&self, range: &Range<usize>) -> (*mut u8, usize) {
+        let start = range.start.min(self.len);
+        (self.base.wrapping_add(start), range.end.min(self.len).saturating_sub(start))
+    }
+
+    fn inside(&self, py: Python<'_>, offset: usize, nbytes: usize) -> PyResult<Range<usize>> {
+        match offset.checked_add(nbytes) {
+            Some(end) if end <= self.len => Ok(offset..end),
+            _ => {
+                let len = self.len;
+                Err(invalid(py, format!("{nbytes} bytes from {offset} on are not inside the region's {len}")))
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl Region {
+    #[staticmethod]
+    #[pyo3(signature = (buffer, /))]
+    fn borrow(buffer: &Bound<'_, PyAny>) -> PyResult<Region> {
+        let buffer = PyUntypedBuffer::get(buffer)?;
+        if !buffer.is_c_contiguous() {
+            return Err(PyBufferError::new_err("a region is one contiguous run of bytes, and this memory is not"));
+        }
+        let (base, len, readonly) = (buffer.buf_ptr().cast(), buffer.len_bytes(), buffer.readonly());
+        Ok(Region { memory: Held::Borrowed(buffer), base, len, readonly, owned: false })
+    }
+
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.len
+    }
+
+    #[getter]
+    fn readonly(&self) -> bool {
+        self.readonly
+    }
+
+    #[getter]
+    fn is_owned(&self) -> bool {
+        self.owned
+    }
+
+    fn __len__(&self) -> usize {
+        self.len
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<forebay.Region {} of {} bytes>", if self.owned { "owned" } else { "borrowed" }, self.len)
+    }
+
+    #[pyo3(signature = (offset, nbytes))]
+    fn view<'py>(slf: &Bound<'py, Self>, offset: usize, nbytes: usize) -> PyResult<Bound<'py, PyAny>> {
+        let range = slf.get().inside(slf.py(), offset, nbytes)?;
+        let all = PyMemoryView::from(slf.as_any())?;
+        all.get_item(pyo3::types::PySlice::new(slf.py(), range.start as isize, range.end as isize, 1))
+    }
+
+    #[pyo3(signature = (offsets, nbytes))]
+    fn spans(slf: &Bound<'_, Self>, offsets: Vec<usize>, nbytes: usize) -> PyResult<Spans> {
+        let py = slf.py();
+        let ranges = offsets.iter().map(|offset| slf.get().inside(py, *offset, nbytes)).collect::<PyResult<_>>()?;
+        Ok(Spans { region: slf.clone().unbind(), ranges })
+    }
+
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut pyo3::ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let region = slf.get();
+        // SAFETY: Python gives a view to fill; it holds a reference to this object until it is released, and so the memory stays.
+        unsafe { dlpack::export_buffer(slf.as_ptr(), view, flags, region.base, region.len, region.readonly) }
+    }
+
+    #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
+    fn __dlpack__<'py>(
+        slf: &Bound<'py, Self>,
+        stream: Option<Bound<'py, PyAny>>,
+        max_version: Option<(u32, u32)>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let region = slf.get();
+        let asked = dlpack::Asked { stream: stream.is_some(), max_version, dl_device, copy };
+        dlpack::export(slf.as_any(), region.base, region.len, region.readonly, &asked)
+    }
+
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        dlpack::CPU
+    }
+}
+
+/// See `_forebay.pyi`.
+#[pyclass(frozen, module = "forebay")]
+pub(crate) struct Spans {
+    region: Py<Region>,
+    ranges: Vec<Range<usize>>,
+}
+
+impl Spans {
+    pub(crate) fn ranges(&self) -> &[Range<usize>] {
+        &self.ranges
+    }
+}
+
+#[pymethods]
+impl Spans {
+    fn __len__(&self) -> usize {
+        self.ranges.len()
+    }
+
+    #[getter]
+    pub(crate) fn region(&self, py: Python<'_>) -> Py<Region> {
+        self.region.clone_ref(py)
+    }
+}

@@ -1,0 +1,408 @@
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, final, overload
+
+from typing_extensions import Buffer, CapsuleType
+
+from ._words import Landing, Miss, Refused, Stored, Tier, TooSmall
+from .fingerprint import Fingerprint
+
+__version__: str
+
+type _Key = bytes | str
+"""16 bytes, or 32 hexadecimal digits."""
+type _Keys = Buffer | Iterable[_Key]
+"""Keys in order, or one contiguous buffer of rows of 16 bytes (``bytes``, or a NumPy array of shape (n, 16) and dtype uint8), which is faster."""
+type _Buffers = Iterable[Buffer] | Spans
+"""One contiguous buffer for each key, or spans of a region."""
+type _Reuse = Literal["tool", "turn", "done"] | float
+"""When a block will be used again: after a tool call (seconds), after a person's turn (minutes, or never), not at all, or in so many seconds."""
+
+def _forked() -> None: ...
+def hash_file(path: str | PathLike[str], /) -> str: ...
+def hash_bytes(data: Buffer, /) -> str: ...
+
+@final
+class Client:
+    """Connections to a mesh, shared by everything made from it. Any number of threads may use one client, and a process may have many.
+
+    A forked child cannot use its parent's (``ForkedClient``).
+    """
+
+    def __new__(
+        cls,
+        address: str,
+        *,
+        token_file: str | PathLike[str] | None = None,
+        deadline_ms: float | None = None,
+        region_bytes: int | None = None,
+        patience_ms: float | None = None,
+        connections: int | None = None,
+        spin_us: int | None = None,
+        block_bytes_hint: int | None = None,
+    ) -> Client:
+        """Connects to a node. It may go and come again later: the client finds it by itself.
+
+        address: ``unix:PATH`` or ``tcp:HOST:PORT``.
+        token_file: file with the credential for TCP.
+        deadline_ms: how long a call may take unless it says itself; 5,000 by default, 60,000 at most.
+        region_bytes: most memory for blocks held and in flight; 256 MiB by default. Past it blocks come through sockets, which is slower.
+        patience_ms: how long a call tries to reach a node that is down before it answers ``unavailable``; 250 by default.
+        connections: most connections to one shard; 16 by default.
+        spin_us: longest spin before a wait; 150 by default, 0 never spins.
+        block_bytes_hint: length that blocks are expected to have before the first one was seen; 64 KiB by default.
+
+        Raises ConnectionFailed, CredentialRefused, VersionMismatch, DeadlineExceeded, InvalidArgument.
+        """
+
+    @property
+    def address(self) -> str: ...
+    def namespace(
+        self,
+        name: str,
+        /,
+        *,
+        create: bool = False,
+        fingerprint: Fingerprint | Mapping[str, object] | None = None,
+        cls: Literal["cache", "durable"] = "cache",
+        quota: int | None = None,
+        ttl_s: int | None = None,
+    ) -> Namespace:
+        """Opens a namespace; with ``create``, makes it first if it is not there.
+
+        fingerprint: what makes its blocks interchangeable. A namespace that was made with another one is refused. None expects nothing.
+        cls: the promise it makes: ``cache`` may lose blocks, ``durable`` may not. Only looked at with ``create``.
+        quota: most bytes on drives, with padding. Only looked at with ``create``.
+        ttl_s: seconds that its blocks live unless their put says otherwise. Only looked at with ``create``.
+
+        Raises NamespaceUnknown, NamespaceDiffers, NamespaceExists, InvalidArgument, ConnectionBroken, DeadlineExceeded.
+        """
+
+    def namespaces(self) -> list[dict[str, Any]]:
+        """The tenant's namespaces, as ``Namespace.describe`` gives them."""
+
+    def delete_namespace(self, name: str, /) -> None:
+        """Deletes a namespace and forgets its blocks. Raises NamespaceUnknown."""
+
+    def region(self, nbytes: int, /) -> Region:
+        """Memory of the library's own: what is put from there is not copied on the way to a node of this machine. It counts against
+        ``region_bytes`` until it and all views of it are gone. Its bytes are whatever was there. Raises RegionFull."""
+
+    def queue(self, *, calls_max: int = 256) -> CallQueue:
+        """Calls to be submitted and drained. At most ``calls_max`` are unfinished at a time; one more is answered ``busy``."""
+
+    def wait_reachable(self, timeout_ms: float = 5000.0) -> bool:
+        """Waits until no node is taken for dead, at most this long; true when so."""
+
+    def stats(self) -> dict[str, Any]:
+        """What this client has counted, in keys, by verb and outcome: for each verb ``asked`` is the sum of the others."""
+
+    def node_stats(self) -> dict[str, Any]:
+        """The node's own statistics, as ``forebay stat --json`` prints them."""
+
+@final
+class Namespace:
+    """The scope of keys, opened. Its verbs take many keys at once: one call of many keys is faster than many calls."""
+
+    @property
+    def name(self) -> str: ...
+    def describe(self) -> dict[str, Any]:
+        """``name``, ``cls``, ``quota`` (bytes), ``ttl_s`` and ``fingerprint``."""
+
+    def key(self, engine_hash: Buffer, /) -> bytes:
+        """The key (16 bytes) for an engine's own hash of a block: nobody outside the namespace can compute it."""
+
+    def keys(self, engine_hashes: Iterable[Buffer], /) -> bytes:
+        """Keys for many hashes, as one run of rows of 16 bytes. Every verb takes it as it is."""
+
+    def content_key(self, content: Buffer, /) -> bytes:
+        """The key (16 bytes) for content itself, as ``forebay put`` makes it."""
+
+    @overload
+    def get(
+        self, keys: _Keys, /, *, into: None = None, deadline_ms: float | None = None, reuse: _Reuse | None = None
+    ) -> list[Block | Miss]: ...
+    @overload
+    def get(
+        self, keys: _Keys, /, *, into: _Buffers, deadline_ms: float | None = None, reuse: _Reuse | None = None
+    ) -> list[int | Miss | TooSmall]:
+        """Gets blocks, in the order of the keys: for each a verified ``Block``, or why there is none.
+
+        into: one writable buffer for each key. Blocks are copied there, once, and verified there; the answer is the bytes written. Without a
+        hit a buffer's content is unspecified. After the call nothing writes there any more.
+
+        Raises InvalidArgument, ForkedClient.
+        """
+
+    def get_ranges(
+        self,
+        keys: _Keys,
+        ranges: Sequence[tuple[int, int]],
+        /,
+        *,
+        deadline_ms: float | None = None,
+        reuse: _Reuse | None = None,
+    ) -> list[Block | Miss]:
+        """Gets bytes ``start`` to ``stop`` of each block. What lies behind a block's end is left out."""
+
+    def put(
+        self,
+        keys: _Keys,
+        buffers: _Buffers,
+        /,
+        *,
+        tokens: int = 0,
+        chain: int = 0,
+        parent: _Key | None = None,
+        position: int | None = None,
+        ttl_s: float | None = None,
+        reuse: _Reuse | None = None,
+        deadline_ms: float | None = None,
+    ) -> list[Stored | Refused]:
+        """Puts blocks of 1 byte to 64 MiB, one buffer for each key. The first complete put of a key wins; a later one is told ``exists`` before
+        its bytes move. The buffers must not change until the call returns.
+
+        tokens: how many each block holds.
+        chain: 64 bits that name the sequence the blocks belong to.
+        position: blocks before the first of these in their sequence; says that the keys follow one another.
+        parent: the key before the first of these.
+        ttl_s: seconds that the blocks live.
+
+        Raises InvalidArgument, ForkedClient.
+        """
+
+    def put_group(
+        self,
+        key: _Key,
+        parts: Mapping[str, Buffer],
+        /,
+        *,
+        ttl_s: float | None = None,
+        reuse: _Reuse | None = None,
+        deadline_ms: float | None = None,
+    ) -> Stored | Refused:
+        """Puts 1 to 64 named parts as one block under one version: all or none. Names have 1 to 16 bytes. ``Block.part`` reads them."""
+
+    def match_prefix(self, keys: _Keys, /, *, hold_ms: float | None = None, deadline_ms: float | None = None) -> Matched:
+        """How many of the first keys are all there, and a lease on them.
+
+        hold_ms: how long they are held for a get: 2,000 by default, 30,000 at most, 0 not at all.
+        """
+
+    def contains(self, keys: _Keys, /, *, deadline_ms: float | None = None) -> list[Tier | Miss]:
+        """What a get of each key would answer now, without bytes and without a lease."""
+
+    def touch(self, keys: _Keys, /, *, reuse: _Reuse | None = None) -> None:
+        """Says that blocks were used without being fetched, heads of chains first. Nobody answers; 20 ms at most."""
+
+    def prefetch(self, keys: _Keys, /, *, within_ms: float = 5000.0) -> None:
+        """Asks for blocks to be brought from NVMe to DRAM within this time. Nobody answers; 20 ms at most."""
+
+    def forget(self, keys: _Keys, /, *, deadline_ms: float | None = None) -> list[bool]:
+        """Forgets keys, durably: true for each that was there. Raises ForgetFailed; asking again is safe."""
+
+    def plan_fetch(self, keys: _Keys, /, *, deadline_ms: float | None = None) -> Plan:
+        """What a get of these keys would take now, as far as this client's own gets tell."""
+
+    def stats(self) -> dict[str, Any]:
+        """``client``: what the whole client has counted (``Client.stats``). ``namespace``: as ``describe``."""
+
+@final
+class Block:
+    """A hit: verified bytes, in memory of the client's that is this object's alone until it and all views of it are gone.
+
+    It is a writable buffer of unsigned bytes, shape (nbytes,): ``memoryview(block)``, ``numpy.frombuffer(block, dtype)``,
+    ``torch.frombuffer(block, dtype=dtype)``, ``from_dlpack(block)`` see it without a copy; ``bytes(block)`` copies. True.
+    """
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def nbytes(self) -> int:
+        """Bytes here: the block's, or those of the range that was asked for."""
+
+    @property
+    def block_nbytes(self) -> int:
+        """Bytes of the whole block."""
+
+    @property
+    def offset(self) -> int:
+        """First byte of these bytes in the block: 0 unless a range was asked for."""
+
+    @property
+    def tier(self) -> Tier: ...
+    @property
+    def landing(self) -> Landing: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def version(self) -> int:
+        """64 bits that tell which put of the key this is. Parts of two versions are never to be combined."""
+
+    @property
+    def parts(self) -> dict[str, tuple[int, int]]:
+        """Named parts: first byte in the block, and bytes."""
+
+    def part(self, name: str, /) -> memoryview:
+        """The bytes of a part. Raises InvalidArgument when they are not here."""
+
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> CapsuleType: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+@final
+class Region:
+    """Memory for many blocks, seen as one buffer of unsigned bytes, shape (nbytes,), by NumPy and torch too.
+
+    *Owned* regions come from ``Client.region``; *borrowed* ones are memory of the engine's.
+    """
+
+    @staticmethod
+    def borrow(buffer: Buffer, /) -> Region:
+        """The engine's memory: any contiguous buffer of any shape and type. It stays exported while the region lives."""
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def readonly(self) -> bool: ...
+    @property
+    def is_owned(self) -> bool: ...
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """Some of its bytes. Raises InvalidArgument when they are not inside."""
+
+    def spans(self, offsets: Sequence[int], nbytes: int) -> Spans:
+        """``nbytes`` bytes at each of these offsets, for ``put`` and ``get(into=...)``: cheaper than as many views."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> CapsuleType: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+@final
+class Spans:
+    """Places for blocks in one region."""
+
+    @property
+    def region(self) -> Region: ...
+    def __len__(self) -> int: ...
+
+@final
+class Matched:
+    """What ``match_prefix`` found."""
+
+    @property
+    def n(self) -> int:
+        """The first ``n`` keys were all there when their shards looked. Also ``len(matched)``."""
+
+    @property
+    def tiers(self) -> list[Tier]:
+        """Where each of them was."""
+
+    @property
+    def leased(self) -> int:
+        """How many of them are held. Fewer than ``n`` when a shard has no room for more leases."""
+
+    @property
+    def gap(self) -> Miss | None:
+        """Why the key behind them was missed; None if all were there."""
+
+    def __len__(self) -> int: ...
+
+@final
+class Plan:
+    """What ``plan_fetch`` expects."""
+
+    @property
+    def seconds(self) -> float:
+        """That a get would take, missing keys left out."""
+
+    @property
+    def dram_bytes(self) -> int: ...
+    @property
+    def nvme_bytes(self) -> int: ...
+    @property
+    def missing(self) -> int:
+        """Keys that it would not bring."""
+
+    @property
+    def confidence(self) -> float:
+        """How far to believe it: 0 (nothing like it was ever fetched) to 1."""
+
+@final
+class CallQueue:
+    """Calls for a loop of one's own: ``submit_*`` gives a ticket at once, ``fileno()`` is readable while there are answers, ``drain()`` takes them.
+
+    A call's buffers are the call's until ``drain`` has given its ticket, also when it was cancelled. At most 16 calls are made side by side;
+    the others wait in line, and their deadlines with them.
+    """
+
+    def fileno(self) -> int: ...
+    @property
+    def pending(self) -> int:
+        """Tickets that were not drained yet."""
+
+    def drain(self) -> list[tuple[int, Any]]:
+        """Finished tickets, each with what the blocking verb would have returned, or the exception it would have raised. Never blocks."""
+
+    def wait(self, timeout_ms: float = 5000.0) -> bool:
+        """Waits until there is something to drain, at most this long; true when so."""
+
+    def cancel(self, ticket: int, /) -> bool:
+        """Ends a call soon (within 50 ms), with ``deadline`` for what is unanswered; its ticket is drained as any other. False if there is no
+        such ticket."""
+
+    def submit_get(
+        self,
+        namespace: Namespace,
+        keys: _Keys,
+        /,
+        *,
+        into: _Buffers | None = None,
+        deadline_ms: float | None = None,
+        reuse: _Reuse | None = None,
+    ) -> int:
+        """``Namespace.get``."""
+
+    def submit_put(
+        self,
+        namespace: Namespace,
+        keys: _Keys,
+        buffers: _Buffers,
+        /,
+        *,
+        tokens: int = 0,
+        chain: int = 0,
+        parent: _Key | None = None,
+        position: int | None = None,
+        ttl_s: float | None = None,
+        reuse: _Reuse | None = None,
+        deadline_ms: float | None = None,
+    ) -> int:
+        """``Namespace.put``."""
+
+    def submit_contains(self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None) -> int:
+        """``Namespace.contains``."""
+
+    def submit_match(
+        self, namespace: Namespace, keys: _Keys, /, *, hold_ms: float | None = None, deadline_ms: float | None = None
+    ) -> int:
+        """``Namespace.match_prefix``."""
+
+    def submit_forget(self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None) -> int:
+        """``Namespace.forget``."""

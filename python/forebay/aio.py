@@ -1,0 +1,137 @@
+"""The same verbs as coroutines, for asyncio.
+
+    client = await forebay.aio.AsyncClient.connect("unix:/tmp/forebay.sock")
+    space = await client.namespace("default")
+    blocks = await space.get(keys)
+
+Calls are submitted to a ``CallQueue`` and woken by its descriptor: no thread waits for them in Python. A cancelled call ends soon. One that was lent
+buffers (``put``, ``get(into=...)``) ends *before* the cancellation goes on, within about 50 ms, so that the buffers are the caller's again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from ._forebay import Block, CallQueue, Client, Matched, Namespace
+from ._words import Miss, Refused, Stored, Tier, TooSmall
+
+__all__ = ["AsyncClient", "AsyncNamespace"]
+
+
+class AsyncClient:
+    """A client whose verbs are coroutines. Used from one event loop or from several, each in its thread."""
+
+    def __init__(self, client: Client, *, calls_max: int = 256) -> None:
+        """Of a client that is connected already.
+
+        calls_max: most calls that are unfinished at a time in one event loop; one more is answered ``busy``.
+        """
+        self.blocking = client
+        """The blocking client: same connections, same memory, same counters."""
+        self._calls_max = calls_max
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Calls] = weakref.WeakKeyDictionary()
+
+    @classmethod
+    async def connect(cls, address: str, *, calls_max: int = 256, **options: Any) -> AsyncClient:
+        """Connects as ``forebay.Client(address, **options)`` does, in a thread, and raises what that raises."""
+        client = await asyncio.to_thread(functools.partial(Client, address, **options))
+        return cls(client, calls_max=calls_max)
+
+    async def namespace(self, name: str, /, **options: Any) -> AsyncNamespace:
+        """``Client.namespace``, in a thread."""
+        opened = await asyncio.to_thread(functools.partial(self.blocking.namespace, name, **options))
+        return AsyncNamespace(self, opened)
+
+    def _calls(self) -> _Calls:
+        loop = asyncio.get_running_loop()
+        calls = self._loops.get(loop)
+        if calls is None:
+            calls = self._loops[loop] = _Calls(loop, self.blocking.queue(calls_max=self._calls_max))
+        return calls
+
+
+class AsyncNamespace:
+    """A namespace whose verbs are coroutines. Arguments and answers are those of ``Namespace``."""
+
+    def __init__(self, client: AsyncClient, namespace: Namespace) -> None:
+        self.client = client
+        self.blocking = namespace
+        """The blocking namespace, for what does no I/O: ``key``, ``keys``, ``describe``."""
+
+    async def get(self, keys: Any, /, *, into: Any = None, **terms: Any) -> list[Any]:
+        """``Namespace.get``: a list of ``Block | Miss``, or with ``into`` of ``int | Miss | TooSmall``."""
+        calls = self.client._calls()
+        ticket = calls.queue.submit_get(self.blocking, keys, into=into, **terms)
+        answer: list[Block | Miss] | list[int | Miss | TooSmall] = await calls.answer(ticket, lent=into is not None)
+        return answer
+
+    async def put(self, keys: Any, buffers: Any, /, **terms: Any) -> list[Stored | Refused]:
+        """``Namespace.put``."""
+        calls = self.client._calls()
+        ticket = calls.queue.submit_put(self.blocking, keys, buffers, **terms)
+        answer: list[Stored | Refused] = await calls.answer(ticket, lent=True)
+        return answer
+
+    async def put_group(self, key: Any, parts: Mapping[str, Any], /, **terms: Any) -> Stored | Refused:
+        """``Namespace.put_group``, in a thread."""
+        return await asyncio.to_thread(functools.partial(self.blocking.put_group, key, parts, **terms))
+
+    async def match_prefix(self, keys: Any, /, **terms: Any) -> Matched:
+        """``Namespace.match_prefix``."""
+        calls = self.client._calls()
+        ticket = calls.queue.submit_match(self.blocking, keys, **terms)
+        answer: Matched = await calls.answer(ticket)
+        return answer
+
+    async def contains(self, keys: Any, /, **terms: Any) -> list[Tier | Miss]:
+        """``Namespace.contains``."""
+        calls = self.client._calls()
+        ticket = calls.queue.submit_contains(self.blocking, keys, **terms)
+        answer: list[Tier | Miss] = await calls.answer(ticket)
+        return answer
+
+    async def forget(self, keys: Any, /, **terms: Any) -> list[bool]:
+        """``Namespace.forget``."""
+        calls = self.client._calls()
+        ticket = calls.queue.submit_forget(self.blocking, keys, **terms)
+        answer: list[bool] = await calls.answer(ticket)
+        return answer
+
+
+class _Calls:
+    """The calls of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, queue: CallQueue) -> None:
+        self.queue = queue
+        # Held weakly by the client, strongly by the calls under way: a loop that is gone is not kept by its own futures.
+        self._loop = weakref.ref(loop)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        loop.add_reader(queue.fileno(), self._finished)
+
+    async def answer(self, ticket: int, *, lent: bool = False) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+        try:
+            outcome = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self.queue.cancel(ticket)
+            while lent and not future.done():
+                # Cancelled again or not: until the call has ended its buffers are not the caller's.
+                try:
+                    await asyncio.shield(future)
+                except asyncio.CancelledError:
+                    continue
+            raise
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _finished(self) -> None:
+        for ticket, outcome in self.queue.drain():
+            future = self._waiting.pop(ticket, None)
+            if future is not None and not future.done():
+                future.set_result(outcome)

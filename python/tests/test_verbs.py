@@ -1,0 +1,160 @@
+"""The verbs against a real node: what each answers, and in which words."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import forebay
+from forebay import Miss, Refused, Stored, Tier
+
+
+def blocks(count: int, nbytes: int = 10_000) -> list[bytes]:
+    return [os.urandom(nbytes) for _ in range(count)]
+
+
+def test_what_is_put_is_got_and_what_was_not_is_a_miss(space: forebay.Namespace) -> None:
+    keys = [space.key(f"block {n}".encode()) for n in range(5)]
+    contents = blocks(4)
+    assert space.put(keys[:4], contents) == [Stored.CACHED] * 4
+    got = space.get(keys)
+    assert [bytes(block) for block in got[:4]] == contents
+    assert got[4] is Miss.ABSENT and not got[4]
+    first = got[0]
+    assert isinstance(first, forebay.Block) and first
+    assert (first.key, first.nbytes, first.block_nbytes, first.offset) == (keys[0], 10_000, 10_000, 0)
+    assert first.tier is Tier.DRAM and first.landing in forebay.Landing
+
+
+def test_the_first_put_wins(space: forebay.Namespace) -> None:
+    key = space.key(b"once")
+    assert space.put([key], [b"first"]) == ["cached"]
+    assert space.put([key], [b"second"]) == [Stored.EXISTS]
+    assert [bytes(block) for block in space.get([key])] == [b"first"]
+
+
+def test_keys_come_in_every_form(space: forebay.Namespace) -> None:
+    rows = space.keys(f"form {n}".encode() for n in range(6))
+    assert len(rows) == 6 * 16
+    keys = [rows[at : at + 16] for at in range(0, len(rows), 16)]
+    space.put(rows, blocks(6, 100))
+    array = np.frombuffer(rows, dtype=np.uint8).reshape(6, 16)
+    hexes = [key.hex() for key in keys]
+    for form in [rows, keys, tuple(keys), hexes, array, list(array), bytearray(rows), memoryview(rows), iter(keys)]:
+        assert space.contains(form) == [Tier.DRAM] * 6, type(form)
+
+
+def test_a_key_that_is_none_is_told_what_is_wrong(space: forebay.Namespace) -> None:
+    for wrong, words in [
+        ([b"short"], "16 bytes and this has 5"),
+        (b"x" * 17, "rows of 16 bytes"),
+        (["zz" * 16], "lower-case hex"),
+        ("ab" * 16, r"write \[key\]"),
+    ]:
+        with pytest.raises(forebay.InvalidArgument, match=words):
+            space.contains(wrong)
+    for wrong in [[1], 7, None]:
+        with pytest.raises(TypeError):
+            space.contains(wrong)
+
+
+def test_a_match_ends_at_the_first_gap(space: forebay.Namespace) -> None:
+    rows = space.keys(f"chain {n}".encode() for n in range(10))
+    space.put(rows[: 7 * 16], blocks(7), chain=9, position=0, tokens=64)
+    matched = space.match_prefix(rows)
+    assert (matched.n, len(matched), matched.leased, matched.gap) == (7, 7, 7, Miss.ABSENT)
+    assert matched.tiers == [Tier.DRAM] * 7
+    assert space.match_prefix(rows[: 7 * 16], hold_ms=0).gap is None
+    assert space.match_prefix([]).n == 0
+    block = space.get([rows[:16]])[0]
+    assert isinstance(block, forebay.Block) and block.tokens == 64
+
+
+def test_a_group_is_one_block_with_parts(space: forebay.Namespace) -> None:
+    key = space.key(b"group")
+    assert space.put_group(key, {"kv": b"a" * 1000, "scales": np.arange(4, dtype=np.float32)}) is Stored.CACHED
+    (block,) = space.get([key])
+    assert isinstance(block, forebay.Block)
+    assert block.parts == {"kv": (0, 1000), "scales": (1000, 16)}
+    assert np.array_equal(np.frombuffer(block.part("scales"), np.float32), np.arange(4, dtype=np.float32))
+    with pytest.raises(forebay.InvalidArgument, match="scales"):
+        block.part("indexer")
+    with pytest.raises(forebay.InvalidArgument):
+        space.put_group(key, {})
+    with pytest.raises(forebay.InvalidArgument, match="1 to 16 bytes"):
+        space.put_group(key, {"a name that is too long": b"x"})
+
+
+def test_ranges_are_cut_out_of_blocks(space: forebay.Namespace) -> None:
+    key, content = space.key(b"range"), os.urandom(200_000)
+    space.put([key], [content])
+    cut, behind = space.get_ranges([key, key], [(70_000, 70_100), (199_990, 300_000)])
+    assert bytes(cut) == content[70_000:70_100] and cut.offset == 70_000 and cut.block_nbytes == 200_000
+    assert bytes(behind) == content[199_990:]
+    with pytest.raises(forebay.InvalidArgument, match="1 keys and 0 ranges"):
+        space.get_ranges([key], [])
+
+
+def test_what_is_forgotten_is_gone(space: forebay.Namespace) -> None:
+    keys = [space.key(b"kept"), space.key(b"forgotten")]
+    space.put(keys, blocks(2))
+    assert space.forget([keys[1], space.key(b"never there")]) == [True, False]
+    assert space.contains(keys) == [Tier.DRAM, Miss.ABSENT]
+
+
+def test_puts_are_refused_with_their_reason(space: forebay.Namespace) -> None:
+    key = space.key(b"refused")
+    outcomes = space.put([key, space.key(b"fine")], [b"", b"x"])
+    assert outcomes == [Refused.TOO_LARGE, Stored.CACHED] and not outcomes[0] and outcomes[1]
+    with pytest.raises(forebay.InvalidArgument, match="2 keys and 1 buffers"):
+        space.put([key, key], [b"x"])
+
+
+def test_what_expires_is_a_miss(space: forebay.Namespace) -> None:
+    key = space.key(b"short-lived")
+    for wrong in [0, -1, float("nan")]:
+        with pytest.raises(forebay.InvalidArgument, match="time to live"):
+            space.put([key], [b"x"], ttl_s=wrong)
+    assert space.put([key], [b"x"], ttl_s=3600) == [Stored.CACHED]
+    assert space.contains([key]) == [Tier.DRAM]
+
+
+def test_hints_are_counted_and_plans_believe_what_they_have_seen(space: forebay.Namespace, client: forebay.Client) -> None:
+    rows = space.keys(f"hint {n}".encode() for n in range(4))
+    space.put(rows, blocks(4), reuse="tool")
+    space.touch(rows, reuse="turn")
+    space.touch(rows, reuse=30)
+    space.prefetch(rows, within_ms=1000)
+    with pytest.raises(forebay.InvalidArgument, match="reuse hint"):
+        space.touch(rows, reuse="soon")  # type: ignore[arg-type]
+    assert space.plan_fetch(rows).confidence == 0
+    for _ in range(10):
+        space.get(rows)
+    plan = space.plan_fetch(rows + bytes(16))
+    assert plan.missing == 1 and plan.dram_bytes > 0 and plan.seconds > 0 and plan.confidence > 0
+    counted = client.stats()
+    assert counted["touch"]["asked"] == 8 and counted["prefetch"]["asked"] == 4
+
+
+def test_counters_add_up(space: forebay.Namespace, client: forebay.Client) -> None:
+    rows = space.keys(f"counted {n}".encode() for n in range(8))
+    space.put(rows[:64], blocks(4))
+    space.get(rows)
+    space.contains(rows)
+    space.match_prefix(rows)
+    counted = space.stats()["client"]
+    assert counted == client.stats()
+    for verb in ["get", "contains", "match"]:
+        one = counted[verb]
+        parts = [*one["hits_local"].values(), *one["hits_remote"].values(), *one["misses"].values(), one["not_asked"]]
+        assert one["asked"] == sum(parts) == 8, verb
+    assert counted["put"]["asked"] == counted["put"]["cached"] == 4
+    assert counted["get_bytes"] == counted["put_bytes"] == 40_000
+    assert client.node_stats()["get"]["asked"] >= 8
+
+
+def test_content_has_a_key_of_its_own(space: forebay.Namespace) -> None:
+    assert space.content_key(b"abc") == space.content_key(bytearray(b"abc")) != space.key(b"abc")
+    assert space.keys([b"abc", b"def"]) == space.key(b"abc") + space.key(b"def")
