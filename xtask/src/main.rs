@@ -1,4 +1,4 @@
-//! Chores of the house: `cargo xtask test | tidy | bench | soak | fuzz`.
+//! Chores of the house: `cargo xtask test | tidy | python | bench | soak | fuzz`.
 //!
 //! Each is what a person would type by hand, in the right order, with a sentence for what could not be done here. It knows how the house is kept
 //! and nothing of what the house does.
@@ -6,6 +6,7 @@
 
 mod bench;
 mod fuzz;
+mod python;
 mod run;
 mod test;
 mod tidy;
@@ -22,6 +23,8 @@ cargo xtask tidy [--accept [--bytes-unchanged]]
     Arrows between rooms, heads of modules, formats and their papers, growth of files and functions.
     --accept       records today's sizes and papers as the new baseline
     --bytes-unchanged  with --accept: a format's source changed, its bytes did not (its golden files prove it)
+cargo xtask python [ARG...]
+    Builds the Python package's wheel, installs it in an environment under target/ and tests it; arguments are pytest's.
 cargo xtask bench VERB [FLAG...]
     Builds a release and runs a bench: limits, peers, blender, mixed, broken, plan; `cargo xtask bench --help` lists the verbs and `cargo xtask bench VERB --help` their
     flags, docs/measurements.md tells how each is measured. Missing fio and iperf3 are installed where root runs it (--no-install: not).
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(&root, &args[1..]),
         Some("bench") => bench::run(&root, &args[1..]),
         Some("soak") => bench::soak(&root, &args[1..]),
+        Some("python") => python::run(&root, &args[1..]),
         Some("fuzz") => fuzz::run(&root, &args[1..]),
         Some("help" | "-h" | "--help") => {
             println!("{HELP}");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::Stop;
 use crate::run::{cargo, has_plugin, pass, pass_keeping};
-use crate::tidy;
+use crate::{python, tidy};
 
 /// Packages whose tests start nodes, and so depend on the I/O engine.
 const IO_ENGINE_TESTS: [&str; 5] = ["forebay-io", "forebay-store", "forebay-node", "forebay-client", "forebay"];
@@ -17,6 +17,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<(), Stop> {
     tidy::check(root)?;
     licences(root, &mut report)?;
     tests(root, &asked, &mut report)?;
+    python(root, &mut report)?;
     if asked.io_engines {
         io_engines(root, &mut report)?;
     }
@@ -142,6 +143,16 @@ fn say_what_is_not_here(root: &Path, report: &mut Report) {
     if !root.join("../shared/traces").is_dir() {
         report.skip("replay of recorded load: ../shared/traces is not here");
     }
+}
+
+/// Behind the Rust tests, which have built the binary.
+fn python(root: &Path, report: &mut Report) -> Result<(), Stop> {
+    step("the Python package");
+    match python::test(root, &[])? {
+        python::Python::Ran(closing) => report.closing.extend(closing),
+        python::Python::Skipped(why) => report.skip(&format!("the Python package: {why}")),
+    }
+    Ok(())
 }
 
 fn io_engines(root: &Path, report: &mut Report) -> Result<(), Stop> {
