@@ -53,7 +53,7 @@ pub struct Engine {
     info: DiskInfo,
     base: u64,
     /// Registered memory is told by its address, so the mapping must stay.
-    _arena: Arena,
+    arena: Arena,
 }
 
 enum Driver {
@@ -124,6 +124,20 @@ impl Engine {
         len: u64,
         arena: &Arena,
     ) -> Result<Engine, EngineError> {
+        let mut engine = Self::unregistered(options, drive, base, len, arena)?;
+        engine.register();
+        Ok(engine)
+    }
+
+    /// The same, whose arena is not registered with the kernel until [`Self::register`]: until then its operations go the ordinary way, and its pages
+    /// are taken as they are touched.
+    pub fn unregistered(
+        options: EngineOptions,
+        drive: DriveFile,
+        base: u64,
+        len: u64,
+        arena: &Arena,
+    ) -> Result<Engine, EngineError> {
         let depth = options.depth.clamp(1, DEPTH_MAX);
         let align = drive.align() as u64;
         let inside = base.checked_add(len).is_some_and(|end| end <= drive.len());
@@ -141,7 +155,7 @@ impl Engine {
         let (name, driver) = match options.kind {
             EngineKind::Threads => ("threads", Driver::Pool(Pool::new(drive, depth, waker.clone())?)),
             EngineKind::Uring | EngineKind::Auto => {
-                match Ring::new(options.deny, &drive, arena, depth, waker.clone(), &mut features) {
+                match Ring::new(options.deny, &drive, depth, waker.clone(), &mut features) {
                     Ok(ring) => {
                         features.push(Feature::on("io_uring"));
                         ("uring", Driver::Ring(Box::new(ring)))
@@ -166,8 +180,16 @@ impl Engine {
             features: EngineFeatures { name, features },
             info,
             base,
-            _arena: arena.clone(),
+            arena: arena.clone(),
         })
+    }
+
+    /// Registers the arena with the kernel, as far as the limit of locked memory allows: operations in it cost less CPU from then on. All its pages are
+    /// taken now if they were not before.
+    pub fn register(&mut self) {
+        if let Driver::Ring(ring) = &mut self.driver {
+            ring.register(&self.arena, &mut self.features.features);
+        }
     }
 
     /// What it found.

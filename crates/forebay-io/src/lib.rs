@@ -14,6 +14,7 @@ mod drive;
 mod engine;
 mod extents;
 mod ledger;
+mod populate;
 mod region;
 mod signals;
 pub mod sim;
@@ -34,6 +35,7 @@ pub use engine::{
     Ready, Waker, probe,
 };
 pub use extents::Extents;
+pub use populate::Populating;
 pub use region::{Landing, PeerRegion, RegionError, huge_pages_off};
 pub use signals::EndSignals;
 pub use slice::{Loan, Region, Slice};

@@ -323,6 +323,33 @@ fn features_say_what_is_on_and_why_something_is_off() {
 }
 
 #[test]
+fn an_arena_can_be_registered_later_and_serves_before() {
+    for (name, kind, deny) in engines() {
+        let scratch = Scratch::new("drive");
+        let arena = Arena::new(16 << 20).unwrap();
+        let options = EngineOptions { kind, depth: DEPTH, deny };
+        let mut engine = Engine::unregistered(options, scratch.drive(), BASE, LEN, &arena).unwrap();
+        assert!(!engine.features().has("registered_buffers"), "{name}");
+        // Before, while the pages are taken, with operations in flight as it happens, and after.
+        an_engine_is_like_its_model(name, &mut engine, &arena);
+        let pages = arena.populate();
+        an_engine_is_like_its_model(name, &mut engine, &arena);
+        let mut bytes = arena.alloc(4096).unwrap();
+        bytes.fill(5);
+        engine.submit(DiskOp::Write { token: 1, offset: 0, from: bytes.freeze() }).unwrap();
+        pages.finish();
+        engine.register();
+        engine.register();
+        let told = engine.features().features.iter().filter(|feature| feature.name == "registered_buffers").count();
+        assert_eq!(told, usize::from(engine.features().name == "uring"), "{name}: it is told once");
+        while engine.in_flight() > 0 {
+            Disk::wait(&mut engine, &mut Vec::new());
+        }
+        an_engine_is_like_its_model(name, &mut engine, &arena);
+    }
+}
+
+#[test]
 fn a_drive_has_one_owner_and_is_free_at_once_when_it_goes() {
     for (name, kind, deny) in engines() {
         let scratch = Scratch::new("drive");

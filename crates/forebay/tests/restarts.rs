@@ -44,6 +44,51 @@ fn a_node_that_is_asked_to_end_ends_in_order_and_comes_back_warm() {
 }
 
 #[test]
+fn with_8_mib_of_locked_memory_a_node_serves_and_says_what_it_does_without() {
+    let place = Place::new();
+    // Root may lock what it wants unless that right is taken away; others have only the limit.
+    let mut command = std::process::Command::new("prlimit");
+    if let Err(e) = std::process::Command::new("prlimit").arg("--version").output() {
+        return println!("skipped: 8 MiB of locked memory: prlimit cannot be run ({e})");
+    }
+    command.arg("--memlock=8388608:8388608");
+    if rustix::process::geteuid().is_root() {
+        command.args(["setpriv", "--bounding-set=-ipc_lock"]);
+    }
+    command.arg(env!("CARGO_BIN_EXE_forebay")).args([
+        "serve",
+        "--data",
+        "drive",
+        "--capacity",
+        "96MiB",
+        "--memory",
+        "512MiB",
+        "--socket",
+        "s",
+    ]);
+    command.current_dir(place.path("")).env("HOME", place.path("")).env_remove("XDG_RUNTIME_DIR");
+    let node = match support::Node::try_start(command) {
+        Ok(node) => node,
+        Err(said) if said.contains("error: ") => panic!("{said}"),
+        Err(said) => return println!("skipped: 8 MiB of locked memory: prlimit and setpriv do not do it ({said})"),
+    };
+    let blocks = put_some(&place, "default");
+    all_are_there(&place, "default", &blocks);
+    // Memory that cannot be pinned is taken as it is used.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let rss_kb: u64 = rss.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    let (code, said) = node.end(Signal::TERM);
+    assert_eq!(code, 0, "{said}");
+    if said.contains("I/O by uring") {
+        assert!(said.contains("registered_buffers: 0 of") && said.contains("ulimit -l"), "{said}");
+        assert!(rss_kb < 256 << 10, "{rss_kb} kB of memory for 10 MB of blocks");
+    }
+    let _node = place.serve();
+    all_are_there(&place, "default", &blocks);
+}
+
+#[test]
 fn what_was_durable_is_there_after_sigkill() {
     let place = Place::new();
     let node = place.serve();

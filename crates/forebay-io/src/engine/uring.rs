@@ -14,6 +14,7 @@ use super::features::{Deny, Feature, clamp_wait};
 use super::table::Table;
 use super::watch::{WatchId, Watches};
 use super::{Outcome, Verb, Waker, Work};
+use crate::populate::may_pin;
 use crate::{Arena, DriveFile};
 
 /// Completions the ring holds before the kernel keeps them aside. Sockets can be busy while the thread is.
@@ -24,6 +25,9 @@ const TAG_DISK: u64 = 0;
 const TAG_READABLE: u64 = 1;
 const TAG_WRITABLE: u64 = 2;
 const TAG_WAKE: u64 = 3;
+/// The feature that is found when the arena is registered.
+const BUFFERS: &str = "registered_buffers";
+
 /// Set beside the tag of a poll that is to be taken back.
 const TAG_DISARM: u64 = 0x80;
 
@@ -31,7 +35,9 @@ pub(super) struct Ring {
     ring: IoUring,
     drive: DriveFile,
     fixed_file: bool,
+    /// What of the arena is registered.
     table: Option<Table>,
+    deny: Deny,
     /// What found the submission queue full: at most `depth` operations and a few polls for each watch.
     backlog: VecDeque<squeue::Entry>,
     waker: Waker,
@@ -42,7 +48,6 @@ impl Ring {
     pub(super) fn new(
         deny: Deny,
         drive: &DriveFile,
-        arena: &Arena,
         depth: usize,
         waker: Waker,
         features: &mut Vec<Feature>,
@@ -50,12 +55,18 @@ impl Ring {
         let ring = build(deny, depth, features)?;
         let drive = drive.try_clone().map_err(|error| error.to_string())?;
         let fixed_file = register_file(&ring, deny, drive.as_fd().as_raw_fd(), features);
-        let table = register_arena(&ring, deny, arena, features);
-        let mut ring = Ring { ring, drive, fixed_file, table, backlog: VecDeque::new(), waker };
+        let mut ring = Ring { ring, drive, fixed_file, table: None, deny, backlog: VecDeque::new(), waker };
         ring.arm_waker();
         // The first submission also tells whether this thread may submit at all.
         ring.enter(0, None).map_err(|error| format!("the first submission failed: {error}"))?;
         Ok(ring)
+    }
+
+    /// Registers the arena, once; operations that begin before go the ordinary way.
+    pub(super) fn register(&mut self, arena: &Arena, features: &mut Vec<Feature>) {
+        if self.table.is_none() && !features.iter().any(|feature| feature.name == BUFFERS) {
+            self.table = register_arena(&self.ring, self.deny, arena, features);
+        }
     }
 
     pub(super) fn start(&mut self, work: Work) {
@@ -332,12 +343,21 @@ fn register_file(ring: &IoUring, deny: Deny, fd: RawFd, features: &mut Vec<Featu
 /// Registers as much of the arena as the limit of locked memory allows.
 #[expect(unsafe_code, reason = "pinning memory")]
 fn register_arena(ring: &IoUring, deny: Deny, arena: &Arena, features: &mut Vec<Feature>) -> Option<Table> {
-    const NAME: &str = "registered_buffers";
+    const NAME: &str = BUFFERS;
     if deny.registered_buffers {
         features.push(Feature::off(NAME, "denied by its options"));
         return None;
     }
     let entries: Vec<_> = Table::entries(arena.len()).collect();
+    const TOO_SMALL: &str =
+        "the limit of locked memory (ulimit -l) is smaller than the arena; raise it or accept slower I/O";
+    // The kernel takes every page of an entry before it looks at the limit, and they would stay.
+    if let Some((_, first)) = entries.first()
+        && !may_pin(*first)
+    {
+        features.push(Feature::off(NAME, format!("0 of {} bytes are registered: {TOO_SMALL}", arena.len())));
+        return None;
+    }
     if let Err(error) = ring.submitter().register_buffers_sparse(entries.len() as u32) {
         features.push(Feature::off(NAME, format!("the kernel has no sparse table of buffers: {error}")));
         return None;
@@ -348,11 +368,7 @@ fn register_arena(ring: &IoUring, deny: Deny, arena: &Arena, features: &mut Vec<
         let memory = libc::iovec { iov_base: base.cast(), iov_len: *len };
         // SAFETY: the range is the arena's mapping, which the engine keeps as long as the ring.
         if let Err(error) = unsafe { ring.submitter().register_buffers_update(n as u32, &[memory], None) } {
-            let what = if error.raw_os_error() == Some(libc::ENOMEM) {
-                "the limit of locked memory (ulimit -l) is smaller than the arena; raise it or accept slower I/O"
-            } else {
-                "the kernel refused"
-            };
+            let what = if error.raw_os_error() == Some(libc::ENOMEM) { TOO_SMALL } else { "the kernel refused" };
             features
                 .push(Feature::off(NAME, format!("{start} of {} bytes are registered: {what} ({error})", arena.len())));
             return Some(table);

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use forebay_io::{Arena, DriveFile, Engine, EngineKind, Waker};
+use forebay_io::{Arena, Deny, DriveFile, Engine, EngineKind, EngineOptions, Waker};
 use forebay_store::{FormatParams, NamespaceRow, RecoveryReport, Store, StoreConfig};
 use forebay_types::limits::STEP_BYTES;
 use forebay_types::{Clock, Entropy, ShardId};
@@ -132,12 +132,10 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     let path = setup.drive.path().to_path_buf();
     let failed = |source| NodeError::Store { path: path.clone(), source };
     let arena = Arena::new(setup.arena_bytes).map_err(|source| failed(source.into()))?;
-    let mut engine = Engine::new(setup.engine, setup.drive, setup.base, setup.len, &arena, DEPTH)?;
-    let features = engine.features();
-    let name = features.name;
-    let off = features.features.iter().filter_map(|f| Some((f.name, f.off.clone()?)));
-    let off = off.chain(without_landings(setup.landings).map(|why| ("direct_landings", why)));
-    let without = off.map(|(name, why)| format!("{name}: {why}")).collect();
+    let options = EngineOptions { kind: setup.engine, depth: DEPTH, deny: Deny::default() };
+    let mut engine = Engine::unregistered(options, setup.drive, setup.base, setup.len, &arena)?;
+    // The kernel zeroes the arena while the drive is read.
+    let pages = arena.populate();
     if let Some(params) = &setup.format {
         forebay_store::format_slice(&mut engine, &arena, params).map_err(failed)?;
     }
@@ -148,6 +146,13 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     let (mut store, recovery) =
         Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;
     store.scrub_every(now_us / 1000, setup.scrub_period_s * 1000);
+    pages.finish();
+    store.disk_mut().register();
+    let features = store.disk_mut().features();
+    let name = features.name;
+    let off = features.features.iter().filter_map(|f| Some((f.name, f.off.clone()?)));
+    let off = off.chain(without_landings(setup.landings).map(|why| ("direct_landings", why)));
+    let without = off.map(|(name, why)| format!("{name}: {why}")).collect();
     let started = Started {
         shard: store.shard(),
         recovery,
