@@ -72,6 +72,9 @@ const OPEN_SEGMENTS: usize = 4;
 /// Share of a shard that leases may hold.
 const LEASED_SHARE: u64 = 10;
 
+/// Footer entries whose places in the index are looked for side by side: enough to hide the wait for memory, few enough to stay in the nearest cache.
+const LOOK_AHEAD: usize = 64;
+
 /// Segments with a footer that counts, and those that were open.
 type Sorted = (Vec<(u16, FooterTail)>, Vec<u16>);
 
@@ -167,6 +170,7 @@ impl<D: Disk> Store<D> {
         self.rank_recovered(&found);
         self.seal_scanned(unsealed)?;
         self.free_empty();
+        self.index.fit();
         report.blocks = self.index.len() as u64;
         report.bytes = self.namespaces.bytes().0;
         report.segments = self.segments.iter().filter(|(_, s)| s.live_units > 0).count() as u64;
@@ -241,6 +245,8 @@ impl<D: Disk> Store<D> {
         for (segment, tail) in footers {
             self.segments.get_mut(*segment).footer_count = Some(tail.count);
         }
+        let listed: u64 = footers.iter().map(|(_, tail)| u64::from(tail.count)).sum();
+        self.index.reserve(listed as usize);
         let with_entries: Vec<&(u16, FooterTail)> = footers.iter().filter(|(_, tail)| tail.count > 0).collect();
         let list: Vec<(u64, usize)> = with_entries
             .iter()
@@ -424,6 +430,14 @@ impl Findings {
     }
 }
 
+/// An entry of a footer, on its way into the index.
+struct Found {
+    hash: u64,
+    ns: u16,
+    place: Place,
+    entry: FooterEntry,
+}
+
 /// Takes entries of footers and scans into the index.
 struct Taking<'a> {
     geometry: Geometry,
@@ -436,6 +450,7 @@ struct Taking<'a> {
 
 impl Taking<'_> {
     fn take_all(&mut self, segment: u16, entries: impl Iterator<Item = FooterEntry>) {
+        let mut ahead: Vec<Found> = Vec::with_capacity(LOOK_AHEAD);
         for entry in entries {
             self.found.seq_max = self.found.seq_max.max(entry.seq);
             match entry.kind {
@@ -445,23 +460,36 @@ impl Taking<'_> {
                     let seq = self.found.tombstones.entry((entry.namespace, entry.key)).or_default();
                     *seq = (*seq).max(entry.seq);
                 }
-                EntryKind::Block => self.take(segment, &entry),
+                EntryKind::Block => ahead.extend(self.judge(segment, entry)),
+            }
+            if ahead.len() == LOOK_AHEAD {
+                ahead.drain(..).for_each(|found| self.take(&found));
             }
         }
+        ahead.drain(..).for_each(|found| self.take(&found));
     }
 
-    fn take(&mut self, segment: u16, entry: &FooterEntry) {
-        let Some(place) = self.place(segment, entry) else {
+    /// Where an entry's block would stand, if it can be one, and the memory there on its way.
+    fn judge(&mut self, segment: u16, entry: FooterEntry) -> Option<Found> {
+        let Some(place) = self.place(segment, &entry) else {
             self.report.bad_records += 1;
-            return;
+            return None;
         };
         let Some(ns) = self.namespaces.find(entry.namespace) else {
             self.report.unknown_namespace += 1;
-            return;
+            return None;
         };
+        let hash = self.index.hash(ns, &entry.key);
+        self.index.look_ahead(hash);
+        Some(Found { hash, ns, place, entry })
+    }
+
+    fn take(&mut self, found: &Found) {
+        let Found { hash, ns, place, entry } = found;
+        let (hash, ns, place) = (*hash, *ns, *place);
         let age = self.found.age(entry.seq);
-        let generation = self.segments.get(segment).generation;
-        if let Some(held) = self.index.find_mut(ns, &entry.key) {
+        if let Some(held) = self.index.find_hashed(hash, ns, &entry.key) {
+            let generation = self.segments.get(place.segment).generation;
             // The same record twice: it was moved, and the later copy is the one whose segment is not about to be reused.
             if (age, generation) > (held.age(), self.segments.get(held.segment()).generation) {
                 held.set_place(place);
@@ -472,12 +500,12 @@ impl Taking<'_> {
             }
             return;
         }
-        if let Some(table) = self.index.full_table_for(ns, &entry.key) {
+        if let Some(table) = self.index.full_table_of(hash) {
             self.make_room(table);
         }
         let mut new = Entry::new(ns, entry.key, 0, place);
         new.set_age(age);
-        self.index.insert_until(new, entry.expiry_utc_s);
+        self.index.insert_hashed(hash, new, entry.expiry_utc_s);
     }
 
     /// The index is full: a table loses its oldest blocks of the cache. Durable ones stay, whatever they cost.

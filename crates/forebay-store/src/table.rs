@@ -94,6 +94,32 @@ impl Table {
         (self.grown() - self.slots.len()) * size_of::<Option<Entry>>()
     }
 
+    /// Slots with which so many more do not make it grow; what it has, if that is enough.
+    fn reserved(&self, more: usize) -> usize {
+        // A sixth stays empty, as in [`Self::is_full`]; an eighth once there are expiries is less.
+        ((self.len + more + 1) * 6).div_ceil(5).max(SLOTS_MIN).max(self.slots.len())
+    }
+
+    /// Bytes it grows by for so many more.
+    pub(crate) fn reserve_bytes(&self, more: usize) -> usize {
+        (self.reserved(more) - self.slots.len()) * size_of::<Option<Entry>>()
+    }
+
+    /// Makes room for so many more at once.
+    pub(crate) fn reserve(&mut self, seed: &Seed, more: usize) {
+        let slots = self.reserved(more);
+        if slots > self.slots.len() {
+            self.resize(seed, slots);
+        }
+    }
+
+    /// Gives back what is more than growth by itself would have left: at most a third stays empty.
+    pub(crate) fn fit(&mut self, seed: &Seed) {
+        if self.slots.len() > 8 * SLOTS_MIN && self.len * 3 < self.slots.len() * 2 {
+            self.resize(seed, self.len * 4 / 3 + SLOTS_MIN);
+        }
+    }
+
     /// Adds what is not there yet, and when it expires.
     pub(crate) fn insert(&mut self, seed: &Seed, hash: u64, entry: Entry, expiry: u32) {
         if self.is_full() {
