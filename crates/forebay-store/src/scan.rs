@@ -20,6 +20,10 @@ use crate::segments::Geometry;
 /// Bytes looked at in one read, beside what a trailer that begins in them may need.
 const WINDOW_BYTES: usize = 1 << 20;
 
+/// Bytes before those that are looked at which a window holds too, at most: the payload of a record that ends in the window lies there, if it is not
+/// larger, and need not be read again. A read for each block of 4 KiB would make a scan as slow as the drive is in single reads.
+const BEHIND_BYTES: usize = 256 << 10;
+
 /// What a scan found.
 pub(crate) struct Scanned {
     pub(crate) entries: Vec<FooterEntry>,
@@ -44,10 +48,17 @@ pub(crate) fn scan_segment(
     let mut taken = SEGMENT_HEADER_BYTES;
     let mut at = SEGMENT_HEADER_BYTES;
     while at < size {
-        let len = (WINDOW_BYTES + overlap).min(size - at);
         let end = (at + WINDOW_BYTES).min(size);
-        let window_at = at;
-        let Ok(window) = read_one(disk, arena, base + at as u64, len)? else {
+        let ahead = (WINDOW_BYTES + overlap).min(size - at);
+        // The next record's payload begins where the last whole one ended, or behind that.
+        let mut window_at = taken.max(at.saturating_sub(BEHIND_BYTES)).min(at);
+        let mut read = read_one(disk, arena, base + window_at as u64, at - window_at + ahead)?;
+        if read.is_err() && window_at < at {
+            // A bad spot in what was looked at already must not cost what comes now.
+            window_at = at;
+            read = read_one(disk, arena, base + at as u64, ahead)?;
+        }
+        let Ok(window) = read else {
             // A spot that cannot be read loses the records in it, not those behind it.
             scanned.bad += 1;
             at = end;
@@ -63,7 +74,11 @@ pub(crate) fn scan_segment(
             let trailer_end = at + view.len_padded(align);
             let start = at.checked_sub(view.payload_padded as usize).filter(|start| *start >= taken);
             let entries = match start {
-                Some(start) if trailer_end <= size => record(disk, arena, base, start, &view, align, check)?,
+                Some(start) if trailer_end <= size => {
+                    let near = start.checked_sub(window_at).map(|from| &window[from..at - window_at]);
+                    let mut payload = Payload { disk, arena, from: base + start as u64, near, align };
+                    record(&mut payload, &view, check)?
+                }
                 _ => None,
             };
             match entries {
@@ -84,14 +99,42 @@ pub(crate) fn scan_segment(
     Ok(scanned)
 }
 
-/// The entries of a record, if it is whole.
-fn record(
-    disk: &mut impl Disk,
-    arena: &Arena,
-    base: u64,
-    start: usize,
-    view: &TrailerView<'_>,
+/// Where a record's payload is to be had.
+struct Payload<'a, D: Disk> {
+    disk: &'a mut D,
+    arena: &'a Arena,
+    /// Where it begins on the disk.
+    from: u64,
+    /// All of it, if it is in memory already.
+    near: Option<&'a [u8]>,
     align: usize,
+}
+
+impl<D: Disk> Payload<'_, D> {
+    /// Whether it is what its sums say.
+    fn matches(&mut self, descriptor: &Descriptor) -> Result<bool, StoreError> {
+        let (binding, length) = (descriptor.meta.binding(), descriptor.meta.length as usize);
+        if let Some(near) = self.near {
+            return Ok(verify_range(&descriptor.sums.0, &binding, 0, &near[..length]));
+        }
+        let mut at = 0;
+        while at < length {
+            let end = (at + WINDOW_BYTES).min(length);
+            let len = (end - at).next_multiple_of(self.align);
+            let Ok(bytes) = read_one(self.disk, self.arena, self.from + at as u64, len)? else { return Ok(false) };
+            if !verify_range(&descriptor.sums.0, &binding, at / PIECE_BYTES, &bytes[..end - at]) {
+                return Ok(false);
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+}
+
+/// The entries of a record, if it is whole.
+fn record<D: Disk>(
+    payload: &mut Payload<'_, D>,
+    view: &TrailerView<'_>,
     check: bool,
 ) -> Result<Option<Vec<FooterEntry>>, StoreError> {
     if view.kind == RecordKind::Tombstones {
@@ -99,21 +142,11 @@ fn record(
     }
     let Ok(descriptor) = Descriptor::decode(view.body) else { return Ok(None) };
     let meta = &descriptor.meta;
-    let length = meta.length as usize;
-    if length.next_multiple_of(align) != view.payload_padded as usize {
+    if (meta.length as usize).next_multiple_of(payload.align) != view.payload_padded as usize {
         return Ok(None);
     }
-    let binding = meta.binding();
-    let mut at = 0;
-    while check && at < length {
-        let end = (at + WINDOW_BYTES).min(length);
-        let Ok(bytes) = read_one(disk, arena, base + (start + at) as u64, (end - at).next_multiple_of(align))? else {
-            return Ok(None);
-        };
-        if !verify_range(&descriptor.sums.0, &binding, at / PIECE_BYTES, &bytes[..end - at]) {
-            return Ok(None);
-        }
-        at = end;
+    if check && !payload.matches(&descriptor)? {
+        return Ok(None);
     }
     Ok(Some(vec![FooterEntry {
         kind: EntryKind::Block,
