@@ -3,11 +3,11 @@
 //! `[entries, padded with zeros to the alignment][tail, 4 KiB]`, ending where the segment ends. It is written after every record of the segment has
 //! completed and been flushed; a footer that does not match its segment's header in generation and nonce does not count.
 
-use forebay_types::{Key, NamespaceId, Version, crc64};
+use forebay_types::{BlockMeta, Key, NamespaceId, Version, crc64};
 
 use crate::bytes::{PAGE_BYTES, array_at, check_page, put, put_u32, put_u64, seal_page, u32_at, u64_at};
 use crate::layout::UNIT_BYTES;
-use crate::{FormatError, SegmentKind};
+use crate::{FormatError, SegmentKind, Tombstone};
 
 /// Bytes of one entry.
 pub const FOOTER_ENTRY_BYTES: usize = 64;
@@ -143,6 +143,39 @@ impl FooterTail {
 }
 
 impl FooterEntry {
+    /// What a footer lists of a block whose record has that number. Its place in the segment and its rank are 0: whoever places it says them.
+    pub fn of_block(meta: &BlockMeta, seq: u64) -> Self {
+        FooterEntry {
+            kind: EntryKind::Block,
+            namespace: meta.namespace,
+            key: meta.key,
+            version: meta.version,
+            seq,
+            // No block is longer than 64 MiB.
+            length: meta.length as u32,
+            start: 0,
+            record_bytes: 0,
+            rank: 0,
+            expiry_utc_s: meta.expiry_utc_s,
+        }
+    }
+
+    /// What a footer lists of a forgotten key; the place of the record that lists it is 0.
+    pub fn of_tombstone(tombstone: &Tombstone) -> Self {
+        FooterEntry {
+            kind: EntryKind::Tombstone,
+            namespace: tombstone.namespace,
+            key: tombstone.key,
+            version: tombstone.version,
+            seq: tombstone.seq,
+            length: 0,
+            start: 0,
+            record_bytes: 0,
+            rank: 0,
+            expiry_utc_s: 0,
+        }
+    }
+
     fn encode(&self, out: &mut [u8]) {
         debug_assert!(
             self.start.is_multiple_of(UNIT_BYTES as u32) && self.record_bytes.is_multiple_of(UNIT_BYTES as u32)

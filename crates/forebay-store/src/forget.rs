@@ -2,8 +2,8 @@
 //! would find again.
 
 use forebay_format::{
-    EntryKind, FooterEntry, RecordKind, SegmentKind, TOMBSTONES_MAX, Tombstone, Trailer, encode_tombstones,
-    encode_trailer, tombstones_len, trailer_len,
+    FooterEntry, RecordKind, SegmentKind, TOMBSTONES_MAX, Tombstone, Trailer, encode_tombstones, encode_trailer,
+    tombstones_len, trailer_len,
 };
 use forebay_io::Disk;
 use forebay_types::{Key, Millis, NamespaceId, Version};
@@ -79,7 +79,7 @@ impl<D: Disk> Store<D> {
         if !self.ensure_place(SegmentKind::Durable, units, list.len(), true) {
             return false;
         }
-        let entries: Vec<FooterEntry> = list.iter().map(footer_entry).collect();
+        let entries: Vec<FooterEntry> = list.iter().map(FooterEntry::of_tombstone).collect();
         let Some(spot) = self.take_place(SegmentKind::Durable, units, &entries) else { return false };
         let mut body = vec![0; body_len];
         encode_tombstones(list, &mut body);
@@ -108,21 +108,5 @@ impl<D: Disk> Store<D> {
             self.forgets.remove(group);
             self.events.push(Event::Forgotten { token, ok });
         }
-    }
-}
-
-/// The entry that stands for a tombstone in a footer.
-pub(crate) fn footer_entry(tombstone: &Tombstone) -> FooterEntry {
-    FooterEntry {
-        kind: EntryKind::Tombstone,
-        namespace: tombstone.namespace,
-        key: tombstone.key,
-        version: tombstone.version,
-        seq: tombstone.seq,
-        length: 0,
-        start: 0,
-        record_bytes: 0,
-        rank: 0,
-        expiry_utc_s: 0,
     }
 }

@@ -5,7 +5,7 @@
 //! order, so a bad record says nothing about those behind it.
 
 use forebay_format::{
-    EntryKind, FooterEntry, RecordKind, SEGMENT_HEADER_BYTES, TRAILER_BODY_BYTES_MAX, TrailerView, decode_tombstones,
+    FooterEntry, RecordKind, SEGMENT_HEADER_BYTES, TRAILER_BODY_BYTES_MAX, TrailerView, decode_tombstones,
     decode_trailer, trailer_len,
 };
 use forebay_io::{Arena, Disk};
@@ -14,7 +14,6 @@ use forebay_types::{Descriptor, verify_range};
 
 use crate::blocking::read_one;
 use crate::face::StoreError;
-use crate::forget::footer_entry;
 use crate::segments::Geometry;
 
 /// Bytes looked at in one read, beside what a trailer that begins in them may need.
@@ -138,7 +137,7 @@ fn record<D: Disk>(
     check: bool,
 ) -> Result<Option<Vec<FooterEntry>>, StoreError> {
     if view.kind == RecordKind::Tombstones {
-        return Ok(decode_tombstones(view.body).ok().map(|list| list.map(|t| footer_entry(&t)).collect()));
+        return Ok(decode_tombstones(view.body).ok().map(|list| list.map(|t| FooterEntry::of_tombstone(&t)).collect()));
     }
     let Ok(descriptor) = Descriptor::decode(view.body) else { return Ok(None) };
     let meta = &descriptor.meta;
@@ -148,16 +147,5 @@ fn record<D: Disk>(
     if check && !payload.matches(&descriptor)? {
         return Ok(None);
     }
-    Ok(Some(vec![FooterEntry {
-        kind: EntryKind::Block,
-        namespace: meta.namespace,
-        key: meta.key,
-        version: meta.version,
-        seq: view.seq,
-        length: meta.length as u32,
-        start: 0,
-        record_bytes: 0,
-        rank: 0,
-        expiry_utc_s: meta.expiry_utc_s,
-    }]))
+    Ok(Some(vec![FooterEntry::of_block(meta, view.seq)]))
 }

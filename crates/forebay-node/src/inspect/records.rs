@@ -62,19 +62,7 @@ fn check(reader: &Reader, opening: &Opening, entry: &FooterEntry) -> Result<(), 
 fn record(view: &TrailerView<'_>, payload: &[u8], align: usize) -> Result<Vec<FooterEntry>, String> {
     if view.kind == RecordKind::Tombstones {
         let list = decode_tombstones(view.body).map_err(|e| e.to_string())?;
-        let entry = |t: forebay_format::Tombstone| FooterEntry {
-            kind: EntryKind::Tombstone,
-            namespace: t.namespace,
-            key: t.key,
-            version: t.version,
-            seq: t.seq,
-            length: 0,
-            start: 0,
-            record_bytes: 0,
-            rank: 0,
-            expiry_utc_s: 0,
-        };
-        return Ok(list.map(entry).collect());
+        return Ok(list.map(|t| FooterEntry::of_tombstone(&t)).collect());
     }
     let descriptor = Descriptor::decode(view.body).map_err(|e| e.to_string())?;
     let meta = &descriptor.meta;
@@ -85,18 +73,7 @@ fn record(view: &TrailerView<'_>, payload: &[u8], align: usize) -> Result<Vec<Fo
     if !verify_range(&descriptor.sums.0, &meta.binding(), 0, &payload[..length]) {
         return Err("its bytes do not match their sums".into());
     }
-    Ok(vec![FooterEntry {
-        kind: EntryKind::Block,
-        namespace: meta.namespace,
-        key: meta.key,
-        version: meta.version,
-        seq: view.seq,
-        length: meta.length as u32,
-        start: 0,
-        record_bytes: 0,
-        rank: 0,
-        expiry_utc_s: meta.expiry_utc_s,
-    }])
+    Ok(vec![FooterEntry::of_block(meta, view.seq)])
 }
 
 /// Finds the records of a segment without a footer, as a start does: what is not whole was being written, or is damaged, and nobody can tell which.
