@@ -36,6 +36,7 @@ mod slab;
 mod stats;
 mod store;
 mod table;
+mod taking;
 mod verify;
 mod write;
 

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use forebay_format::layout::{NAMESPACE_TABLES_AT, SLICE_SUPERBLOCKS_AT};
 use forebay_format::{
-    EntryKind, FOOTER_ENTRY_BYTES, FOOTER_TAIL_BYTES, FooterEntry, FooterTail, NAMESPACE_TABLE_BYTES_MAX,
-    NamespaceTable, SEGMENT_HEADER_BYTES, SUPERBLOCK_BYTES, SegmentHeader, SliceLayout, SliceSuperblock, encode_footer,
-    footer_bytes, footer_entries_bytes,
+    FOOTER_ENTRY_BYTES, FOOTER_TAIL_BYTES, FooterEntry, FooterTail, NAMESPACE_TABLE_BYTES_MAX, NamespaceTable,
+    SEGMENT_HEADER_BYTES, SUPERBLOCK_BYTES, SegmentHeader, SliceLayout, SliceSuperblock, encode_footer, footer_bytes,
+    footer_entries_bytes,
 };
 use forebay_io::{Arena, Disk};
-use forebay_types::{Entropy, Key, Millis, NamespaceId};
+use forebay_types::{Entropy, Key, Millis};
 
 use crate::blocking::{flush, read_many, read_one, write_all};
 use crate::clock::ExpiryClock;
@@ -25,7 +25,7 @@ use crate::face::{RecoveryReport, StoreError};
 use crate::flush::Flusher;
 use crate::ghost::Ghosts;
 use crate::hints::Ahead;
-use crate::index::{AGE_MAX, ENTRY_BYTES_MEAN, Entry, Index, Place, Seed};
+use crate::index::{AGE_MAX, ENTRY_BYTES_MEAN, Entry, Index, Seed};
 use crate::lanes::Lanes;
 use crate::leases::{LEASE_BYTES, Leases};
 use crate::mutant::Mutant;
@@ -36,6 +36,7 @@ use crate::segments::{Geometry, SPARE_SEGMENTS, Segments, State};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
 use crate::store::{Store, StoreConfig};
+use crate::taking::{Findings, Taking};
 use crate::write::{ENTRIES_STEP, FOOTER_SHARE};
 
 /// Ranks that blocks found again are given at most: far below where a policy would have to rebase.
@@ -71,9 +72,6 @@ impl Shares {
 const OPEN_SEGMENTS: usize = 4;
 /// Share of a shard that leases may hold.
 const LEASED_SHARE: u64 = 10;
-
-/// Footer entries whose places in the index are looked for side by side: enough to hide the wait for memory, few enough to stay in the nearest cache.
-const LOOK_AHEAD: usize = 64;
 
 /// Segments with a footer that counts, and those that were open.
 type Sorted = (Vec<(u16, FooterTail)>, Vec<u16>);
@@ -412,137 +410,6 @@ impl<D: Disk> Store<D> {
             }
             self.segments.push_free(victim);
         }
-    }
-}
-
-/// What the drive's records say, beside where blocks are.
-struct Findings {
-    tombstones: BTreeMap<(NamespaceId, Key), u64>,
-    seq_max: u64,
-    /// Ages in the index are counted from here.
-    age_base: u64,
-}
-
-impl Findings {
-    /// How old a number is, in the bits an index entry can spare: only those so far apart that no drive holds both are confused.
-    fn age(&self, seq: u64) -> u64 {
-        seq.saturating_sub(self.age_base).min(AGE_MAX)
-    }
-}
-
-/// An entry of a footer, on its way into the index.
-struct Found {
-    hash: u64,
-    ns: u16,
-    place: Place,
-    entry: FooterEntry,
-}
-
-/// Takes entries of footers and scans into the index.
-struct Taking<'a> {
-    geometry: Geometry,
-    index: &'a mut Index,
-    segments: &'a mut Segments,
-    namespaces: &'a Namespaces,
-    found: &'a mut Findings,
-    report: &'a mut RecoveryReport,
-}
-
-impl Taking<'_> {
-    fn take_all(&mut self, segment: u16, entries: impl Iterator<Item = FooterEntry>) {
-        let mut ahead: Vec<Found> = Vec::with_capacity(LOOK_AHEAD);
-        for entry in entries {
-            self.found.seq_max = self.found.seq_max.max(entry.seq);
-            match entry.kind {
-                EntryKind::Tombstone => {
-                    let s = self.segments.get_mut(segment);
-                    s.tombstone_seq_max = s.tombstone_seq_max.max(entry.seq);
-                    let seq = self.found.tombstones.entry((entry.namespace, entry.key)).or_default();
-                    *seq = (*seq).max(entry.seq);
-                }
-                EntryKind::Block => ahead.extend(self.judge(segment, entry)),
-            }
-            if ahead.len() == LOOK_AHEAD {
-                ahead.drain(..).for_each(|found| self.take(&found));
-            }
-        }
-        ahead.drain(..).for_each(|found| self.take(&found));
-    }
-
-    /// Where an entry's block would stand, if it can be one, and the memory there on its way.
-    fn judge(&mut self, segment: u16, entry: FooterEntry) -> Option<Found> {
-        let Some(place) = self.place(segment, &entry) else {
-            self.report.bad_records += 1;
-            return None;
-        };
-        let Some(ns) = self.namespaces.find(entry.namespace) else {
-            self.report.unknown_namespace += 1;
-            return None;
-        };
-        let hash = self.index.hash(ns, &entry.key);
-        self.index.look_ahead(hash);
-        Some(Found { hash, ns, place, entry })
-    }
-
-    fn take(&mut self, found: &Found) {
-        let Found { hash, ns, place, entry } = found;
-        let (hash, ns, place) = (*hash, *ns, *place);
-        let age = self.found.age(entry.seq);
-        if let Some(held) = self.index.find_hashed(hash, ns, &entry.key) {
-            let generation = self.segments.get(place.segment).generation;
-            // The same record twice: it was moved, and the later copy is the one whose segment is not about to be reused.
-            if (age, generation) > (held.age(), self.segments.get(held.segment()).generation) {
-                held.set_place(place);
-                held.set_age(age);
-                if entry.expiry_utc_s != 0 || self.index.any_expire() {
-                    self.index.set_expiry(ns, &entry.key, entry.expiry_utc_s);
-                }
-            }
-            return;
-        }
-        if let Some(table) = self.index.full_table_of(hash) {
-            self.make_room(table);
-        }
-        let mut new = Entry::new(ns, entry.key, 0, place);
-        new.set_age(age);
-        self.index.insert_hashed(hash, new, entry.expiry_utc_s);
-    }
-
-    /// The index is full: a table loses its oldest blocks of the cache. Durable ones stay, whatever they cost.
-    fn make_room(&mut self, table: usize) {
-        let mut oldest: Vec<(u64, u16, Key)> = self
-            .index
-            .table(table)
-            .filter(|e| !self.namespaces.is_durable(e.ns))
-            .map(|e| (e.age(), e.ns, e.key))
-            .collect();
-        oldest.sort_unstable_by_key(|(age, ..)| *age);
-        oldest.truncate(oldest.len().div_ceil(16));
-        for (_, ns, key) in oldest {
-            self.index.remove(ns, &key);
-            self.report.over_index += 1;
-        }
-    }
-
-    fn place(&self, segment: u16, entry: &FooterEntry) -> Option<Place> {
-        let align = self.geometry.align as u32;
-        let layout = &self.geometry.layout;
-        let end = u64::from(entry.start) + u64::from(entry.record_bytes);
-        let inside = entry.start >= SEGMENT_HEADER_BYTES as u32
-            && end <= layout.segment_bytes - FOOTER_TAIL_BYTES as u64
-            && entry.start.is_multiple_of(align)
-            && entry.record_bytes.is_multiple_of(align)
-            && (1..=layout.block_bytes_max()).contains(&u64::from(entry.length));
-        let payload_units = entry.length.div_ceil(align);
-        let trailer_units = (entry.record_bytes / align).checked_sub(payload_units)?;
-        let tail = payload_units * align - entry.length;
-        (inside && (1..32).contains(&trailer_units)).then_some(Place {
-            segment,
-            page: entry.start / align,
-            payload_units,
-            trailer_units,
-            tail,
-        })
     }
 }
 

@@ -4,11 +4,13 @@
 //! segment's opening, which no payload can forge. Then the payload before it is read again and checked. Completions of the dead owner came out of
 //! order, so a bad record says nothing about those behind it.
 
+use std::ops::Range;
+
 use forebay_format::{
     FooterEntry, RecordKind, SEGMENT_HEADER_BYTES, TRAILER_BODY_BYTES_MAX, TrailerView, decode_tombstones,
     decode_trailer, trailer_len,
 };
-use forebay_io::{Arena, Disk};
+use forebay_io::{Arena, Buf, Disk};
 use forebay_types::limits::PIECE_BYTES;
 use forebay_types::{Descriptor, verify_range};
 
@@ -48,16 +50,10 @@ pub(crate) fn scan_segment(
     let mut at = SEGMENT_HEADER_BYTES;
     while at < size {
         let end = (at + WINDOW_BYTES).min(size);
-        let ahead = (WINDOW_BYTES + overlap).min(size - at);
         // The next record's payload begins where the last whole one ended, or behind that.
-        let mut window_at = taken.max(at.saturating_sub(BEHIND_BYTES)).min(at);
-        let mut read = read_one(disk, arena, base + window_at as u64, at - window_at + ahead)?;
-        if read.is_err() && window_at < at {
-            // A bad spot in what was looked at already must not cost what comes now.
-            window_at = at;
-            read = read_one(disk, arena, base + at as u64, ahead)?;
-        }
-        let Ok(window) = read else {
+        let from = taken.max(at.saturating_sub(BEHIND_BYTES)).min(at);
+        let span = from..at + (WINDOW_BYTES + overlap).min(size - at);
+        let Some((window_at, window)) = window(disk, arena, base, span, at)? else {
             // A spot that cannot be read loses the records in it, not those behind it.
             scanned.bad += 1;
             at = end;
@@ -96,6 +92,26 @@ pub(crate) fn scan_segment(
         }
     }
     Ok(scanned)
+}
+
+/// Those bytes of the segment, or, when they cannot be read, what of them is new, from `at` on: a bad spot in what was looked at already must not cost
+/// what comes now. With the place where they begin; `None` when neither can be read.
+fn window(
+    disk: &mut impl Disk,
+    arena: &Arena,
+    base: u64,
+    span: Range<usize>,
+    at: usize,
+) -> Result<Option<(usize, Buf)>, StoreError> {
+    for from in [span.start, at] {
+        if let Ok(read) = read_one(disk, arena, base + from as u64, span.end - from)? {
+            return Ok(Some((from, read)));
+        }
+        if from == at {
+            break;
+        }
+    }
+    Ok(None)
 }
 
 /// Where a record's payload is to be had.
