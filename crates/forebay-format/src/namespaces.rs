@@ -68,6 +68,14 @@ pub struct ClockMark {
     pub old_seq: u64,
 }
 
+impl ClockMark {
+    /// Whether a block that expires then (0 never), and whose record has that number, is over by what the drive knows.
+    pub fn is_over(&self, expiry_utc_s: u64, seq: u64) -> bool {
+        let by = |utc_s| expiry_utc_s != 0 && expiry_utc_s <= utc_s;
+        by(self.utc_s) || seq < self.old_seq && by(self.old_utc_s)
+    }
+}
+
 /// The namespaces that may have records in a slice. A record of any other is dead: numbers are never reused.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NamespaceTable {

@@ -84,11 +84,12 @@ fn show_slice(at: usize, slice: &Slice, segments: bool) -> Result<(), Stop> {
         grouped(open)
     ))?;
     say::line(&format!(
-        "  {} records of blocks and {} tombstones in {}; a start finds {} blocks",
+        "  {} records of blocks and {} tombstones in {}; a start finds {} blocks, and {} that have expired",
         grouped(slice.blocks),
         grouped(slice.tombstones),
         format_size(bytes),
-        grouped(slice.live)
+        grouped(slice.live),
+        grouped(slice.expired)
     ))?;
     if !slice.namespaces.is_empty() {
         say::line("")?;
@@ -181,6 +182,7 @@ fn slice_json(slice: &Slice) -> Value {
         "blocks": slice.blocks,
         "tombstones": slice.tombstones,
         "live": slice.live,
+        "expired": slice.expired,
         "segments": segments.collect::<Vec<_>>(),
     })
 }

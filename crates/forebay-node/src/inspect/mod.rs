@@ -72,8 +72,10 @@ pub struct Slice {
     pub blocks: u64,
     /// Keys in tombstones.
     pub tombstones: u64,
-    /// Blocks that a start would find: of each key the newest, and none that is forgotten or of no namespace.
+    /// Blocks that a start would find: of each key the newest, and none that is forgotten, expired or of no namespace.
     pub live: u64,
+    /// Newest blocks of their key that have expired by what the drive knows.
+    pub expired: u64,
 }
 
 /// A namespace and what it holds.

@@ -13,7 +13,7 @@ use super::read::Reader;
 use super::records::{Opening, scan, verify};
 use super::{Held, Report, Segment, Slice};
 
-/// Entries kept to tell which of a key's records is the newest, 40 bytes each. What is over is not told apart: `live` counts it all.
+/// Entries kept to tell which of a key's records is the newest, 40 bytes each.
 const ENTRIES_MAX: usize = 1 << 26;
 
 /// Which slice, and how closely to look.
@@ -32,7 +32,11 @@ struct Trace {
     seq: u64,
     /// 0 for a tombstone.
     length: u32,
+    /// Seconds since 1970, as far as 32 bits go; 0 never.
+    expiry_utc_s: u32,
 }
+
+const _: () = assert!(size_of::<Trace>() == 40);
 
 /// Looks at a slice. `progress` hears of bytes of it that are done.
 pub(super) fn look(reader: &Reader, place: Place, report: &mut Report, progress: &mut dyn FnMut(u64)) {
@@ -51,7 +55,8 @@ pub(super) fn look(reader: &Reader, place: Place, report: &mut Report, progress:
         }
         slice.blocks = traces.iter().filter(|trace| trace.length > 0).count() as u64;
         slice.tombstones = traces.len() as u64 - slice.blocks;
-        (slice.names_sequence, slice.namespaces) = count(table, traces);
+        slice.names_sequence = table.sequence;
+        (slice.namespaces, slice.expired) = count(table, traces);
         slice.live = slice.namespaces.iter().map(|held| held.blocks).sum();
     }
     report.slices.push(slice);
@@ -210,11 +215,14 @@ impl Looking<'_> {
 
 fn trace(entry: &FooterEntry) -> Trace {
     let length = if entry.kind == EntryKind::Tombstone { 0 } else { entry.length.max(1) };
-    Trace { namespace: entry.namespace.0, key: entry.key.0, seq: entry.seq, length }
+    let expiry_utc_s = u32::try_from(entry.expiry_utc_s).unwrap_or(u32::MAX);
+    Trace { namespace: entry.namespace.0, key: entry.key.0, seq: entry.seq, length, expiry_utc_s }
 }
 
-/// What each namespace holds: of each key the record with the highest number, unless a tombstone has one as high.
-fn count(table: NamespaceTable, mut traces: Vec<Trace>) -> (u64, Vec<Held>) {
+/// What each namespace holds: of each key the record with the highest number, unless a tombstone has one as high, or the drive knows it to be over.
+/// And how many are.
+fn count(table: NamespaceTable, mut traces: Vec<Trace>) -> (Vec<Held>, u64) {
+    let (clock, mut expired) = (table.clock, 0);
     let mut held: BTreeMap<u32, Held> =
         table.rows.into_iter().map(|row| (row.id.0, Held { row, blocks: 0, bytes: 0 })).collect();
     traces.sort_unstable();
@@ -224,9 +232,53 @@ fn count(table: NamespaceTable, mut traces: Vec<Trace>) -> (u64, Vec<Held>) {
             && newest.length > 0
             && let Some(held) = held.get_mut(&newest.namespace)
         {
+            if clock.is_over(newest.expiry_utc_s.into(), newest.seq) {
+                expired += 1;
+                continue;
+            }
             held.blocks += 1;
             held.bytes += u64::from(newest.length);
         }
     }
-    (table.sequence, held.into_values().collect())
+    (held.into_values().collect(), expired)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forebay_format::{ClockMark, NamespaceRow};
+    use forebay_types::{Class, Fingerprint, NamespaceId, Tenant};
+
+    #[test]
+    fn what_is_over_is_not_what_a_start_finds() {
+        let row = NamespaceRow {
+            id: NamespaceId(1),
+            name: "a".into(),
+            tenant: Tenant(0),
+            class: Class::Cache,
+            fingerprint: Fingerprint::default(),
+            quota_bytes: None,
+            ttl_s: None,
+        };
+        let clock = ClockMark { utc_s: 1000, old_utc_s: 5000, old_seq: 10 };
+        let table = NamespaceTable { sequence: 1, clock, rows: vec![row] };
+        let one =
+            |key: u8, seq, length, expiry_utc_s| Trace { namespace: 1, key: [key; 16], seq, length, expiry_utc_s };
+        let traces = vec![
+            one(1, 20, 7, 0),
+            // Over since the drive's time, and one that is not yet.
+            one(2, 21, 7, 1000),
+            one(3, 22, 7, 1001),
+            // Over by a time that was once believed, for records of then.
+            one(4, 9, 7, 1001),
+            one(5, 10, 7, 1001),
+            // What an older record of the key says does not count, and what is forgotten is not over.
+            one(6, 1, 7, 0),
+            one(6, 23, 7, 5),
+            one(7, 24, 7, 5),
+            one(7, 25, 0, 0),
+        ];
+        let (held, expired) = count(table, traces);
+        assert_eq!((held[0].blocks, held[0].bytes, expired), (3, 21, 3));
+    }
 }
