@@ -12,6 +12,7 @@ mod node;
 mod peers;
 mod plan;
 mod raw;
+mod recover;
 mod report;
 mod soak;
 mod watch;
@@ -59,6 +60,8 @@ enum Verb {
     Blender(blender::BlenderArgs),
     /// 64 KiB gets while 16 MiB puts run: shows that nobody starves.
     Mixed(mixed::MixedArgs),
+    /// How soon a node is back on a sparse drive of 4 TB.
+    Recover(recover::RecoverArgs),
     /// How late calls end when the node is stopped or killed under them, and what a dead node costs a call.
     Broken(broken::BrokenArgs),
     /// What `plan_fetch` expects of a get, beside what the get takes.
@@ -80,6 +83,7 @@ impl Verb {
             Verb::Limits(args) => limits::run(args).map(Some),
             Verb::Peers(args) => peers::run(args).map(Some),
             Verb::Blender(args) => blender::run(args).map(Some),
+            Verb::Recover(args) => recover::run(args).map(Some),
             Verb::Mixed(args) => mixed::run(args).map(|()| None),
             Verb::Broken(args) => broken::run(args).map(Some),
             Verb::Plan(args) => plan::run(args).map(|()| None),
@@ -94,6 +98,7 @@ impl Verb {
             Verb::Limits(args) => Some(&args.common),
             Verb::Peers(args) => Some(&args.common),
             Verb::Blender(args) => Some(&args.common),
+            Verb::Recover(args) => Some(&args.common),
             Verb::Mixed(args) => Some(&args.common),
             Verb::Broken(args) => Some(&args.common),
             Verb::Plan(args) => Some(&args.common),
@@ -110,6 +115,7 @@ fn tables(bench: &str, result: &Value) -> Vec<Table> {
         "blender" => blender::tables(result),
         "broken" => broken::tables(result),
         "peers" => peers::tables(result),
+        "recover" => recover::tables(result),
         _ => Vec::new(),
     }
 }

@@ -447,14 +447,19 @@ impl<D: Disk> Store<D> {
         false
     }
 
+    /// Seals what is open: the next records open other segments. For whoever wants a drive's segments filled a little each.
+    pub fn seal_open(&mut self) {
+        for kind in [SegmentKind::Cache, SegmentKind::Durable, SegmentKind::Reappend] {
+            self.seal(kind);
+        }
+    }
+
     /// Seals, flushes and waits. Nothing depends on it: the next start is the one after a crash either way.
     pub fn close(&mut self, now: Millis) {
         self.closing = true;
         self.drop_prefetches();
         self.clock.hurry();
-        for kind in [SegmentKind::Cache, SegmentKind::Durable, SegmentKind::Reappend] {
-            self.seal(kind);
-        }
+        self.seal_open();
         let mut flushed = false;
         // Ends: nothing new is begun, and every step either completes an operation or has nothing left to wait for.
         loop {
