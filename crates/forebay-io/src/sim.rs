@@ -14,8 +14,10 @@ use forebay_types::{Entropy, SeededEntropy};
 
 use crate::{Disk, DiskDone, DiskError, DiskInfo, DiskOp, ReadInto, Shared};
 
+mod fault;
 mod pages;
 
+pub use fault::{Fault, OpKind, Reaches};
 use pages::Pages;
 
 /// What a power cut leaves whole: the sector of every drive.
@@ -42,44 +44,6 @@ pub struct SimOptions {
 impl Default for SimOptions {
     fn default() -> Self {
         SimOptions { len: 64 << 20, align: 4096, depth: 64, seed: 1, orderly: false }
-    }
-}
-
-/// A kind of operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OpKind {
-    /// [`DiskOp::Read`].
-    Read,
-    /// [`DiskOp::Write`].
-    Write,
-    /// [`DiskOp::Flush`].
-    Flush,
-}
-
-/// A planned failure.
-#[derive(Debug, Clone)]
-pub struct Fault {
-    /// Operations it is about.
-    pub on: OpKind,
-    /// Only those that touch these bytes; everything when absent. Means nothing for flushes.
-    pub range: Option<Range<u64>>,
-    /// Matching operations to let pass first.
-    pub after: u64,
-    /// Matching operations to fail then; `u64::MAX` for ever.
-    pub times: u64,
-    /// What they are told.
-    pub error: DiskError,
-}
-
-impl Fault {
-    /// The next operation of this kind fails with EIO.
-    pub fn next(on: OpKind) -> Self {
-        Fault { on, range: None, after: 0, times: 1, error: DiskError::Os(EIO) }
-    }
-
-    /// A bad spot: every operation of this kind on these bytes fails with EIO.
-    pub fn bad_spot(on: OpKind, range: Range<u64>) -> Self {
-        Fault { on, range: Some(range), after: 0, times: u64::MAX, error: DiskError::Os(EIO) }
     }
 }
 
@@ -148,7 +112,8 @@ struct Unflushed {
 
 struct InFlight {
     token: u64,
-    error: Option<DiskError>,
+    /// It will fail: what it will be told, and what of it reaches the drive.
+    fails: Option<(DiskError, Reaches)>,
     op: Op,
 }
 
@@ -367,7 +332,7 @@ impl State {
                 .filter_map(|flight| match &flight.op {
                     Op::Write { offset, bytes, .. } => Some(InFlight {
                         token: flight.token,
-                        error: flight.error,
+                        fails: flight.fails,
                         op: Op::Write { offset: *offset, from: None, bytes: bytes.clone() },
                     }),
                     _ => None,
@@ -444,7 +409,7 @@ impl State {
     }
 
     /// The planned failure of an operation, if there is one.
-    fn planned(&mut self, op: &Op) -> Option<DiskError> {
+    fn planned(&mut self, op: &Op) -> Option<(DiskError, Reaches)> {
         let (kind, span) = (op.kind(), op.span());
         for fault in &mut self.faults {
             let hit = fault.range.as_ref().is_none_or(|range| range.start < span.end && span.start < range.end);
@@ -456,28 +421,32 @@ impl State {
                 continue;
             }
             fault.times = if fault.times == u64::MAX { u64::MAX } else { fault.times - 1 };
-            return Some(fault.error);
+            return Some((fault.error, fault.reaches));
         }
         None
     }
 
     /// Ends the operation at `index`.
     fn complete(&mut self, index: usize) -> DiskDone {
-        let InFlight { token, error, op } = self.in_flight.remove(index);
+        let InFlight { token, fails, op } = self.in_flight.remove(index);
         let read = match op {
-            Op::Read { offset, into } => Some(self.fill(offset, into, error.is_some())),
+            Op::Read { offset, into } => Some(self.fill(offset, into, fails.is_some())),
             Op::Write { offset, bytes, from } => {
                 drop(from);
-                let kept = if error.is_some() { self.tear(offset, &bytes) } else { vec![(offset, bytes)] };
+                let kept = match fails.map(|(_, reaches)| reaches) {
+                    Some(Reaches::Any) => self.tear(offset, &bytes),
+                    Some(Reaches::Nothing) => Vec::new(),
+                    Some(Reaches::All) | None => vec![(offset, bytes)],
+                };
                 self.complete_writes(kept);
                 None
             }
             Op::Flush { before } => {
-                self.flush(before, error.is_some());
+                self.flush(before, fails.is_some());
                 None
             }
         };
-        DiskDone { token, result: error.map_or(Ok(()), Err), read }
+        DiskDone { token, result: fails.map_or(Ok(()), |(error, _)| Err(error)), read }
     }
 
     fn fill(&mut self, offset: u64, into: ReadInto, failed: bool) -> ReadInto {
@@ -605,9 +574,9 @@ impl Disk for SimDisk {
                 (token, Op::Flush { before: state.completed })
             }
         };
-        let error = state.planned(&op);
+        let fails = state.planned(&op);
         let changes = op.kind() != OpKind::Read;
-        state.in_flight.push(InFlight { token, error, op });
+        state.in_flight.push(InFlight { token, fails, op });
         drop(state);
         if changes {
             self.medium.step();

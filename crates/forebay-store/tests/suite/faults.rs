@@ -1,6 +1,6 @@
 //! A drive that fails: reads that fail are misses, a failed write or flush takes the drive out for writing, and nothing hangs.
 
-use forebay_io::sim::{Fault, OpKind};
+use forebay_io::sim::{Fault, OpKind, Reaches};
 use forebay_store::Event;
 use forebay_types::{MissReason, PutOutcome, RefusedReason};
 
@@ -30,20 +30,23 @@ fn a_failed_flush_refuses_what_waited_and_all_later_puts_and_still_serves() {
 
 #[test]
 fn a_failed_write_takes_its_block_along_and_a_failed_read_does_not() {
-    let mut rig = Rig::new(Options::default());
-    rig.put(CACHE, key(1), 5000);
-    rig.settle();
-    rig.medium.fault(Fault::next(OpKind::Write));
-    assert_eq!(rig.put(CACHE, key(2), 5000), PutOutcome::Cached);
-    rig.settle();
-    assert_eq!(rig.get(CACHE, key(2)), Got::Miss(MissReason::Absent));
-    let mut rig = rig.reopen(false);
-    rig.medium.fault(Fault::next(OpKind::Read));
-    assert_eq!(rig.get(CACHE, key(1)), Got::Miss(MissReason::Unavailable));
-    assert_eq!(rig.get(CACHE, key(1)), Got::Hit(1));
-    // What failed may have reached the drive all the same; then it is found.
-    let again = rig.put(CACHE, key(2), 5000);
-    assert!(matches!(again, PutOutcome::Cached | PutOutcome::Exists), "a new start, a new chance: {again:?}");
+    // What failed may have reached the drive all the same. Then the next start finds it, whole, as if the process had died before the answer.
+    for (reaches, again) in [(Reaches::Nothing, PutOutcome::Cached), (Reaches::All, PutOutcome::Exists)] {
+        let mut rig = Rig::new(Options::default());
+        rig.put(CACHE, key(1), 5000);
+        rig.settle();
+        rig.medium.fault(Fault::next(OpKind::Write).reaching(reaches));
+        assert_eq!(rig.put(CACHE, key(2), 5000), PutOutcome::Cached);
+        rig.settle();
+        assert_eq!(rig.get(CACHE, key(2)), Got::Miss(MissReason::Absent));
+        let mut rig = rig.reopen(false);
+        rig.medium.fault(Fault::next(OpKind::Read));
+        assert_eq!(rig.get(CACHE, key(1)), Got::Miss(MissReason::Unavailable));
+        assert_eq!(rig.get(CACHE, key(1)), Got::Hit(1));
+        assert_eq!(rig.put(CACHE, key(2), 5000), again, "a new start, a new chance: {reaches:?}");
+        let version = if reaches == Reaches::All { 2 } else { 3 };
+        assert_eq!(rig.get(CACHE, key(2)), Got::Hit(version));
+    }
 }
 
 #[test]
