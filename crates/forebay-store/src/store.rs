@@ -286,7 +286,7 @@ impl<D: Disk> Store<D> {
             more |= self.clean_step();
             self.seal_step();
             self.save_table(now);
-            self.flush_step();
+            self.flush_step(now);
         }
         more
     }

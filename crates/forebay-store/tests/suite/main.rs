@@ -6,6 +6,7 @@ mod crash;
 mod expiry;
 mod faults;
 mod flips;
+mod grouping;
 mod hints;
 mod model;
 mod mutants;
