@@ -14,7 +14,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use crate::Extents;
 
 /// Buffers start at multiples of this, in bytes: what any drive asks of direct I/O.
-pub(crate) const ARENA_ALIGN: usize = 4096;
+pub const ARENA_ALIGN: usize = 4096;
 
 /// Why there is no arena.
 #[derive(Debug, thiserror::Error)]

@@ -26,7 +26,7 @@ mod sync {
     pub(crate) use std::sync::{Arc, Mutex, MutexGuard};
 }
 
-pub use arena::{Arena, ArenaError, Buf, Shared};
+pub use arena::{ARENA_ALIGN, Arena, ArenaError, Buf, Shared};
 pub use device::{device_bytes, is_block_device};
 pub use disk::{Disk, DiskDone, DiskError, DiskInfo, DiskOp, ReadInto};
 pub use drive::{DriveError, DriveFile};

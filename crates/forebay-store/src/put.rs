@@ -7,7 +7,7 @@ use std::rc::Rc;
 use forebay_format::{
     EntryKind, FooterEntry, RecordKind, SegmentKind, TRAILER_HEADER_BYTES, Trailer, encode_trailer, trailer_len,
 };
-use forebay_io::Disk;
+use forebay_io::{ARENA_ALIGN, Disk};
 use forebay_types::{Class, Descriptor, Key, Millis, RefusedReason};
 
 use crate::dram::Cached;
@@ -20,8 +20,23 @@ use crate::store::{Batch, Store};
 use crate::write::RecordOf;
 
 /// Most bytes of puts that the drive has not taken yet: 8 MiB waiting and what is in flight. Acknowledged and unwritten is what a SIGKILL loses, so
-/// it stays a few milliseconds of the drive; puts beyond it wait, and gets always find room in the arena.
+/// it stays a few milliseconds of the drive; puts beyond it wait, and gets always find room in the arena. Of blocks that are larger two may be there,
+/// one being filled while the other is written.
 const UNWRITTEN_BYTES_MAX: usize = 12 << 20;
+
+/// How long room is kept for a put that found none, unless it asks again: a shard tries again every half a millisecond.
+const ROOM_KEPT_MS: Millis = 10;
+
+/// Sizes that room is kept for: the first has it, the others stand in line. More than these are told `busy` without a place in it.
+const AWAITED_MAX: usize = 8;
+
+/// A size of puts that found no room, for which others leave it. Without, blocks of one size could keep out those of another for ever: as soon as a
+/// small one is written there is room for a small one.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    bytes: usize,
+    until: Millis,
+}
 
 /// What a reservation remembers.
 #[derive(Debug)]
@@ -76,7 +91,7 @@ impl<D: Disk> Store<D> {
         self.counted.busy += u64::from(reason == RefusedReason::Busy);
     }
 
-    fn try_reserve(&mut self, _now: Millis, encoded: &[u8], batch: Batch, depth: u32) -> Reserve {
+    fn try_reserve(&mut self, now: Millis, encoded: &[u8], batch: Batch, depth: u32) -> Reserve {
         let refused = Reserve::Refused;
         // The caller has decoded it: what does not decode here is told what a block of 0 bytes is told.
         let Ok(descriptor) = Descriptor::decode(encoded) else { return refused(RefusedReason::TooLarge) };
@@ -116,10 +131,7 @@ impl<D: Disk> Store<D> {
             return refused(if self.can_make_room() { RefusedReason::Busy } else { RefusedReason::Full });
         }
         let bytes = self.geometry.bytes(units) as usize;
-        // One goes whatever its size.
-        let held = *self.put_bytes.borrow();
-        let has_place = self.dram.has_room(self.claims.borrow().len());
-        if !has_place || held > 0 && held + bytes > UNWRITTEN_BYTES_MAX.min(self.arena.len() / 2) {
+        if !self.dram.has_room(self.claims.borrow().len()) || !self.may_hold(now, bytes) {
             return refused(RefusedReason::Busy);
         }
         let Some(buf) = self.dram.alloc(&self.arena, bytes) else { return refused(RefusedReason::Busy) };
@@ -142,6 +154,25 @@ impl<D: Disk> Store<D> {
             claim,
         };
         Reserve::Slot(PutSlot { buf, meta })
+    }
+
+    /// Whether a put of `bytes` may take memory now. One goes whatever its size.
+    fn may_hold(&mut self, now: Millis, bytes: usize) -> bool {
+        let held = *self.put_bytes.borrow();
+        let bytes = bytes.next_multiple_of(ARENA_ALIGN);
+        let most = UNWRITTEN_BYTES_MAX.max(2 * bytes).min(self.arena.len() / 2);
+        self.awaited.retain(|awaited| now < awaited.until);
+        let mine = self.awaited.iter().position(|awaited| awaited.bytes == bytes);
+        let kept = self.awaited.front().map_or(0, |first| if mine == Some(0) { 0 } else { first.bytes });
+        let may = held == 0 && kept == 0 || held + bytes + kept <= most;
+        let until = now + ROOM_KEPT_MS;
+        match mine {
+            Some(at) if may => drop(self.awaited.remove(at)),
+            Some(at) => self.awaited[at].until = until,
+            None if !may && self.awaited.len() < AWAITED_MAX => self.awaited.push_back(Awaited { bytes, until }),
+            None => {}
+        }
+        may
     }
 
     /// `Some` when a block of `units` cannot be within its namespace's quota.

@@ -126,6 +126,7 @@ impl<D: Disk> Store<D> {
             scrub: Scrub::default(),
             writing: Vec::new(),
             gathering_buffers: Vec::new(),
+            awaited: VecDeque::new(),
             flusher: Flusher::default(),
             cleaning: None,
             claims: Rc::new(RefCell::new(BTreeSet::new())),

@@ -25,6 +25,7 @@ use crate::lanes::{Lane, Lanes};
 use crate::leases::Leases;
 use crate::mutant::Mutant;
 use crate::namespaces::Namespaces;
+use crate::put::Awaited;
 use crate::scrub::Scrub;
 use crate::segments::{Geometry, SPARE_SEGMENTS, Segments};
 use crate::slab::Slab;
@@ -125,6 +126,8 @@ pub struct Store<D: Disk> {
     pub(crate) claims: Rc<RefCell<BTreeSet<(u16, Key)>>>,
     /// Bytes of the arena that slots and unfinished writes of puts hold.
     pub(crate) put_bytes: Rc<RefCell<usize>>,
+    /// Who waits for room in it.
+    pub(crate) awaited: VecDeque<Awaited>,
     /// Durable puts that are not durable yet: number, and who else waits for them.
     pub(crate) undurable: BTreeMap<(u16, Key), (u64, Vec<u64>)>,
     /// Forgets under way: the caller's token, records to go, whether all is well.

@@ -119,6 +119,7 @@ impl Oracle {
 
 pub(crate) struct Options {
     pub(crate) len: u64,
+    pub(crate) segment: u64,
     pub(crate) align: usize,
     pub(crate) seed: u64,
     pub(crate) arena: usize,
@@ -132,6 +133,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             len: 80 * MIB,
+            segment: 4 * MIB,
             align: 4096,
             seed: 1,
             arena: 16 << 20,
@@ -173,7 +175,7 @@ impl Rig {
             orderly: options.orderly,
         });
         let arena = Arena::new(options.arena).unwrap();
-        let (shard, segment_bytes) = (ShardId([9; 16]), Some(4 * MIB));
+        let (shard, segment_bytes) = (ShardId([9; 16]), Some(options.segment));
         let params = FormatParams { shard, slice_index: 0, segment_bytes, utc_s: UTC };
         format_slice(&mut medium.open(), &arena, &params).unwrap();
         let mut rig =
