@@ -25,11 +25,11 @@ struct Load {
     cache: &'static str,
 }
 
-/// As many in flight as make 8 MiB, and two of the large ones.
+/// As many in flight as make 8 MiB, and four of the large ones.
 const LOADS: [Load; 3] = [
     Load { bytes: 64 << 10, depth: 128, pair_mib: 256, durable: "put_durable_64k", cache: "put_cache_64k" },
     Load { bytes: 1 << 20, depth: 8, pair_mib: 512, durable: "put_durable_1m", cache: "put_cache_1m" },
-    Load { bytes: 16 << 20, depth: 2, pair_mib: 512, durable: "put_durable_16m", cache: "put_cache_16m" },
+    Load { bytes: 16 << 20, depth: 4, pair_mib: 512, durable: "put_durable_16m", cache: "put_cache_16m" },
 ];
 
 pub(super) const PATHS: [&str; 6] = {
@@ -44,7 +44,7 @@ impl Load {
 
     /// Blocks of one call: several windows, so that a window that empties at a call's end is a small part.
     fn in_a_call(&self) -> usize {
-        self.count() / 4
+        self.count() / 2
     }
 }
 

@@ -9,7 +9,6 @@ mod item;
 
 use std::collections::VecDeque;
 
-use forebay_types::limits::PIECE_BYTES;
 use forebay_types::{NamespaceId, PutOutcome, RefusedReason, RegionId, Reuse};
 use forebay_wire::{Message, Place, PutItem};
 
@@ -24,6 +23,8 @@ use item::State;
 
 /// Most items of one message.
 const ITEMS_PER_MESSAGE: usize = 256;
+/// Payload bytes that are worth a message of their own: what a shard copies in a turn of its loop, and in the time of a wake-up.
+const BYTES_WORTH_SENDING: usize = 256 << 10;
 /// Payload bytes after which a message is sent: the node copies the first blocks while the next are summed.
 const BYTES_PER_MESSAGE: usize = 1 << 20;
 
@@ -98,18 +99,18 @@ impl<'b> PutPart<'b> {
     }
 
     fn fits(&self, length: usize, link: &Link, call: &PutCall<'_, 'b>) -> bool {
-        let credit = usize::try_from(link.welcome.credit_bytes).unwrap_or(usize::MAX);
-        self.in_flight == 0
-            || (self.in_flight < call.window_items
-                && self.in_flight_bytes + length <= call.core.options.in_flight_bytes.min(credit))
+        // Credit is for what is streamed. What lies in a region waits there, in memory of ours.
+        let credit = if link.with_regions { u64::MAX } else { link.welcome.credit_bytes };
+        let bytes = call.core.options.in_flight_bytes.min(usize::try_from(credit).unwrap_or(usize::MAX));
+        self.in_flight == 0 || (self.in_flight < call.window_items && self.in_flight_bytes + length <= bytes)
     }
 
-    /// For small blocks, waits until a message is worth sending.
+    /// Waits until a message is worth sending: a window in which each answer lets one block go would become messages of one block.
     fn is_worth_sending(&self, length: usize, link: &Link, call: &PutCall<'_, 'b>) -> bool {
         let waiting = self.items.len() - self.next + self.again.len();
         let free = call.window_items.saturating_sub(self.in_flight);
-        self.fits(length, link, call)
-            && (self.in_flight == 0 || length >= PIECE_BYTES || free >= waiting.min(call.window_items / 4))
+        let enough = waiting.min(call.window_items / 4).min(BYTES_WORTH_SENDING / length.max(1));
+        self.fits(length, link, call) && (self.in_flight == 0 || free >= enough)
     }
 
     fn refill(&mut self, link: &mut Link, call: &mut PutCall<'_, 'b>, at: Moment) -> Result<bool, LinkError> {
