@@ -4,7 +4,9 @@
 //! copied into one buffer, which is written when the turn ends, so nothing waits for company. Each record is completed, acknowledged and flushed
 //! as if it had been written alone: a write of several may be torn between any two sectors, and so may several writes.
 
-use forebay_io::{Buf, Disk, DiskError, Shared};
+use std::ops::Range;
+
+use forebay_io::{Arena, Buf, Disk, DiskError, Shared};
 use forebay_types::limits::STEP_BYTES;
 
 use crate::lanes::Lane;
@@ -15,8 +17,32 @@ use crate::write::RecordOf;
 const RECORD_BYTES_MAX: usize = 32 << 10;
 /// Bytes of one write: what may be copied in one step.
 const WRITE_BYTES_MAX: usize = STEP_BYTES;
-/// Buffers kept for the next writes, 2 MiB: half of what may be in flight. Each new one costs the DRAM tier a stretch of neighbours.
-const BUFFERS_KEPT: usize = 8;
+/// Buffers for such writes, 2 MiB: half of what may be in flight.
+const BUFFERS: usize = 8;
+
+/// Buffers that are there for good, side by side at one end of the arena. Taken where there was room at the moment, they would cut a small arena
+/// into pieces for ever: a block larger than any of them would find no place however much is free.
+pub(crate) struct Buffers {
+    idle: Vec<Buf>,
+    span: Range<usize>,
+}
+
+impl Buffers {
+    /// From an arena that nobody has taken anything of.
+    pub(crate) fn new(arena: &Arena) -> Buffers {
+        let idle: Vec<Buf> = (0..BUFFERS).map_while(|_| arena.alloc(WRITE_BYTES_MAX)).collect();
+        let starts = || idle.iter().map(Buf::arena_offset);
+        let span = starts().min().unwrap_or(0)..starts().max().map_or(0, |last| last + WRITE_BYTES_MAX);
+        debug_assert!(span.len() == idle.len() * WRITE_BYTES_MAX, "they lie side by side");
+        Buffers { idle, span }
+    }
+
+    fn give_back(&mut self, buf: Buf) {
+        if self.span.contains(&buf.arena_offset()) {
+            self.idle.push(buf);
+        }
+    }
+}
 
 /// A record whose write is to come or under way.
 pub(crate) struct Gathered {
@@ -108,7 +134,7 @@ impl<D: Disk> Store<D> {
     }
 
     fn gathering_buffer(&mut self) -> Option<Buf> {
-        self.gathering_buffers.pop().or_else(|| self.dram.alloc(&self.arena, WRITE_BYTES_MAX))
+        self.gathering_buffers.idle.pop().or_else(|| self.dram.alloc(&self.arena, WRITE_BYTES_MAX))
     }
 
     /// A write is completed. The buffer in which it gathered several serves again.
@@ -119,10 +145,8 @@ impl<D: Disk> Store<D> {
         gathered: Option<Shared>,
         result: Result<(), DiskError>,
     ) {
-        if self.gathering_buffers.len() < BUFFERS_KEPT
-            && let Some(Ok(buf)) = gathered.map(Shared::thaw)
-        {
-            self.gathering_buffers.push(buf);
+        if let Some(Ok(buf)) = gathered.map(Shared::thaw) {
+            self.gathering_buffers.give_back(buf);
         }
         for Gathered { number, of, .. } in records {
             self.record_done(segment, number, of, result);

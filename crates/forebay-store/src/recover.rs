@@ -23,6 +23,7 @@ use crate::clock::ExpiryClock;
 use crate::dram::{Dram, OVERHEAD_BYTES};
 use crate::face::{RecoveryReport, StoreError};
 use crate::flush::Flusher;
+use crate::gather::Buffers;
 use crate::ghost::Ghosts;
 use crate::hints::Ahead;
 use crate::index::{AGE_MAX, ENTRY_BYTES_MEAN, Entry, Index, Seed};
@@ -99,6 +100,7 @@ impl<D: Disk> Store<D> {
         let clock = ExpiryClock::new(now, utc_s, table.clock);
         let namespaces = Namespaces::load(table);
         let seed = Seed([entropy.word(), entropy.word()]);
+        let gathering_buffers = Buffers::new(&arena);
         let shares = Shares::of(config.index_bytes_max, &layout);
         let mut store = Store {
             dram: Dram::new(seed, shares.dram_blocks),
@@ -125,8 +127,8 @@ impl<D: Disk> Store<D> {
             ahead: Ahead::default(),
             scrub: Scrub::default(),
             writing: Vec::new(),
-            gathering_buffers: Vec::new(),
             awaited: VecDeque::new(),
+            gathering_buffers,
             flusher: Flusher::default(),
             cleaning: None,
             claims: Rc::new(RefCell::new(BTreeSet::new())),

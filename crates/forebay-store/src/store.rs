@@ -16,7 +16,7 @@ use crate::evict::Cleaning;
 use crate::expiry::Sweep;
 use crate::face::Event;
 use crate::flush::{Action, Flusher};
-use crate::gather::Gathered;
+use crate::gather::{Buffers, Gathered};
 use crate::get::{RangeGet, ReadOp};
 use crate::ghost::Ghosts;
 use crate::hints::{Ahead, Fetching};
@@ -119,7 +119,7 @@ pub struct Store<D: Disk> {
     /// Segments being written or sealed.
     pub(crate) writing: Vec<OpenSegment>,
     /// For writes that gather several records.
-    pub(crate) gathering_buffers: Vec<Buf>,
+    pub(crate) gathering_buffers: Buffers,
     pub(crate) flusher: Flusher,
     pub(crate) cleaning: Option<Cleaning>,
     /// Names of puts between reservation and commit; slots let go of theirs when they are dropped.

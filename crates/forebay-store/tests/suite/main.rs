@@ -8,6 +8,7 @@ mod faults;
 mod flips;
 mod grouping;
 mod hints;
+mod kept;
 mod model;
 mod mutants;
 mod policy;
