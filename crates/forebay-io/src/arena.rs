@@ -197,10 +197,6 @@ impl Shared {
     pub fn range(&self, range: Range<usize>) -> &[u8] {
         &self[range]
     }
-
-    pub(crate) fn as_ptr(&self) -> *const u8 {
-        self.0.as_ptr()
-    }
 }
 
 impl Deref for Shared {

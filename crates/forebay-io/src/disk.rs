@@ -1,5 +1,7 @@
 //! The seam between the store and whatever keeps its bytes.
 
+use std::ops::Range;
+
 use crate::{Buf, Landing, Shared};
 
 /// What a disk is.
@@ -60,20 +62,30 @@ pub enum DiskOp {
         /// Target.
         into: ReadInto,
     },
-    /// Writes all of `from` at `offset`. Not durable until a later [`DiskOp::Flush`] completes.
+    /// Writes the bytes `part` of `from` at `offset`. Not durable until a later [`DiskOp::Flush`] completes.
     Write {
         /// Caller's.
         token: u64,
         /// Bytes from the disk's start.
         offset: u64,
-        /// Source; its length is a multiple of the alignment.
+        /// Source.
         from: Shared,
+        /// Which of its bytes; both ends are multiples of the alignment.
+        part: Range<usize>,
     },
     /// Makes every write *completed before this was submitted* durable.
     Flush {
         /// Caller's.
         token: u64,
     },
+}
+
+impl DiskOp {
+    /// Writes all of `from` at `offset`.
+    pub fn write(token: u64, offset: u64, from: Shared) -> DiskOp {
+        let part = 0..from.len();
+        DiskOp::Write { token, offset, from, part }
+    }
 }
 
 /// A finished operation, in any order.

@@ -342,8 +342,9 @@ impl Disk for Engine {
                 self.check(offset, ptr, len);
                 (token, offset, Held::Read(into), Verb::Read, ptr, len)
             }
-            DiskOp::Write { token, offset, from } => {
-                let (ptr, len) = (from.as_ptr().cast_mut(), from.len());
+            DiskOp::Write { token, offset, from, part } => {
+                let source = &from[part];
+                let (ptr, len) = (source.as_ptr().cast_mut(), source.len());
                 self.check(offset, ptr, len);
                 (token, offset, Held::Write(from), Verb::Write, ptr, len)
             }

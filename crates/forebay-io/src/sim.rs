@@ -541,7 +541,7 @@ impl Disk for SimDisk {
                 }
                 self.check(*offset, into.len());
             }
-            DiskOp::Write { offset, from, .. } => self.check(*offset, from.len()),
+            DiskOp::Write { offset, part, .. } => self.check(*offset, part.len()),
             DiskOp::Flush { .. } => {}
         }
         let mut state = self.medium.0.borrow_mut();
@@ -563,10 +563,10 @@ impl Disk for SimDisk {
                 state.counts.read_bytes += into.len() as u64;
                 (token, Op::Read { offset, into })
             }
-            DiskOp::Write { token, offset, from } => {
+            DiskOp::Write { token, offset, from, part } => {
                 state.counts.writes += 1;
-                state.counts.written_bytes += from.len() as u64;
-                let bytes = Rc::from(&from[..]);
+                state.counts.written_bytes += part.len() as u64;
+                let bytes = Rc::from(&from[part]);
                 (token, Op::Write { offset, from: Some(from), bytes })
             }
             DiskOp::Flush { token } => {

@@ -77,7 +77,7 @@ fn a_device_has_one_owner_and_is_free_at_once_when_it_goes() {
             drop(drive);
             in_use(name);
             let buf = arena.alloc(1 << 20).unwrap();
-            engine.submit(DiskOp::Write { token: 1, offset: 0, from: buf.freeze() }).unwrap();
+            engine.submit(DiskOp::write(1, 0, buf.freeze())).unwrap();
             drop(engine);
             assert!(DriveFile::open_within(&other_name, Duration::ZERO).is_ok(), "{name}");
         }

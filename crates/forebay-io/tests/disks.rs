@@ -81,7 +81,7 @@ fn a_slice_never_touches_its_neighbours() {
         let mut engine = Engine::with(options, drive.try_clone().unwrap(), BASE, LEN, &arena).unwrap();
         let mut all = arena.alloc(LEN as usize).unwrap();
         all.fill(9);
-        engine.submit(DiskOp::Write { token: 1, offset: 0, from: all.freeze() }).unwrap();
+        engine.submit(DiskOp::write(1, 0, all.freeze())).unwrap();
         let mut done = Vec::new();
         Disk::wait(&mut engine, &mut done);
         assert_eq!(done[0].result, Ok(()), "{name}");
@@ -365,7 +365,7 @@ fn a_drive_has_one_owner_and_is_free_at_once_when_it_goes() {
                 "{name}: the engine holds it"
             );
             let buf = arena.alloc(1 << 20).unwrap();
-            engine.submit(DiskOp::Write { token: 1, offset: 0, from: buf.freeze() }).unwrap();
+            engine.submit(DiskOp::write(1, 0, buf.freeze())).unwrap();
             drop(engine);
             assert!(DriveFile::open_within(&scratch.0, Duration::ZERO).is_ok(), "{name}");
             drive = DriveFile::open(&scratch.0).unwrap_or_else(|e| panic!("{name}, round {round}: {e}"));

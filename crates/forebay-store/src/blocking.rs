@@ -81,7 +81,7 @@ pub(crate) fn write_all(
     for (offset, bytes) in list {
         let mut buf = arena.alloc(bytes.len()).ok_or_else(|| no_memory(arena, bytes.len()))?;
         buf.copy_from_slice(bytes);
-        run(disk, DiskOp::Write { token: 0, offset: *offset, from: buf.freeze() }).map_err(failed(doing))?;
+        run(disk, DiskOp::write(0, *offset, buf.freeze())).map_err(failed(doing))?;
     }
     Ok(())
 }

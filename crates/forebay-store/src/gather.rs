@@ -129,7 +129,7 @@ impl<D: Disk> Store<D> {
             to += record.from.len();
         }
         let data = buf.freeze();
-        let op = Op::Records { segment, records, bytes: bytes as u64, gathered: Some(data.clone()) };
+        let op = Op::Records { segment, records, gathered: Some(data.clone()) };
         self.write(lane, op, offset, data);
     }
 
@@ -154,7 +154,7 @@ impl<D: Disk> Store<D> {
     }
 
     fn write_one(&mut self, lane: Lane, segment: u16, offset: u64, record: Gathered) {
-        let (bytes, from) = (record.from.len() as u64, record.from.clone());
-        self.write(lane, Op::Records { segment, records: vec![record], bytes, gathered: None }, offset, from);
+        let from = record.from.clone();
+        self.write(lane, Op::Records { segment, records: vec![record], gathered: None }, offset, from);
     }
 }

@@ -1,6 +1,9 @@
 //! Numbered places for things that come back by number.
 
-/// Things by number. A number is not given again while it is held, nor soon after.
+/// Most often a place is used before its numbers begin again: the highest bit of a number is left to whoever must tell two slabs apart.
+const LAPS: u32 = u32::MAX >> 1;
+
+/// Things by number, of at most 63 bits. A number is not given again while it is held, nor soon after.
 pub(crate) struct Slab<T> {
     slots: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
@@ -32,7 +35,7 @@ impl<T> Slab<T> {
     pub(crate) fn remove(&mut self, number: u64) -> Option<T> {
         let (lap, slot) = self.slot(number)?;
         let value = slot.take()?;
-        *lap = lap.wrapping_add(1);
+        *lap = (*lap + 1) & LAPS;
         self.free.push(number as u32);
         Some(value)
     }

@@ -82,9 +82,9 @@ pub(crate) enum Op {
     Suspect { ns: u16, key: Key, place: Place },
     Prefetch(Fetching),
     Scrub,
-    Records { segment: u16, records: Vec<Gathered>, bytes: u64, gathered: Option<Shared> },
-    Footer { segment: u16, bytes: u64 },
-    Table { bytes: u64 },
+    Records { segment: u16, records: Vec<Gathered>, gathered: Option<Shared> },
+    Footer { segment: u16 },
+    Table,
     Flush,
     VictimFooter,
     VictimRecord { item: usize },
@@ -257,6 +257,7 @@ impl<D: Disk> Store<D> {
 
     /// Collects completions, submits queued I/O by lane, cleans in bounded steps. True: there is more to do right now.
     pub fn turn(&mut self, now: Millis, events: &mut Vec<Event>) -> bool {
+        self.lanes.set_now(now);
         let mut done = Vec::new();
         self.disk.poll(&mut done);
         let mut more = !done.is_empty();
@@ -295,6 +296,7 @@ impl<D: Disk> Store<D> {
     }
 
     fn complete(&mut self, now: Millis, done: DiskDone) {
+        let Some(done) = self.lanes.ended(done) else { return };
         let Some(op) = self.ops.remove(done.token) else { return };
         let DiskDone { result, read, .. } = done;
         match op {
@@ -304,24 +306,15 @@ impl<D: Disk> Store<D> {
             Op::Suspect { ns, key, place } => self.suspect_done(ns, key, place, result, read),
             Op::Prefetch(fetching) => self.prefetch_read(fetching, result, read),
             Op::Scrub => self.scrub_done(result, read),
-            Op::Records { segment, records, bytes, gathered } => {
-                self.lanes.written(bytes);
-                self.records_done(segment, records, gathered, result);
-            }
-            Op::Footer { segment, bytes } => {
-                self.lanes.written(bytes);
-                self.footer_done(segment, result);
-            }
-            Op::Table { bytes } => {
-                self.lanes.written(bytes);
-                match result {
-                    Ok(()) => {
-                        let tokens = self.namespaces.unsaved_taken();
-                        self.flusher.add(Action::TableSaved(tokens), true);
-                    }
-                    Err(error) => self.fail_writes(error),
+            Op::Records { segment, records, gathered } => self.records_done(segment, records, gathered, result),
+            Op::Footer { segment } => self.footer_done(segment, result),
+            Op::Table => match result {
+                Ok(()) => {
+                    let tokens = self.namespaces.unsaved_taken();
+                    self.flusher.add(Action::TableSaved(tokens), true);
                 }
-            }
+                Err(error) => self.fail_writes(error),
+            },
             Op::Flush => self.flush_done(result),
             Op::VictimFooter => self.victim_footer_done(result, read),
             Op::VictimRecord { item } => self.victim_record_done(item, result, read),
@@ -348,10 +341,8 @@ impl<D: Disk> Store<D> {
         buf.copy_from_slice(&encoded);
         self.namespaces.begin_save();
         let offset = self.geometry.layout.namespace_table_at(self.namespaces.sequence);
-        let bytes = encoded.len() as u64;
-        self.counted.meta_bytes += bytes;
-        let token = self.ops.insert(Op::Table { bytes });
-        self.lanes.push(Lane::Put, DiskOp::Write { token, offset, from: buf.freeze() }, bytes);
+        self.counted.meta_bytes += encoded.len() as u64;
+        self.write(Lane::Put, Op::Table, offset, buf.freeze());
     }
 
     /// One table of the index for the namespace on its way out.
@@ -408,13 +399,12 @@ impl<D: Disk> Store<D> {
     pub(crate) fn read(&mut self, lane: Lane, op: Op, offset: u64, into: ReadInto) {
         let bytes = into.len() as u64;
         let token = self.ops.insert(op);
-        self.lanes.push(lane, DiskOp::Read { token, offset, into }, bytes);
+        self.lanes.read(lane, DiskOp::Read { token, offset, into }, bytes);
     }
 
     pub(crate) fn write(&mut self, lane: Lane, op: Op, offset: u64, from: Shared) {
-        let bytes = from.len() as u64;
         let token = self.ops.insert(op);
-        self.lanes.push(lane, DiskOp::Write { token, offset, from }, bytes);
+        self.lanes.write(lane, token, offset, from);
     }
 
     /// The drive takes no more writes: everything that waits for one is told so. What is held can still be read.

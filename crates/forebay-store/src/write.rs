@@ -289,7 +289,7 @@ impl<D: Disk> Store<D> {
         let bytes = len as u64;
         self.counted.meta_bytes += bytes;
         let offset = geometry.layout.segment_at(u32::from(segment)) + geometry.layout.segment_bytes - bytes;
-        self.write(Lane::Put, Op::Footer { segment, bytes }, offset, buf.freeze());
+        self.write(Lane::Put, Op::Footer { segment }, offset, buf.freeze());
     }
 
     pub(crate) fn footer_done(&mut self, segment: u16, result: Result<(), DiskError>) {

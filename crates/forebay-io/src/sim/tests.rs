@@ -18,7 +18,7 @@ impl Bench {
     fn write(&mut self, token: u64, offset: u64, byte: u8) {
         let mut buf = self.arena.alloc(8192).unwrap();
         buf.fill(byte);
-        self.disk.submit(DiskOp::Write { token, offset, from: buf.freeze() }).unwrap();
+        self.disk.submit(DiskOp::write(token, offset, buf.freeze())).unwrap();
     }
 
     fn drain(&mut self) -> Vec<DiskDone> {

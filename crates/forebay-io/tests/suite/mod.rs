@@ -33,7 +33,7 @@ pub(crate) fn an_engine_is_like_its_model(name: &str, engine: &mut Engine, arena
         for offset in (0..engine.info().len).step_by(step) {
             let mut zeros = arena.alloc(step).unwrap();
             zeros.fill(0);
-            engine.submit(DiskOp::Write { token: 0, offset, from: zeros.freeze() }).unwrap();
+            engine.submit(DiskOp::write(0, offset, zeros.freeze())).unwrap();
         }
         while engine.in_flight() > 0 {
             Disk::wait(engine, &mut Vec::new());
@@ -82,7 +82,7 @@ pub(crate) fn a_disk_is_like_its_model(name: &str, disk: &mut impl Disk, arena: 
                 let mut buf = arena.alloc(len as usize).unwrap();
                 random.fill(&mut buf);
                 model[offset as usize..(offset + len) as usize].copy_from_slice(&buf);
-                Some((DiskOp::Write { token, offset, from: buf.freeze() }, true))
+                Some((DiskOp::write(token, offset, buf.freeze()), true))
             }
             7 => Some((DiskOp::Flush { token }, false)),
             _ => None,

@@ -201,7 +201,7 @@ impl Probe<'_> {
         for (at, page) in buf.chunks_exact_mut(PAGE).enumerate() {
             page[..8].copy_from_slice(&(offset + (at * PAGE) as u64).to_le_bytes());
         }
-        Ok(DiskOp::Write { token: 0, offset, from: buf.freeze() })
+        Ok(DiskOp::write(0, offset, buf.freeze()))
     }
 
     fn read(&mut self, len: usize) -> Result<DiskOp, String> {
