@@ -16,8 +16,12 @@ use crate::index::Seed;
 const SKIPS_MAX: usize = 128;
 /// Windows tried for a large buffer before the caller is told `busy`.
 const WINDOWS_MAX: usize = 8;
-/// What one block costs beside its bytes: slot, two tree places and a table place.
+/// What one block costs beside its bytes: slot, two tree places and a table place. It says how many there may be; a test holds it to what is taken.
 pub(crate) const OVERHEAD_BYTES: usize = size_of::<Slot>() + 64;
+/// What one block's places in the two trees take: leaves of eleven, two thirds full as those of such trees are, and what leads to them.
+const TREES_BYTES: usize = 40;
+/// Slots for which memory is taken at once, at least; or an eighth of those there are.
+const SLOTS_STEP: usize = 256;
 
 /// A record in DRAM.
 #[derive(Debug, Clone)]
@@ -108,6 +112,11 @@ impl Dram {
                 at
             }
             None => {
+                if self.slots.len() == self.slots.capacity() {
+                    // In steps, not by doubling, and no further than there may be blocks.
+                    let step = SLOTS_STEP.max(self.slots.len() / 8);
+                    self.slots.reserve_exact(step.min(self.blocks_max.saturating_sub(self.slots.len()).max(1)));
+                }
                 self.slots.push(Some(slot));
                 (self.slots.len() - 1) as u32
             }
@@ -239,7 +248,10 @@ impl Dram {
 
     /// Bytes of memory it takes beside the arena.
     pub(crate) fn overhead_bytes(&self) -> usize {
-        self.len() * OVERHEAD_BYTES
+        self.slots.capacity() * size_of::<Option<Slot>>()
+            + self.free.capacity() * size_of::<u32>()
+            + self.map.allocation_size()
+            + self.len() * TREES_BYTES
     }
 }
 
@@ -269,6 +281,23 @@ mod tests {
         drop(held);
         assert!(put(&mut dram, &arena, 101, 64 << 10));
         assert!(!dram.contains(1, &Key([0; 16])));
+    }
+
+    #[test]
+    fn blocks_cost_what_their_number_was_reckoned_with() {
+        let arena = Arena::new(64 << 20).unwrap();
+        for blocks_max in [5000, 8000, 14_000] {
+            let mut dram = Dram::new(Seed([1, 2]), blocks_max);
+            for i in 0..2 * blocks_max as u64 {
+                let buf = dram.alloc(&arena, 4096).unwrap();
+                let (offset, mut key) = (buf.arena_offset(), [0; 16]);
+                key[..8].copy_from_slice(&i.to_le_bytes());
+                let cached = Cached { data: buf.freeze(), length: 1, descriptor: 0..0 };
+                dram.insert(1, Key(key), i as u32, offset, cached);
+                assert!(dram.overhead_bytes() <= blocks_max * OVERHEAD_BYTES, "{i} of {blocks_max}");
+            }
+            assert_eq!(dram.len(), blocks_max);
+        }
     }
 
     #[test]

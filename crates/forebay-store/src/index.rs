@@ -395,6 +395,11 @@ impl Index {
         self.slot_bytes() + self.expiry_bytes
     }
 
+    /// Bytes it takes for the moment in which a table grows, and is there twice.
+    pub(crate) fn growing_bytes(&self) -> usize {
+        self.tables.iter().map(Table::bytes).max().unwrap_or(0)
+    }
+
     fn slot_bytes(&self) -> usize {
         self.table_bytes
             + self.tables.len() * (size_of::<Table>() + size_of::<u64>())

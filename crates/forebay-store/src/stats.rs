@@ -25,7 +25,8 @@ pub struct StoreStats {
     pub arena_bytes: u64,
     /// Of these, free.
     pub arena_free_bytes: u64,
-    /// Bytes of memory that grow with the blocks held: the index, what was evicted lately, leases.
+    /// Bytes of memory that grow with the blocks held: the index, one of its tables once more for the moment in which it grows, what was evicted or
+    /// expired lately, leases.
     pub index_bytes: u64,
     /// Bytes of memory beside the arena that blocks in DRAM take, whatever their size. It has a share of the index's ceiling.
     pub dram_overhead_bytes: u64,

@@ -493,8 +493,11 @@ impl<D: Disk> Store<D> {
             dram_bytes: self.dram.bytes() as u64,
             arena_bytes: self.arena.len() as u64,
             arena_free_bytes: self.arena.free_bytes() as u64,
-            index_bytes: (self.index.bytes() + self.ghosts.bytes() + self.expired.bytes() + self.leases.memory())
-                as u64,
+            index_bytes: (self.index.bytes()
+                + self.index.growing_bytes()
+                + self.ghosts.bytes()
+                + self.expired.bytes()
+                + self.leases.memory()) as u64,
             dram_overhead_bytes: self.dram.overhead_bytes() as u64,
             footer_bytes: self.writing.iter().map(OpenSegment::entries_bytes).sum::<usize>() as u64,
             leased_bytes: self.leases.bytes(),

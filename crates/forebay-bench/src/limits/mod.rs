@@ -72,7 +72,8 @@ impl Bench<'_> {
         let drive = wants(&["nvme_1m_qd16", "nvme_64k_qd1_p50_us"]);
         let dram = wants(&["dram_1m", "dram_16k_p50_us", "tcp_1m"]);
         let puts = wants(&puts::PATHS);
-        let million = wants(&["match_1024_us", "recover_1m_blocks_s", "index_bytes_per_block"]);
+        let million =
+            wants(&["match_1024_us", "recover_1m_blocks_s", "index_bytes_per_block", "dram_bytes_per_resident_block"]);
         if drive {
             self.drive_rows()?;
         }
