@@ -102,7 +102,7 @@ impl Target {
 pub(crate) struct Side {
     /// One for each pair: GB/s, or the median latency.
     pub(crate) samples: Samples,
-    /// p99 and p99.9 of each pair, where there are latencies.
+    /// p99 and p99.9 of each pair in microseconds, where anything was timed.
     pub(crate) tails: Option<(Samples, Samples)>,
     /// None where no bytes move, or nobody counted.
     pub(crate) cpu_s_per_gb: Option<f64>,
@@ -111,6 +111,11 @@ pub(crate) struct Side {
 impl Side {
     pub(crate) fn speed(samples: Samples, cpu_s_per_gb: Option<f64>) -> Side {
         Side { samples, tails: None, cpu_s_per_gb }
+    }
+
+    /// A speed, and how long single blocks took.
+    pub(crate) fn speed_of_blocks(samples: Samples, blocks: Latencies, cpu_s_per_gb: Option<f64>) -> Side {
+        Side { samples, tails: blocks.tails(), cpu_s_per_gb }
     }
 
     pub(crate) fn latency(all: Latencies, cpu_s_per_gb: Option<f64>) -> Side {
@@ -218,7 +223,7 @@ pub(crate) fn shown_value(value: &Value) -> String {
 
 /// The heads of [`cells`]. One set of columns for the terminal and for the page.
 pub(crate) const COLUMNS: [&str; 10] =
-    ["path", "ours", "limit", "ratio", "target", "reaches", "spread", "p99", "p99.9", "CPU s/GB"];
+    ["path", "ours", "limit", "ratio", "target", "reaches", "spread", "p99 us", "p99.9 us", "CPU s/GB"];
 
 /// A row of JSON as cells, so that a card of another day is shown as today's rows are. `ours / limit` where both have it.
 pub(crate) fn cells(row: &Value) -> Vec<String> {

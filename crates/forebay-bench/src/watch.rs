@@ -100,12 +100,42 @@ impl Latencies {
         self.now_us.extend(burst_us);
     }
 
+    /// p99 and p99.9, if anything was timed.
+    pub(crate) fn tails(self) -> Option<(Samples, Samples)> {
+        let timed = self.p99.0.iter().any(|us| us.is_finite());
+        timed.then_some((self.p99, self.p999))
+    }
+
     /// Ends a pair.
     pub(crate) fn close(&mut self) {
         self.p50.0.push(crate::report::percentile(&self.now_us, 0.5));
         self.p99.0.push(crate::report::percentile(&self.now_us, 0.99));
         self.p999.0.push(crate::report::percentile(&self.now_us, 0.999));
         self.now_us.clear();
+    }
+}
+
+/// Latencies of things of which always so many are on their way: one's time begins when the one that made room for it has come.
+pub(crate) struct Window {
+    watch: Watch,
+    depth: usize,
+    came_us: Vec<f64>,
+}
+
+impl Window {
+    pub(crate) fn start(depth: usize) -> Window {
+        Window { watch: Watch::start(), depth, came_us: Vec::new() }
+    }
+
+    /// One has come.
+    pub(crate) fn came(&mut self) {
+        self.came_us.push(self.watch.us());
+    }
+
+    /// The microseconds of each.
+    pub(crate) fn us(&self) -> Vec<f64> {
+        let begun = |i: usize| i.checked_sub(self.depth).map_or(0.0, |before| self.came_us[before]);
+        self.came_us.iter().enumerate().map(|(i, came)| came - begun(i)).collect()
     }
 }
 
@@ -125,6 +155,12 @@ mod tests {
         let gb_s = work.stop(&mut meter, 1_000_000);
         assert!(gb_s > 0.0 && gb_s < 0.034, "{gb_s}");
         assert!(meter.s_per_gb().is_some_and(|s| s > 0.0));
+    }
+
+    #[test]
+    fn in_a_window_of_two_each_is_timed_from_the_one_before_the_last() {
+        let window = Window { watch: Watch::start(), depth: 2, came_us: vec![10.0, 11.0, 30.0, 31.0] };
+        assert_eq!(window.us(), [10.0, 11.0, 20.0, 20.0]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use forebay_client::{Client, NamespaceHandle};
 use forebay_types::{Class, Fingerprint, Key, MissReason, Tier};
 use serde_json::Value;
 
-use crate::watch::Watch;
+use crate::watch::{Watch, Window};
 use crate::{Failed, Outcome, why};
 
 pub(crate) const MIB: usize = 1 << 20;
@@ -111,14 +111,22 @@ pub(crate) struct Got {
 }
 
 fn got(space: &NamespaceHandle, keys: &[Key], bytes: usize) -> Got {
+    got_each(space, keys, bytes, || ())
+}
+
+/// The same, telling of each that came.
+fn got_each(space: &NamespaceHandle, keys: &[Key], bytes: usize, mut came: impl FnMut()) -> Got {
     let mut got = Got::default();
-    space.get_each(keys, |i, result| match result {
-        Ok(block) => {
-            got.hits += 1;
-            got.from_dram += usize::from(block.tier() == Tier::Dram);
-            got.wrong += usize::from(!is_stamped(&block, &keys[i], bytes));
+    space.get_each(keys, |i, result| {
+        came();
+        match result {
+            Ok(block) => {
+                got.hits += 1;
+                got.from_dram += usize::from(block.tier() == Tier::Dram);
+                got.wrong += usize::from(!is_stamped(&block, &keys[i], bytes));
+            }
+            Err(reason) => got.miss = got.miss.or(Some(reason)),
         }
-        Err(reason) => got.miss = got.miss.or(Some(reason)),
     });
     got
 }
@@ -154,9 +162,17 @@ pub(crate) fn count_hits(space: &NamespaceHandle, keys: &[Key], bytes: usize) ->
     if got.wrong > 0 { Err(Failed(format!("{} blocks came back wrong", got.wrong))) } else { Ok(got.hits) }
 }
 
-/// Gets all keys, `depth` in flight, and fails unless every one is a hit with the right bytes, from that tier.
-pub(crate) fn expect_all(space: &NamespaceHandle, keys: &[Key], bytes: usize, depth: usize, tier: Tier) -> Outcome<()> {
-    got(&space.with_in_flight(depth), keys, bytes).expect(keys.len(), tier)
+/// Gets all keys, `depth` in flight, and fails unless every one is a hit with the right bytes, from that tier. The microseconds of each.
+pub(crate) fn expect_all(
+    space: &NamespaceHandle,
+    keys: &[Key],
+    bytes: usize,
+    depth: usize,
+    tier: Tier,
+) -> Outcome<Vec<f64>> {
+    let mut window = Window::start(depth);
+    got_each(&space.with_in_flight(depth), keys, bytes, || window.came()).expect(keys.len(), tier)?;
+    Ok(window.us())
 }
 
 /// Gets keys one at a time; the microseconds of each.

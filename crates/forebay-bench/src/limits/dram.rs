@@ -7,7 +7,7 @@ use super::{Bench, in_turn};
 use crate::Outcome;
 use crate::node::Node;
 use crate::raw::memory::Memcpy;
-use crate::raw::sockets::{PingPong, iperf3_gb_s, request_response_gb_s};
+use crate::raw::sockets::{PingPong, iperf3_gb_s, request_response};
 use crate::report::{Row, Rule, Samples, Side, Target, say};
 use crate::watch::{CpuMeter, Latencies, Metered};
 use crate::work::{MIB, attach, expect_all, fill, one_by_one};
@@ -23,8 +23,11 @@ const BURSTS: usize = 8;
 #[derive(Default)]
 struct Speeds {
     ours: Samples,
-    limit: Samples,
+    ours_us: Latencies,
     meter: CpuMeter,
+    limit: Samples,
+    limit_us: Latencies,
+    limit_meter: CpuMeter,
 }
 
 impl Bench<'_> {
@@ -57,11 +60,15 @@ impl Bench<'_> {
     fn local_row(&mut self, node: &Node, space: &NamespaceHandle, keys: &[Key]) -> Outcome<()> {
         let mut memcpy = Memcpy::new()?;
         let mut sides = Speeds::default();
-        memcpy.gb_s();
+        memcpy.run();
         for pair in 0..self.pairs() {
             self.say_pair("dram_1m", pair);
             let mut limit = |sides: &mut Speeds| {
-                sides.limit.0.push(memcpy.gb_s());
+                let work = Metered::start(std::process::id());
+                let us = memcpy.run();
+                sides.limit.0.push(work.stop(&mut sides.limit_meter, Memcpy::BYTES as u64));
+                sides.limit_us.add(us);
+                sides.limit_us.close();
                 Ok(())
             };
             let mut ours = |sides: &mut Speeds| rounds(node, space, keys, sides);
@@ -70,8 +77,8 @@ impl Bench<'_> {
         self.rows.push(Row {
             path: "dram_1m",
             unit: "GB/s",
-            ours: Side::speed(sides.ours, sides.meter.s_per_gb()),
-            limit: Side::speed(sides.limit, None),
+            ours: Side::speed_of_blocks(sides.ours, sides.ours_us, sides.meter.s_per_gb()),
+            limit: Side::speed_of_blocks(sides.limit, sides.limit_us, sides.limit_meter.s_per_gb()),
             limit_is: "one core's memcpy, 1 MiB blocks, in the same kind of memory".into(),
             target: Target { rule: Rule::RatioAtLeast, first: 0.75, goal: 0.92 },
         });
@@ -112,9 +119,11 @@ impl Bench<'_> {
             self.say_pair("tcp_1m", pair);
             let iperf3 = self.tools.iperf3.is_some();
             let mut limit = |sides: &mut Speeds| {
-                let plain = request_response_gb_s(1.0, 8)?;
+                let (plain, us) = request_response(1.0, 8)?;
                 let iperf = if iperf3 { iperf3_gb_s(1)? } else { 0.0 };
                 sides.limit.0.push(plain.max(iperf));
+                sides.limit_us.add(us);
+                sides.limit_us.close();
                 Ok(())
             };
             let mut ours = |sides: &mut Speeds| rounds(node, space, keys, sides);
@@ -127,8 +136,8 @@ impl Bench<'_> {
         self.rows.push(Row {
             path: "tcp_1m",
             unit: "GB/s",
-            ours: Side::speed(sides.ours, sides.meter.s_per_gb()),
-            limit: Side::speed(sides.limit, None),
+            ours: Side::speed_of_blocks(sides.ours, sides.ours_us, sides.meter.s_per_gb()),
+            limit: Side::speed_of_blocks(sides.limit, sides.limit_us, sides.limit_meter.s_per_gb()),
             limit_is: limit_is.into(),
             target: Target { rule: Rule::RatioAtLeast, first: 0.75, goal: 0.92 },
         });
@@ -138,9 +147,12 @@ impl Bench<'_> {
 
 fn rounds(node: &Node, space: &NamespaceHandle, keys: &[Key], sides: &mut Speeds) -> Outcome<()> {
     let work = Metered::start(node.pid());
+    let mut us = Vec::with_capacity(ROUNDS_A_PAIR * keys.len());
     for _ in 0..ROUNDS_A_PAIR {
-        expect_all(space, keys, MIB, 8, Tier::Dram)?;
+        us.extend(expect_all(space, keys, MIB, 8, Tier::Dram)?);
     }
     sides.ours.0.push(work.stop(&mut sides.meter, (ROUNDS_A_PAIR * keys.len() * MIB) as u64));
+    sides.ours_us.add(us);
+    sides.ours_us.close();
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use forebay_io::Region;
 
-use crate::watch::Watch;
+use crate::watch::Window;
 use crate::{Failed, Outcome, why};
 
 /// Copies blocks of 1 MiB between two spans, in the very kind of memory that a client's blocks land in.
@@ -13,6 +13,7 @@ pub(crate) struct Memcpy {
 
 /// Far over any cache.
 const SPAN: usize = 256 << 20;
+const ROUNDS: usize = 8;
 
 impl Memcpy {
     pub(crate) fn new() -> Outcome<Memcpy> {
@@ -25,19 +26,21 @@ impl Memcpy {
         Ok(Memcpy { from: span()?, to: span()? })
     }
 
-    /// GB/s.
-    pub(crate) fn gb_s(&mut self) -> f64 {
+    /// Copies [`Self::BYTES`]; the microseconds of each block.
+    pub(crate) fn run(&mut self) -> Vec<f64> {
         const BLOCK: usize = 1 << 20;
-        const ROUNDS: usize = 8;
-        let watch = Watch::start();
+        let mut window = Window::start(1);
         for round in 0..ROUNDS {
             for i in 0..SPAN / BLOCK {
                 let (a, b) = (i * BLOCK, (i * 97 + round) % (SPAN / BLOCK) * BLOCK);
                 self.to[a..a + BLOCK].copy_from_slice(&self.from[b..b + BLOCK]);
+                window.came();
             }
         }
-        let gb_s = (ROUNDS * SPAN) as f64 / watch.s() / 1e9;
         std::hint::black_box(&self.to[..]);
-        gb_s
+        window.us()
     }
+
+    /// What one run copies.
+    pub(crate) const BYTES: usize = ROUNDS * SPAN;
 }

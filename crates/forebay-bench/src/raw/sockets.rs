@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use clap::Args;
 use serde_json::Value;
 
-use crate::watch::Watch;
+use crate::watch::{Watch, Window};
 use crate::{Failed, Outcome, why};
 
 /// A child process that answers each `there` bytes with `back` bytes over a Unix socket: as far away as a node is. Both ends block, none spins.
@@ -70,8 +70,8 @@ pub(crate) fn echo(args: &EchoArgs) -> Outcome<()> {
     Ok(())
 }
 
-/// Plain request/response over TCP loopback: 64 bytes there, 1 MiB back, `depth` requests in flight, in GB/s.
-pub(crate) fn request_response_gb_s(seconds: f64, depth: usize) -> Outcome<f64> {
+/// Plain request/response over TCP loopback: 64 bytes there, 1 MiB back, `depth` requests in flight; GB/s, and the microseconds of each.
+pub(crate) fn request_response(seconds: f64, depth: usize) -> Outcome<(f64, Vec<f64>)> {
     const BLOCK: usize = 1 << 20;
     let listener = TcpListener::bind("127.0.0.1:0").map_err(why("listening"))?;
     let address = listener.local_addr().map_err(why("listening"))?;
@@ -92,16 +92,17 @@ pub(crate) fn request_response_gb_s(seconds: f64, depth: usize) -> Outcome<f64> 
             socket.write_all(&request).map_err(why("asking"))?;
         }
         let watch = Watch::start();
-        let mut blocks = 0u64;
+        let mut window = Window::start(depth);
         while watch.s() < seconds {
             socket.read_exact(&mut answer).map_err(why("reading"))?;
+            window.came();
             socket.write_all(&request).map_err(why("asking"))?;
-            blocks += 1;
         }
-        let gb_s = blocks as f64 * BLOCK as f64 / watch.s() / 1e9;
+        let us = window.us();
+        let gb_s = us.len() as f64 * BLOCK as f64 / watch.s() / 1e9;
         drop(socket);
         let _ = server.join();
-        Ok(gb_s)
+        Ok((gb_s, us))
     })
 }
 
