@@ -147,5 +147,7 @@ fn a_full_catalogue_says_so_before_a_drives_table_overflows() {
     let rows = coord.all().unwrap();
     assert_eq!(rows.len(), count);
     let rows = rows.iter().map(forebay_format::NamespaceRow::from).collect();
-    forebay_format::NamespaceTable { sequence: 1, clock: Default::default(), rows }.encode().unwrap();
+    forebay_format::NamespaceTable { sequence: 1, clock: Default::default(), write: Default::default(), rows }
+        .encode()
+        .unwrap();
 }

@@ -21,7 +21,7 @@ pub use footer::{
     footer_bytes, footer_entries_bytes,
 };
 pub use layout::{DriveLayout, SliceLayout, slice_bytes_min};
-pub use namespaces::{ClockMark, NAMESPACE_TABLE_BYTES_MAX, NamespaceRow, NamespaceTable};
+pub use namespaces::{ClockMark, NAMESPACE_TABLE_BYTES_MAX, NamespaceRow, NamespaceTable, WriteMark};
 pub use segment::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind};
 pub use superblock::{DriveSuperblock, Features, SUPERBLOCK_BYTES, SliceSuperblock, VERSION};
 pub use tombstone::{

@@ -17,6 +17,7 @@ const MAGIC: &[u8; 8] = b"fbyNAMES";
 const WHAT: &str = "table of namespaces";
 const HEADER_BYTES: usize = 64;
 const CLOCK_AT: usize = 24;
+const WRITE_AT: usize = 48;
 const CRC_AT: usize = 56;
 const ROW_FIXED_BYTES: usize = 20;
 const PAD_BYTES: usize = 4096;
@@ -76,6 +77,15 @@ impl ClockMark {
     }
 }
 
+/// The account of a day's write budget. Zeros, as builds without one wrote them: nothing was spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriteMark {
+    /// What is spent of it, in MiB; never less than was written.
+    pub spent_mib: u32,
+    /// When, seconds since 1970.
+    pub utc_s: u32,
+}
+
 /// The namespaces that may have records in a slice. A record of any other is dead: numbers are never reused.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NamespaceTable {
@@ -83,6 +93,8 @@ pub struct NamespaceTable {
     pub sequence: u64,
     /// How late it is known to be.
     pub clock: ClockMark,
+    /// What is spent of the write budget.
+    pub write: WriteMark,
     /// Rows, in any order, each number once.
     pub rows: Vec<NamespaceRow>,
 }
@@ -105,6 +117,8 @@ impl NamespaceTable {
         put_u64(&mut out, CLOCK_AT, self.clock.utc_s);
         put_u64(&mut out, CLOCK_AT + 8, self.clock.old_utc_s);
         put_u64(&mut out, CLOCK_AT + 16, self.clock.old_seq);
+        put_u32(&mut out, WRITE_AT, self.write.spent_mib);
+        put_u32(&mut out, WRITE_AT + 4, self.write.utc_s);
         let crc = crc64(&out);
         put_u64(&mut out, CRC_AT, crc);
         // Rows that could not be read back (one number twice, more than 4096, a name too long) must not replace a table that can.
@@ -141,7 +155,8 @@ impl NamespaceTable {
             old_utc_s: u64_at(header, CLOCK_AT + 8),
             old_seq: u64_at(header, CLOCK_AT + 16),
         };
-        let mut table = NamespaceTable { sequence: u64_at(header, 8), clock, rows: Vec::new() };
+        let write = WriteMark { spent_mib: u32_at(header, WRITE_AT), utc_s: u32_at(header, WRITE_AT + 4) };
+        let mut table = NamespaceTable { sequence: u64_at(header, 8), clock, write, rows: Vec::new() };
         let mut seen = BTreeSet::new();
         let mut rest = &whole[HEADER_BYTES..];
         for _ in 0..count {

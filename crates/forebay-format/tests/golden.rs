@@ -37,6 +37,7 @@ fn what_was_written_is_read() {
     assert_eq!(SliceSuperblock::decode(&golden("slice_superblock")), Ok(samples::slice_superblock()));
     assert_eq!(NamespaceTable::decode(&golden("namespaces")), Ok(samples::namespaces()));
     assert_eq!(NamespaceTable::decode(&golden("namespaces_that_expire")), Ok(samples::namespaces_that_expire()));
+    assert_eq!(NamespaceTable::decode(&golden("namespaces_with_budget")), Ok(samples::namespaces_with_budget()));
     assert_eq!(SegmentHeader::decode(&golden("segment_header")), Ok(samples::segment_header()));
 
     let bytes = golden("trailer_of_block");

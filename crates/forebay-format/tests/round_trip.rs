@@ -76,7 +76,7 @@ proptest! {
     }
 
     #[test]
-    fn a_table_of_namespaces_comes_back(rows in prop::collection::btree_map(1u32.., ("[a-z0-9./:_-]{1,64}", any::<(u32, bool, Option<u64>, u32)>(), "[ -~]{0,256}"), 0..50), sequence: u64, clock: (u64, u64, u64)) {
+    fn a_table_of_namespaces_comes_back(rows in prop::collection::btree_map(1u32.., ("[a-z0-9./:_-]{1,64}", any::<(u32, bool, Option<u64>, u32)>(), "[ -~]{0,256}"), 0..50), sequence: u64, clock: (u64, u64, u64), write: (u32, u32)) {
         let clock = ClockMark { utc_s: clock.0, old_utc_s: clock.1, old_seq: clock.2 };
         let rows = rows.into_iter().map(|(id, (name, (tenant, durable, quota_bytes, ttl), model))| {
             let mut fingerprint = Fingerprint::default();
@@ -86,7 +86,7 @@ proptest! {
             let class = if durable { Class::Durable } else { Class::Cache };
             NamespaceRow { id: NamespaceId(id), tenant: Tenant(tenant), class, quota_bytes, ttl_s, name, fingerprint }
         }).collect();
-        let table = NamespaceTable { sequence, clock, rows };
+        let table = NamespaceTable { sequence, clock, write: WriteMark { spent_mib: write.0, utc_s: write.1 }, rows };
         let bytes = table.encode().unwrap();
         prop_assert_eq!(bytes.len() % 4096, 0);
         prop_assert_eq!(NamespaceTable::decode(&bytes), Ok(table));
@@ -108,21 +108,40 @@ fn a_full_table_of_namespaces_is_refused_and_not_cut() {
         name: "n".repeat(64),
         fingerprint: fingerprint.clone(),
     };
-    let table = NamespaceTable { sequence: 1, clock: ClockMark::default(), rows: (1..=4096).map(row).collect() };
+    let table = NamespaceTable {
+        sequence: 1,
+        clock: ClockMark::default(),
+        write: WriteMark::default(),
+        rows: (1..=4096).map(row).collect(),
+    };
     assert!(matches!(table.encode(), Err(FormatError::TooLarge { .. })));
     let small = |id| NamespaceRow { fingerprint: Fingerprint::default(), ..row(id) };
     assert!(
-        NamespaceTable { sequence: 1, clock: ClockMark::default(), rows: vec![small(1), small(1)] }.encode().is_err(),
+        NamespaceTable {
+            sequence: 1,
+            clock: ClockMark::default(),
+            write: WriteMark::default(),
+            rows: vec![small(1), small(1)]
+        }
+        .encode()
+        .is_err(),
         "one number twice"
     );
     assert!(
-        NamespaceTable { sequence: 1, clock: ClockMark::default(), rows: vec![small(0)] }.encode().is_err(),
+        NamespaceTable { sequence: 1, clock: ClockMark::default(), write: WriteMark::default(), rows: vec![small(0)] }
+            .encode()
+            .is_err(),
         "a number that is never given"
     );
     assert!(
-        NamespaceTable { sequence: 1, clock: ClockMark::default(), rows: (1..=4097).map(small).collect() }
-            .encode()
-            .is_err(),
+        NamespaceTable {
+            sequence: 1,
+            clock: ClockMark::default(),
+            write: WriteMark::default(),
+            rows: (1..=4097).map(small).collect()
+        }
+        .encode()
+        .is_err(),
         "too many"
     );
 }
@@ -234,17 +253,25 @@ fn every_flipped_bit_is_found() {
         name: "default".into(),
         fingerprint: Fingerprint::default(),
     };
-    let bytes =
-        NamespaceTable { sequence: 9, clock: ClockMark { utc_s: 1, old_utc_s: 2, old_seq: 3 }, rows: vec![row] }
-            .encode()
-            .unwrap();
+    let bytes = NamespaceTable {
+        sequence: 9,
+        clock: ClockMark { utc_s: 1, old_utc_s: 2, old_seq: 3 },
+        write: WriteMark { spent_mib: 4, utc_s: 5 },
+        rows: vec![row],
+    }
+    .encode()
+    .unwrap();
     let used = 64 + 20 + 4 + "default".len();
     every_flip_is_found("namespaces", bytes[..used].to_vec(), |b| NamespaceTable::decode(b).is_err());
 }
 
 #[test]
 fn of_two_tables_the_newer_counts_and_a_torn_one_does_not() {
-    let table = |sequence| NamespaceTable { sequence, clock: ClockMark::default(), rows: Vec::new() }.encode().unwrap();
+    let table = |sequence| {
+        NamespaceTable { sequence, clock: ClockMark::default(), write: WriteMark::default(), rows: Vec::new() }
+            .encode()
+            .unwrap()
+    };
     assert_eq!(NamespaceTable::newest(&table(4), &table(5)).unwrap().sequence, 5);
     let mut torn = table(5);
     torn[30] ^= 1;

@@ -154,6 +154,7 @@ fn start_one(
         index_bytes,
         policy: policy(&config.policy)?,
         scrub_period_s: config.scrub_period_s,
+        write_day_bytes: write_day_bytes(config.endurance, drive.layout.slices),
         engine: config.io,
         landings: config.landings,
         shares: parts.shares,
@@ -164,6 +165,13 @@ fn start_one(
         saved: parts.saved.clone(),
         wake: parts.wake.clone(),
     })
+}
+
+/// A day's part of what a drive may be written, for one of its slices; 0: as many as come. Never so little that it means that.
+fn write_day_bytes(endurance: Option<(u64, u64)>, slices: u32) -> u64 {
+    const DAY_S: u128 = 86_400;
+    let day = |(bytes, seconds): (u64, u64)| u128::from(bytes) * DAY_S / u128::from(seconds.max(1));
+    endurance.map_or(0, |e| u64::try_from(day(e) / u128::from(slices.max(1))).unwrap_or(u64::MAX).max(1))
 }
 
 /// What a shard's arena lacks, told in terms of `--memory`, which is what people choose.

@@ -105,6 +105,8 @@ pub struct NodeConfig {
     pub policy: String,
     /// Seconds in which everything on the drives is read and checked once; 0: it is not.
     pub scrub_period_s: u64,
+    /// Bytes that each drive may be written in so many seconds; `None`: as many as come.
+    pub endurance: Option<(u64, u64)>,
     /// Hears of what an operator should know.
     pub events: Option<EventFn>,
     /// Hears of what takes long.
@@ -131,6 +133,7 @@ impl NodeConfig {
             metrics: None,
             policy: "lru".into(),
             scrub_period_s: SCRUB_PERIOD_S,
+            endurance: None,
             events: None,
             progress: None,
         }

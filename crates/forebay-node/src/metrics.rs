@@ -236,6 +236,19 @@ pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_prefetched_total", "Blocks brought to DRAM by a prefetch.", "counter", |s| s.prefetched),
     ("forebay_prefetch_used_total", "Of these, got from DRAM in time.", "counter", |s| s.prefetch_used),
     ("forebay_corrupt_records_total", "Records found bad by others than scrub.", "counter", |s| s.corrupt),
+    ("forebay_write_day_bytes", "Bytes a day that the slice may be written; 0: as many as come.", "gauge", |s| {
+        s.write_day_bytes
+    }),
+    ("forebay_write_budget_bytes", "Of these, what may be written now.", "gauge", |s| s.write_budget_bytes),
+    ("forebay_write_debt_bytes", "Bytes written over the budget and not filled up again.", "gauge", |s| {
+        s.write_debt_bytes
+    }),
+    ("forebay_write_refused_total", "Puts refused because the write budget is short.", "counter", |s| {
+        s.refused_admission
+    }),
+    ("forebay_write_durable_over_total", "Durable puts taken although the budget was used up.", "counter", |s| {
+        s.durable_over_budget
+    }),
     ("forebay_scrub_bytes_total", "Bytes read by scrub.", "counter", |s| s.scrub_bytes),
     ("forebay_scrub_passes_total", "Times that scrub has been through the whole slice.", "counter", |s| s.scrub_passes),
     ("forebay_scrub_pass_segments", "Segments that scrub has looked at in this pass.", "gauge", |s| s.scrub_looked_at),

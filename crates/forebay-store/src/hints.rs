@@ -84,7 +84,13 @@ impl<D: Disk> Store<D> {
         batch: Batch,
         depth: u32,
     ) -> Result<Tier, MissReason> {
-        let tier = self.presence(now, namespace, key)?;
+        let found = self.presence(now, namespace, key);
+        if found.is_err()
+            && let Some(ns) = self.namespaces.find(namespace)
+        {
+            self.wanted_in_vain(ns, key);
+        }
+        let tier = found?;
         if let Some(ns) = self.namespaces.find(namespace)
             && let Some(old) = self.index.find(ns, key).map(|entry| entry.rank)
         {

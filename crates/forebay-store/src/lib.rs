@@ -6,7 +6,9 @@
 //! A block is put into a slot of the arena ([`Store::reserve`], [`Store::commit`]), written behind the others of its class in an open segment, and
 //! found through the index. Full segments are sealed with a footer; the segment with the least living worth is evicted to make room.
 
+mod admit;
 mod blocking;
+mod budget;
 mod clock;
 mod dram;
 mod evict;

@@ -30,6 +30,8 @@ pub enum Mutant {
     ExpiryIgnored,
     /// The index grows past its ceiling.
     IndexUnbounded,
+    /// The write budget is reckoned and not heeded.
+    BudgetIgnored,
     /// Scrub takes what it reads for good.
     ScrubChecksNothing,
     /// Scrub does not hold the segment that it reads.

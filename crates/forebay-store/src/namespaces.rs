@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_format::{ClockMark, NamespaceRow, NamespaceTable};
+use forebay_format::{ClockMark, NamespaceRow, NamespaceTable, WriteMark};
 use forebay_types::limits::NAMESPACES_MAX;
 use forebay_types::{Class, NamespaceId};
 
@@ -39,8 +39,8 @@ impl Namespaces {
         all
     }
 
-    pub(crate) fn table(&self, clock: ClockMark) -> NamespaceTable {
-        NamespaceTable { sequence: self.sequence, clock, rows: self.rows().cloned().collect() }
+    pub(crate) fn table(&self, clock: ClockMark, write: WriteMark) -> NamespaceTable {
+        NamespaceTable { sequence: self.sequence, clock, write, rows: self.rows().cloned().collect() }
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = &NamespaceRow> {

@@ -127,6 +127,10 @@ impl<D: Disk> Store<D> {
         if let Some(reason) = self.over_quota(ns, units) {
             return refused(reason);
         }
+        if !durable && !self.is_admitted(ns, meta, self.geometry.bytes(units), batch.hint) {
+            self.counted.refused_admission += 1;
+            return refused(RefusedReason::Admission);
+        }
         if !self.has_place(kind, units, 1, false) {
             return refused(if self.can_make_room() { RefusedReason::Busy } else { RefusedReason::Full });
         }
@@ -290,6 +294,7 @@ impl<D: Disk> Store<D> {
         };
         self.dram.insert(ns, key, rank, arena_offset, cached);
 
+        self.was_put(ns, &key);
         self.counted.puts += 1;
         self.counted.put_bytes += total as u64;
         // From here the write owns the memory, and gives it back to the budget when it is completed.
@@ -301,6 +306,7 @@ impl<D: Disk> Store<D> {
         if !durable {
             return Committed::Cached;
         }
+        self.count_durable_put();
         if early {
             self.events.push(Event::Put { token, outcome: forebay_types::PutOutcome::Durable });
         } else {

@@ -19,6 +19,7 @@ use forebay_io::{Arena, Disk};
 use forebay_types::{Entropy, Key, Millis};
 
 use crate::blocking::{flush, read_many, read_one, write_all};
+use crate::budget::Budget;
 use crate::clock::ExpiryClock;
 use crate::dram::{Dram, OVERHEAD_BYTES};
 use crate::face::{RecoveryReport, StoreError};
@@ -60,7 +61,7 @@ impl Shares {
         let each = OPEN_SEGMENTS * size_of::<FooterEntry>();
         let entries = even.max(ENTRIES_STEP).min(listed as usize).min((bytes / 4 / each).max(64));
         Shares {
-            index: bytes - ghosts - dram - leases - (entries * each).min(bytes / 4),
+            index: bytes - 2 * ghosts - dram - leases - (entries * each).min(bytes / 4),
             ghosts: ghosts / 4,
             dram_blocks: dram / OVERHEAD_BYTES,
             leases: leases / LEASE_BYTES,
@@ -97,7 +98,7 @@ impl<D: Disk> Store<D> {
             return Err(StoreError::Memory { need, found: arena.len() as u64 });
         }
         let table = read_namespaces(&mut disk, &arena)?;
-        let clock = ExpiryClock::new(now, utc_s, table.clock);
+        let (clock, write) = (ExpiryClock::new(now, utc_s, table.clock), table.write);
         let namespaces = Namespaces::load(table);
         let seed = Seed([entropy.word(), entropy.word()]);
         let gathering_buffers = Buffers::new(&arena);
@@ -126,6 +127,8 @@ impl<D: Disk> Store<D> {
             verifies: VecDeque::new(),
             ahead: Ahead::default(),
             scrub: Scrub::default(),
+            budget: Budget::new(write),
+            seen: Ghosts::new(shares.ghosts),
             writing: Vec::new(),
             awaited: VecDeque::new(),
             gathering_buffers,

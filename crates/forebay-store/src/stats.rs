@@ -38,6 +38,12 @@ pub struct StoreStats {
     pub clock_apart_s: u64,
     /// The drive does not write any more.
     pub write_failed: bool,
+    /// Bytes a day that the drive may be written; 0: as many as come.
+    pub write_day_bytes: u64,
+    /// Of these, what may be written now.
+    pub write_budget_bytes: u64,
+    /// Bytes written over the budget, by durable blocks and cleaning, and not filled up again.
+    pub write_debt_bytes: u64,
     /// Segments that scrub has looked at in this pass.
     pub scrub_looked_at: u64,
     /// Milliseconds that the last whole pass of scrub took; 0 before the first.
@@ -79,6 +85,10 @@ pub struct StoreStats {
     pub puts_exists: u64,
     /// Puts refused.
     pub puts_refused: u64,
+    /// Of these, because the write budget is short.
+    pub refused_admission: u64,
+    /// Durable puts taken although the write budget was used up.
+    pub durable_over_budget: u64,
     /// Blocks forgotten.
     pub forgotten: u64,
     /// Blocks evicted from the drive: by segment, quota or the index's ceiling.

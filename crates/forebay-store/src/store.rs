@@ -10,6 +10,7 @@ use forebay_io::{Arena, Buf, Disk, DiskDone, DiskError, DiskOp, ReadInto, Shared
 use forebay_tokenomics::{Lru, Policy, Reuse, Turn};
 use forebay_types::{Entropy, Key, Millis, Namespace, NamespaceId, PutOutcome, RefusedReason, ShardId};
 
+use crate::budget::Budget;
 use crate::clock::ExpiryClock;
 use crate::dram::Dram;
 use crate::evict::Cleaning;
@@ -116,6 +117,9 @@ pub struct Store<D: Disk> {
     pub(crate) verifies: VecDeque<VerifyJob>,
     pub(crate) ahead: Ahead,
     pub(crate) scrub: Scrub,
+    pub(crate) budget: Budget,
+    /// What was refused for the budget's sake or touched in vain, and which blocks have been put: what comes again, or behind them, is likely to be used.
+    pub(crate) seen: Ghosts,
     /// Segments being written or sealed.
     pub(crate) writing: Vec<OpenSegment>,
     /// For writes that gather several records.
@@ -278,6 +282,7 @@ impl<D: Disk> Store<D> {
 
     /// Bounded steps of everything that is not a completion.
     pub(crate) fn step(&mut self, now: Millis) -> bool {
+        self.budget.look(now, self.counted.put_bytes + self.counted.reappend_bytes + self.counted.meta_bytes);
         let mut more = self.verify_step(now);
         more |= self.end_leases(now);
         self.note_dram_left();
@@ -323,11 +328,14 @@ impl<D: Disk> Store<D> {
 
     /// Writes the table of namespaces when it has changed, or the time in it is due. One at a time; callers that come meanwhile wait for the next.
     fn save_table(&mut self, now: Millis) {
-        if self.namespaces.saving || (self.namespaces.unsaved.is_empty() && !self.clock.is_due(now)) {
+        if self.namespaces.saving
+            || (self.namespaces.unsaved.is_empty() && !self.clock.is_due(now) && !self.budget.is_due())
+        {
             return;
         }
         self.namespaces.sequence += 1;
-        let encoded = match self.namespaces.table(self.clock.begin_mark()).encode() {
+        let encoded = match self.namespaces.table(self.clock.begin_mark(), self.budget.begin_mark(self.utc_s)).encode()
+        {
             Ok(bytes) => bytes,
             Err(_) => {
                 let tokens = std::mem::take(&mut self.namespaces.unsaved);
@@ -336,6 +344,7 @@ impl<D: Disk> Store<D> {
             }
         };
         let Some(mut buf) = self.dram.alloc(&self.arena, encoded.len()) else {
+            self.budget.mark_again();
             return self.clock.mark_again();
         };
         buf.copy_from_slice(&encoded);
@@ -497,7 +506,11 @@ impl<D: Disk> Store<D> {
                 + self.index.growing_bytes()
                 + self.ghosts.bytes()
                 + self.expired.bytes()
+                + self.seen.bytes()
                 + self.leases.memory()) as u64,
+            write_day_bytes: self.budget.day_bytes(),
+            write_budget_bytes: self.budget.left_bytes(),
+            write_debt_bytes: self.budget.debt_bytes(),
             dram_overhead_bytes: self.dram.overhead_bytes() as u64,
             footer_bytes: self.writing.iter().map(OpenSegment::entries_bytes).sum::<usize>() as u64,
             leased_bytes: self.leases.bytes(),

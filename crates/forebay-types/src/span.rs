@@ -2,11 +2,11 @@
 
 /// Why a text is not a span of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a span of time: it is a whole number and s, m, h or d, as in 12h, from 1s to 36500d")]
+#[error("{0:?} is not a span of time: it is a whole number and s, m, h, d or y, as in 12h, from 1s to 100y")]
 pub struct ParseSpanError(String);
 
 /// Units and their seconds.
-const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+const UNITS: [(&str, u64); 5] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("y", 365 * 86_400)];
 /// A hundred years: behind it everything is for ever.
 const SECONDS_MAX: u64 = 36_500 * 86_400;
 

@@ -91,6 +91,9 @@ pub(crate) struct ServeArgs {
     /// Read and check all that is on the drives once in this time, as in 12h or 30d, or off [default: 7d].
     #[arg(long, value_name = "SPAN")]
     scrub: Option<String>,
+    /// What each drive may be written in a time, from its data sheet: 600TB/5y (TBW), 1.92TB/1d (1 DWPD) [default: anything].
+    #[arg(long, value_name = "SIZE/SPAN")]
+    endurance: Option<String>,
     /// Unix socket to serve on [default: in the user's runtime directory].
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
@@ -131,6 +134,7 @@ impl ServeArgs {
             ("landing", &self.landing),
             ("policy", &self.policy),
             ("scrub", &self.scrub),
+            ("endurance", &self.endurance),
             ("socket", &self.socket),
             ("listen", &self.listen),
             ("token_file", &self.token_file),

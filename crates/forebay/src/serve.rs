@@ -150,6 +150,7 @@ fn config(settings: &Settings) -> Result<NodeConfig, String> {
     config.landings = landings(settings)?;
     config.policy = settings.text("policy").unwrap_or(&config.policy).to_owned();
     config.scrub_period_s = scrub(settings)?.unwrap_or(config.scrub_period_s);
+    config.endurance = endurance(settings)?;
     config.listen = settings.text("listen").map(str::to_owned);
     config.insecure_network = settings.flag("insecure_network")?;
     config.token = settings.path("token_file").map(|path| connect::token(&path)).transpose()?;
@@ -266,6 +267,22 @@ fn scrub(settings: &Settings) -> Result<Option<u64>, String> {
             Err(why) => Err(format!("{}: {why}; or off", settings.origin("scrub"))),
         },
     }
+}
+
+/// Bytes, and in how many seconds.
+fn endurance(settings: &Settings) -> Result<Option<(u64, u64)>, String> {
+    let Some(text) = settings.text("endurance").filter(|text| *text != "off") else { return Ok(None) };
+    let wrong = |why: &str| {
+        let origin = settings.origin("endurance");
+        format!("{origin}: {text:?} is no SIZE/SPAN ({why}); write it as in 600TB/5y or 1.92TB/1d, or off")
+    };
+    let (size, span) = text.split_once('/').ok_or_else(|| wrong("there is no /"))?;
+    let bytes = forebay_types::parse_size(size).map_err(|e| wrong(&e.to_string()))?;
+    let seconds = forebay_types::parse_span_s(span).map_err(|e| wrong(&e.to_string()))?;
+    if bytes == 0 {
+        return Err(wrong("nothing could be written"));
+    }
+    Ok(Some((bytes, seconds.into())))
 }
 
 fn resolve(origin: &str, text: &str) -> Result<SocketAddr, String> {

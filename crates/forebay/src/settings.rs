@@ -21,7 +21,7 @@ enum Shape {
 }
 
 /// Every setting there is. Its environment variable is its name in capitals behind `FOREBAY_`.
-const KEYS: [(&str, Shape); 20] = [
+const KEYS: [(&str, Shape); 21] = [
     ("data", Shape::List),
     ("catalog", Shape::Text),
     ("capacity", Shape::Text),
@@ -33,6 +33,7 @@ const KEYS: [(&str, Shape); 20] = [
     ("landing", Shape::Text),
     ("policy", Shape::Text),
     ("scrub", Shape::Text),
+    ("endurance", Shape::Text),
     ("socket", Shape::Text),
     ("listen", Shape::Text),
     ("token_file", Shape::Text),

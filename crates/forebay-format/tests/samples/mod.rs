@@ -54,6 +54,7 @@ pub(crate) fn namespaces() -> NamespaceTable {
     NamespaceTable {
         sequence: 0x6162_6364,
         clock: ClockMark::default(),
+        write: WriteMark::default(),
         rows: vec![
             row(7, "default", Class::Cache, None, Fingerprint::default()),
             row(9, "team/kv:v2", Class::Durable, Some(0x7172_7374_7576), fingerprint),
@@ -66,6 +67,12 @@ pub(crate) fn namespaces_that_expire() -> NamespaceTable {
     table.clock = ClockMark { utc_s: 1_790_000_003, old_utc_s: 2_147_483_648, old_seq: 0x8182_8384_8586 };
     table.rows[0].ttl_s = Some(0x0091_9293);
     table.rows[1].ttl_s = Some(3600);
+    table
+}
+
+pub(crate) fn namespaces_with_budget() -> NamespaceTable {
+    let mut table = namespaces_that_expire();
+    table.write = WriteMark { spent_mib: 0x0102_0304, utc_s: 1_790_000_004 };
     table
 }
 
@@ -179,6 +186,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("slice_superblock", slice_superblock().encode().to_vec()),
         ("namespaces", namespaces().encode().expect("two rows fit")),
         ("namespaces_that_expire", namespaces_that_expire().encode().expect("two rows fit")),
+        ("namespaces_with_budget", namespaces_with_budget().encode().expect("two rows fit")),
         ("segment_header", segment_header().encode().to_vec()),
         ("descriptor", descriptor()),
         ("trailer_of_block", trailer_of_block()),

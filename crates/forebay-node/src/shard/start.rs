@@ -39,6 +39,8 @@ pub(crate) struct ShardSetup {
     pub(crate) index_bytes: usize,
     pub(crate) policy: Box<dyn forebay_tokenomics::Policy>,
     pub(crate) scrub_period_s: u64,
+    /// Bytes a day that the slice may be written; 0: as many as come.
+    pub(crate) write_day_bytes: u64,
     pub(crate) engine: EngineKind,
     pub(crate) landings: Landings,
     pub(crate) shares: Shares,
@@ -146,6 +148,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     let (mut store, recovery) =
         Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;
     store.scrub_every(now_us / 1000, setup.scrub_period_s * 1000);
+    store.limit_writes(now_us / 1000, setup.write_day_bytes);
     pages.finish();
     store.disk_mut().register();
     let features = store.disk_mut().features();

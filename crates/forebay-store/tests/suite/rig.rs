@@ -13,7 +13,7 @@ use forebay_store::{
 };
 use forebay_types::{
     BlockMeta, Class, Descriptor, Entropy, Fingerprint, Key, MissReason, Namespace, NamespaceId, PutOutcome,
-    RefusedReason, Secret, SeededEntropy, ShardId, Tenant, Version,
+    RefusedReason, Reuse, Secret, SeededEntropy, ShardId, Tenant, Version,
 };
 
 pub(crate) const CACHE: NamespaceId = NamespaceId(1);
@@ -163,6 +163,9 @@ pub(crate) struct Rig {
     pub(crate) utc: u64,
     /// When what is put expires.
     pub(crate) expiry: u64,
+    /// What is said of when it will be used again, and which block it is behind.
+    pub(crate) hint: Reuse,
+    pub(crate) parent: Option<Key>,
 }
 
 impl Rig {
@@ -251,6 +254,8 @@ impl Rig {
             check: true,
             utc,
             expiry: 0,
+            hint: Reuse::Unknown,
+            parent: None,
         })
     }
 
@@ -354,14 +359,14 @@ impl Rig {
     /// `Ok(version)`: an event follows.
     pub(crate) fn begin_put(&mut self, ns: NamespaceId, key: Key, length: usize) -> (u64, Result<u64, PutOutcome>) {
         let token = self.token();
-        let batch = self.store.begin_batch(1);
+        let batch = self.store.begin_batch(1).hinted(self.hint);
         let version = {
             let mut oracle = self.oracle.borrow_mut();
             oracle.next_version += 1;
             oracle.next_version
         };
         let bytes = content(version, length);
-        let encoded = describe_until(ns, key, version, &bytes, self.expiry);
+        let encoded = self.describe(ns, key, version, &bytes);
         let mut slot = match self.store.reserve(self.now, &encoded, batch, 0) {
             Reserve::Slot(slot) => slot,
             Reserve::Exists => return (token, Err(PutOutcome::Exists)),
@@ -376,6 +381,14 @@ impl Rig {
             Committed::Pending => Ok(version),
         };
         (token, result)
+    }
+
+    fn describe(&self, ns: NamespaceId, key: Key, version: u64, bytes: &[u8]) -> Vec<u8> {
+        let Some(parent) = self.parent else { return describe_until(ns, key, version, bytes, self.expiry) };
+        let plain = BlockMeta::plain(ns, key, Version(version), bytes.len() as u64);
+        let mut encoded = Vec::new();
+        Descriptor::of(BlockMeta { parent: parent.place_token(), ..plain }, bytes).encode(&mut encoded);
+        encoded
     }
 
     pub(crate) fn request(&mut self, ns: NamespaceId, key: Key, offset: u64, length: u64) -> GetRequest {

@@ -1,6 +1,6 @@
 //! Least recently used: the rank is the time of the last use, in steps that keep the head of a batch above its tail.
 
-use super::{Policy, Rank, Reuse, Turn};
+use super::{COLDEST, Policy, Rank, Reuse, Turn};
 
 /// Ranks go up to here before a rebase is asked for: a quarter is left for the turns of callers that are slow to ask.
 const REBASE_ABOVE: Rank = 3 << 30;
@@ -9,7 +9,7 @@ const KEPT: Rank = 1 << 30;
 /// Most ranks one turn may spend: no message has more keys than this, and no caller can burn the ranks in one call.
 const ITEMS_MAX: u32 = 1 << 20;
 
-/// Least recently used: a use ranks above all earlier ones, whatever the hint.
+/// Least recently used: a use ranks above all earlier ones, but for one by somebody who is done with the block.
 #[derive(Debug, Clone, Default)]
 pub struct Lru {
     top: Rank,
@@ -39,11 +39,14 @@ impl Policy for Lru {
         Turn { head: self.top, tail }
     }
 
-    fn insert(&mut self, turn: Turn, depth: u32, _hint: Reuse) -> Rank {
-        turn.rank(depth)
+    fn insert(&mut self, turn: Turn, depth: u32, hint: Reuse) -> Rank {
+        if hint == Reuse::Done { COLDEST } else { turn.rank(depth) }
     }
 
-    fn touch(&mut self, turn: Turn, depth: u32, rank: Rank, _hint: Reuse) -> Rank {
+    fn touch(&mut self, turn: Turn, depth: u32, rank: Rank, hint: Reuse) -> Rank {
+        if hint == Reuse::Done {
+            return rank;
+        }
         // A slow request may touch a block that a later one has used since: it must not grow colder by being used.
         turn.rank(depth).max(rank)
     }
@@ -70,9 +73,20 @@ mod tests {
         let second = lru.begin(2);
         // The order of the calls does not matter.
         let tail = lru.insert(second, 1, Reuse::Unknown);
-        let head = lru.touch(second, 0, old[2], Reuse::Done);
+        let head = lru.touch(second, 0, old[2], Reuse::Turn);
         assert!(old[0] > old[1] && old[1] > old[2]);
         assert!(head > tail && tail > old[0]);
+    }
+
+    #[test]
+    fn who_is_done_puts_the_coldest_and_warms_nothing() {
+        let mut lru = Lru::new();
+        let turn = lru.begin(1);
+        let first = lru.insert(turn, 0, Reuse::Unknown);
+        let turn = lru.begin(1);
+        assert!(lru.insert(turn, 0, Reuse::Done) < first);
+        assert_eq!(lru.touch(turn, 0, first, Reuse::Done), first, "others may share it: it grows no colder either");
+        assert!(lru.touch(turn, 0, first, Reuse::Unknown) > first);
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub use s3_fifo::S3Fifo;
 /// What a block is worth to keep, comparable only inside one shard: larger is worth more.
 pub type Rank = u32;
 
+/// Rank of what nobody will ask for again, by the word of whoever put it.
+const COLDEST: Rank = 0;
+
 /// One request's place in the order of uses. Given by [`Policy::begin`], carried to each of the request's keys.
 ///
 /// It is a value, not a state of the policy, so that requests of many clients may be interleaved key by key.
@@ -33,6 +36,10 @@ impl Turn {
 ///
 /// A request's keys are ranked as if they were used tail to head: an earlier key of one request ranks above a later one, because a chain
 /// without its head is worth nothing. The order in which the calls come does not matter.
+///
+/// What callers say of the next use ([`Reuse`]) counts a little: what is put by one who is `done` is the coldest there is, and a use by one who is done warms
+/// nothing, and cools nothing either, since others may share the block. What is announced to come back is ranked like what came back already, where
+/// a policy tells the two apart.
 pub trait Policy: Send {
     /// The word in settings, metrics and reports.
     fn name(&self) -> &'static str;

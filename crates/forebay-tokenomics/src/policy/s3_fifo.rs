@@ -5,7 +5,7 @@
 //! and each use adds a lap of the main queue, up to three (the original's two bits of frequency). Whoever holds the blocks evicts the lowest rank,
 //! which is the block whose time comes first. Nothing moves when time passes, so a shard pays four bytes a block, as for every policy.
 
-use super::{Policy, Rank, Reuse, Turn};
+use super::{COLDEST, Policy, Rank, Reuse, Turn};
 
 /// Share of the capacity that blocks pass through which were used once.
 const SMALL_SHARE: u32 = 10;
@@ -57,15 +57,23 @@ impl Policy for S3Fifo {
         Turn { head: self.top, tail }
     }
 
-    fn insert(&mut self, turn: Turn, depth: u32, _hint: Reuse) -> Rank {
-        turn.rank(depth).saturating_add(self.small())
+    fn insert(&mut self, turn: Turn, depth: u32, hint: Reuse) -> Rank {
+        match hint {
+            Reuse::Done => COLDEST,
+            // A session that waits comes back: no need to see it leave first.
+            Reuse::Tool | Reuse::Turn => self.insert_again(turn, depth, hint),
+            Reuse::Unknown | Reuse::Seconds(_) => turn.rank(depth).saturating_add(self.small()),
+        }
     }
 
     fn insert_again(&mut self, turn: Turn, depth: u32, _hint: Reuse) -> Rank {
         turn.rank(depth).saturating_add(self.blocks)
     }
 
-    fn touch(&mut self, turn: Turn, depth: u32, rank: Rank, _hint: Reuse) -> Rank {
+    fn touch(&mut self, turn: Turn, depth: u32, rank: Rank, hint: Reuse) -> Rank {
+        if hint == Reuse::Done {
+            return rank;
+        }
         let now = turn.rank(depth);
         let lap = rank.max(now).saturating_add(self.blocks);
         lap.min(now.saturating_add(LAPS_MAX * self.blocks)).max(rank)
@@ -115,6 +123,17 @@ mod tests {
         let turn = policy.begin(1);
         assert!(policy.insert(turn, 0, Reuse::Unknown) > twice, "and not for ever");
         assert!(policy.insert_again(turn, 0, Reuse::Unknown) > policy.insert(turn, 0, Reuse::Unknown));
+    }
+
+    #[test]
+    fn what_is_announced_to_come_back_is_not_taken_for_a_scan_and_who_is_done_is() {
+        let mut policy = sized(1000);
+        let turn = policy.begin(1);
+        let rank = |policy: &mut S3Fifo, hint| policy.insert(turn, 0, hint);
+        let plain = rank(&mut policy, Reuse::Unknown);
+        assert!(rank(&mut policy, Reuse::Tool) > plain && rank(&mut policy, Reuse::Turn) > plain);
+        assert!(rank(&mut policy, Reuse::Done) < plain);
+        assert_eq!(policy.touch(turn, 0, plain, Reuse::Done), plain);
     }
 
     #[test]

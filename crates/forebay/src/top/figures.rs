@@ -57,6 +57,8 @@ pub(super) struct Slice {
     pub(super) flushes_s: f64,
     pub(super) amplification: f64,
     pub(super) failed: bool,
+    /// The write budget is short, and admission selective.
+    pub(super) sparing: bool,
     /// Scrub found damage on it.
     pub(super) damaged: bool,
     pub(super) free_segments: u64,
@@ -184,6 +186,7 @@ impl Over<'_> {
             amplification: shard["write_amplification"].as_f64().unwrap_or(0.0),
             failed: count("drive_write_failed") > 0,
             damaged: count("segments_damaged") > 0,
+            sparing: count("write_budget_bytes") < count("write_day_bytes").div_ceil(4),
             free_segments: count("segments_free"),
         }
     }

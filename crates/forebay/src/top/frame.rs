@@ -152,6 +152,7 @@ fn drives(slices: &[Slice], room: usize) -> Vec<Line> {
         let (ink, state) = match slice {
             Slice { failed: true, .. } => (Ink::Bad, "failed".to_owned()),
             Slice { damaged: true, .. } => (Ink::Bad, "damaged".to_owned()),
+            Slice { sparing: true, .. } => (Ink::Warn, "sparing".to_owned()),
             Slice { free_segments: 0..=2, .. } => (Ink::Plain, "full".to_owned()),
             slice => (Ink::Good, format!("x{:.2}", slice.amplification)),
         };

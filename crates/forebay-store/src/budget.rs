@@ -1,0 +1,203 @@
+//! The write budget: how many bytes a day the drive may be written, and who is admitted when they run short. Time is told to it.
+//!
+//! A bucket that fills evenly and holds a day's worth at most. What it pays for is what really goes to the drive: records with their padding, what cleaning
+//! writes again, headers, footers, tombstones, tables. While more than a quarter of a day is left, everything is admitted; below that only what is likely to
+//! be used again; at nothing, no block of the cache. Durable blocks are never refused for wear: they make debts, which the cache pays.
+//!
+//! The account is in the table of namespaces, drawn in advance: what is written there as spent is always a little more than what is. A start takes it for
+//! true, so that nothing is won by starting again.
+
+use forebay_format::WriteMark;
+use forebay_types::Millis;
+
+const DAY_MS: u64 = 86_400_000;
+/// Part of a day's worth that is kept for what is likely to be used again: six hours of the even flow.
+const RESERVE_SHARE: u64 = 4;
+/// Part of a day's worth that is drawn from the account in advance: the table is written a few hundred times a day, and a crash costs six minutes' worth.
+const DRAWN_SHARE: u64 = 256;
+
+/// A shard's account.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    /// A day's worth in bytes; 0: anything goes.
+    day_bytes: u64,
+    /// Bytes spent and not filled up again, times the milliseconds of a day: exact at any rate. More than a day's worth is a debt.
+    spent: i128,
+    last: Millis,
+    /// Bytes ever written since the opening, as told last.
+    written: u64,
+    /// Bytes written since the account was put down, and whether that must be done now.
+    undrawn: u64,
+    wanted: bool,
+    /// What the drive knows.
+    mark: WriteMark,
+}
+
+impl Budget {
+    /// Off, with what the drive knows.
+    pub(crate) fn new(mark: WriteMark) -> Self {
+        Budget { mark, ..Budget::default() }
+    }
+
+    /// From now on so many bytes a day; 0 is off. What the drive knows to be spent is spent, less what has flown in since.
+    pub(crate) fn set(&mut self, now: Millis, utc_s: u64, day_bytes: u64) {
+        let spent = u64::from(self.mark.spent_mib) << 20;
+        let away_ms = utc_s.saturating_sub(u64::from(self.mark.utc_s)).saturating_mul(1000);
+        self.day_bytes = day_bytes;
+        self.spent = i128::from(spent) * i128::from(DAY_MS);
+        self.last = now;
+        self.refill(away_ms);
+        (self.undrawn, self.wanted) = (0, day_bytes > 0);
+    }
+
+    fn refill(&mut self, passed_ms: u64) {
+        let flown = i128::from(passed_ms) * i128::from(self.day_bytes);
+        self.spent = self.spent.saturating_sub(flown).max(0);
+    }
+
+    /// Told what was written in all since the opening.
+    pub(crate) fn look(&mut self, now: Millis, written: u64) {
+        let more = written.saturating_sub(self.written);
+        self.written = written;
+        if self.day_bytes == 0 {
+            return;
+        }
+        self.refill(now.saturating_sub(self.last));
+        self.last = self.last.max(now);
+        self.spent += i128::from(more) * i128::from(DAY_MS);
+        self.undrawn += more;
+        // At half of what is drawn: the rest covers what is written until the table is.
+        self.wanted |= self.undrawn > self.drawn_bytes() / 2;
+    }
+
+    fn drawn_bytes(&self) -> u64 {
+        (self.day_bytes / DRAWN_SHARE).max(1 << 20)
+    }
+
+    /// Bytes spent, rounded up.
+    fn spent_bytes(&self) -> u64 {
+        u64::try_from((self.spent + i128::from(DAY_MS) - 1) / i128::from(DAY_MS)).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.day_bytes > 0
+    }
+
+    pub(crate) fn day_bytes(&self) -> u64 {
+        self.day_bytes
+    }
+
+    /// Bytes that may be written now.
+    pub(crate) fn left_bytes(&self) -> u64 {
+        self.day_bytes.saturating_sub(self.spent_bytes())
+    }
+
+    /// Bytes written over it.
+    pub(crate) fn debt_bytes(&self) -> u64 {
+        if self.is_on() { self.spent_bytes().saturating_sub(self.day_bytes) } else { 0 }
+    }
+
+    /// Whether `bytes` of the cache may be written. `is_likely` is asked only when that decides.
+    pub(crate) fn admits(&self, bytes: u64, is_likely: impl FnOnce() -> bool) -> bool {
+        let left = self.left_bytes();
+        !self.is_on() || left >= self.reserve_bytes() + bytes || left >= bytes && is_likely()
+    }
+
+    fn reserve_bytes(&self) -> u64 {
+        self.day_bytes / RESERVE_SHARE
+    }
+
+    /// True when the account must be put down.
+    pub(crate) fn is_due(&self) -> bool {
+        self.wanted
+    }
+
+    /// The account to put down, with what is drawn in advance.
+    pub(crate) fn begin_mark(&mut self, utc_s: u64) -> WriteMark {
+        if self.is_on() {
+            let spent = self.spent_bytes().saturating_add(self.drawn_bytes());
+            self.mark = WriteMark {
+                spent_mib: u32::try_from(spent.div_ceil(1 << 20)).unwrap_or(u32::MAX),
+                utc_s: u32::try_from(utc_s).unwrap_or(u32::MAX),
+            };
+            (self.undrawn, self.wanted) = (0, false);
+        }
+        self.mark
+    }
+
+    /// It could not be written now.
+    pub(crate) fn mark_again(&mut self) {
+        self.wanted = self.is_on();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn budget(day_bytes: u64) -> Budget {
+        let mut budget = Budget::new(WriteMark::default());
+        budget.set(0, 1_000_000, day_bytes);
+        budget
+    }
+
+    #[test]
+    fn it_fills_evenly_and_holds_a_day_at_most() {
+        let mut budget = budget(24 * GIB);
+        assert_eq!(budget.left_bytes(), 24 * GIB);
+        budget.look(0, 10 * GIB);
+        assert_eq!(budget.left_bytes(), 14 * GIB);
+        budget.look(3_600_000, 10 * GIB);
+        assert_eq!(budget.left_bytes(), 15 * GIB, "an hour's worth");
+        budget.look(40 * 3_600_000, 10 * GIB);
+        assert_eq!(budget.left_bytes(), 24 * GIB);
+        budget.look(40 * 3_600_000, 50 * GIB);
+        assert_eq!((budget.left_bytes(), budget.debt_bytes()), (0, 16 * GIB), "who is never refused makes debts");
+        budget.look(57 * 3_600_000, 50 * GIB);
+        assert_eq!((budget.left_bytes(), budget.debt_bytes()), (GIB, 0));
+        budget.look(0, 50 * GIB);
+        assert_eq!(budget.left_bytes(), GIB, "a clock that goes back fills nothing");
+    }
+
+    #[test]
+    fn the_last_quarter_is_for_what_is_likely_to_be_used_again() {
+        let mut budget = budget(16 * GIB);
+        assert!(budget.admits(12 * GIB, || panic!("not asked")));
+        budget.look(0, 11 * GIB);
+        assert!(budget.admits(GIB, || panic!("not asked")) && !budget.admits(2 * GIB, || false));
+        assert!(budget.admits(5 * GIB, || true) && !budget.admits(6 * GIB, || true));
+        assert!(Budget::new(WriteMark::default()).admits(u64::MAX, || panic!("not asked")), "off");
+    }
+
+    #[test]
+    fn starting_again_wins_nothing() {
+        let mut once = budget(GIB);
+        let mut again = budget(GIB);
+        // The account as the drive has it: put down when it was due, lost with each crash otherwise.
+        let mut mark = again.begin_mark(1_000_000);
+        let (mut written, mut since) = (0, 0);
+        for minute in 1..3000u64 {
+            let (now, utc_s) = (minute * 60_000, 1_000_000 + minute * 60);
+            written += 300 << 10;
+            since += 300 << 10;
+            once.look(now, written);
+            again.look(now, since);
+            if again.is_due() {
+                mark = again.begin_mark(utc_s);
+            }
+            if minute % 7 == 0 {
+                again = Budget::new(mark);
+                again.set(now, utc_s, GIB);
+                since = 0;
+            }
+            assert!(
+                again.left_bytes() <= once.left_bytes() + 1,
+                "{minute}: {} {}",
+                again.left_bytes(),
+                once.left_bytes()
+            );
+        }
+    }
+}
