@@ -126,6 +126,14 @@ pub struct Counters {
     pub put_bytes: u64,
     /// Hits by [`LandingKind`] (`LandingKind::index`).
     pub landings: [u64; LANDINGS],
+    /// Of these, hits that came straight into memory the caller has lent ([`crate::NamespaceHandle::get_lent`]).
+    pub lent_landings: [u64; LANDINGS],
+    /// Hits that came into memory of the client's own and were copied to lent memory.
+    pub lent_copied: u64,
+    /// Places of lent memory that were withheld at the end of their call.
+    pub lent_withheld: u64,
+    /// Places that are free again because their shard was found to have started anew. The others come back by the node's word.
+    pub lent_freed: u64,
     /// Blocks whose bytes did not match what they claimed to be. Each is a miss, and was told to the node.
     pub corrupt: u64,
     /// Gets that missed what an unexpired lease of a match had promised.
@@ -161,6 +169,7 @@ pub(crate) struct Cells {
     pub(crate) breaker_opened: AtomicU64,
     pub(crate) probes: AtomicU64,
     pub(crate) lost_landings: AtomicU64,
+    pub(crate) lent_freed: AtomicU64,
 }
 
 impl Cells {
@@ -177,6 +186,7 @@ impl Cells {
         all.attempts = self.attempts.load(Ordering::Relaxed);
         all.breaker_opened = self.breaker_opened.load(Ordering::Relaxed);
         all.probes = self.probes.load(Ordering::Relaxed);
+        all.lent_freed = self.lent_freed.load(Ordering::Relaxed);
         all.lost_landings = self.lost_landings.load(Ordering::Relaxed);
         all
     }

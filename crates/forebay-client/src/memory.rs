@@ -1,21 +1,25 @@
 //! Memory for blocks: slices of regions that nodes can land in, and ordinary memory when the regions are full.
 //!
-//! Regions are made as they are needed, in steps, so that a client of one small block does not pay for 256 MiB and no call for more than it needs:
-//! taking pages costs a call milliseconds (a step of 128 MiB was seen to end one 180 ms after its deadline). A region
-//! of which half is retired (a node died in the middle of landings) is replaced by a fresh one: what the kernel may still write into is the
-//! old one's file.
+//! Regions are made as they are needed, in steps, and get their pages with the slices that lie in them, so that no call pays for more than it moves:
+//! taking pages costs about what moving the bytes costs (a step of 128 MiB was seen to end a call 180 ms after its deadline, one of 16 MiB 60 ms
+//! after it on a busy machine). A region of which half is retired (a node died in the middle of landings) is replaced by a fresh one: what the
+//! kernel may still write into is the old one's file.
+//!
+//! Memory that the caller lends stands in the same list, so that nodes learn of it in the same way. Nothing is cut from it here.
 
 use std::ops::Deref;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use forebay_io::{Region, Slice};
+use forebay_io::{Region, Slice, Writer};
 use forebay_types::RegionId;
 
 /// One region, in bytes, unless a block is longer: a handful of large blocks or a window of small ones.
 const STEP_BYTES: usize = 16 << 20;
 /// Most regions that a client means to have. A node takes 64 on a connection, and some may be spoilt.
 const REGIONS_MAX: usize = 32;
+/// Most memories that a caller lends for direct landings, for the same reason.
+const LENT_MAX: usize = 16;
 
 /// Bytes of one block, wherever they are.
 #[derive(Debug)]
@@ -68,18 +72,23 @@ pub(crate) struct Regions {
     state: Mutex<State>,
     /// Changes whenever the list does; pairs with nothing: a stale value only makes a connection look at the list under its lock once more.
     version: AtomicU64,
+    /// Regions that are lent. Pairs with nothing: who lends one does so before anything is withheld in it.
+    lent: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct State {
     list: Vec<(RegionId, Region)>,
+    /// The caller's.
+    lent: Vec<(RegionId, Region)>,
     next: u32,
 }
 
 impl Regions {
     /// At most `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
-        Regions { limit, state: Mutex::new(State { list: Vec::new(), next: 1 }), version: AtomicU64::new(1) }
+        let state = Mutex::new(State { list: Vec::new(), lent: Vec::new(), next: 1 });
+        Regions { limit, state, version: AtomicU64::new(1), lent: AtomicUsize::new(0) }
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -88,18 +97,58 @@ impl Regions {
 
     /// A slice of `len` bytes, with the number of its region. `None` when all regions are full.
     pub(crate) fn alloc(&self, len: usize) -> Option<(RegionId, Slice)> {
+        let (region, mut slice) = self.cut(len)?;
+        // Not under the lock: it takes its time, and others need none of it.
+        slice.take_pages().ok().map(|()| (region, slice))
+    }
+
+    fn cut(&self, len: usize) -> Option<(RegionId, Slice)> {
+        // Dropped behind the lock: giving pages back takes time too.
+        let mut spoilt = Vec::new();
         let mut state = self.lock();
         loop {
             // The last is the emptiest.
             for (id, region) in state.list.iter().rev() {
-                if let Some(slice) = region.alloc(len) {
+                if let Some(slice) = region.cut(len) {
                     return Some((*id, slice));
                 }
             }
-            if !self.grow(&mut state, len) {
+            if !self.grow(&mut state, len, &mut spoilt) {
+                drop(state);
                 return None;
             }
         }
+    }
+
+    /// Takes in memory of the caller's. `None` when there is too much of it already.
+    pub(crate) fn lend(&self, region: Region) -> Option<RegionId> {
+        let mut state = self.lock();
+        if state.lent.len() == LENT_MAX {
+            return None;
+        }
+        let id = RegionId(state.next);
+        state.next += 1;
+        state.lent.push((id, region));
+        self.lent.store(state.lent.len(), Ordering::Relaxed);
+        self.version.fetch_add(1, Ordering::Relaxed);
+        Some(id)
+    }
+
+    /// It is the caller's alone again.
+    pub(crate) fn take_back(&self, id: RegionId) {
+        let mut state = self.lock();
+        state.lent.retain(|(other, _)| *other != id);
+        self.lent.store(state.lent.len(), Ordering::Relaxed);
+        self.version.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This start of a shard has welcomed us, so whatever earlier ones had under way has ended. Gives how many pieces are free for that.
+    pub(crate) fn started(&self, now: Writer) -> usize {
+        if self.lent.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let lent = self.lock().lent.clone();
+        lent.iter().map(|(_, region)| region.ended(|of| of.shard == now.shard && of.start != now.start)).sum()
     }
 
     /// The number of the region that `slice` lies in, if it is one of these.
@@ -115,13 +164,13 @@ impl Regions {
     /// All regions, with the version of this list.
     pub(crate) fn list(&self) -> (u64, Vec<(RegionId, Region)>) {
         let state = self.lock();
-        (self.version(), state.list.clone())
+        (self.version(), state.list.iter().chain(&state.lent).cloned().collect())
     }
 
-    fn grow(&self, state: &mut State, len: usize) -> bool {
+    fn grow(&self, state: &mut State, len: usize, spoilt: &mut Vec<(RegionId, Region)>) -> bool {
         // What is spoilt for half is let go: its memory comes back when the last slice in it is dropped.
         let before = state.list.len();
-        state.list.retain(|(_, region)| region.retired_bytes() < region.len() / 2);
+        spoilt.extend(state.list.extract_if(.., |(_, region)| region.retired_bytes() >= region.len() / 2));
         let taken: usize = state.list.iter().map(|(_, region)| region.len()).sum();
         let step = STEP_BYTES.max(self.limit / REGIONS_MAX);
         let wanted = step.max(len.next_multiple_of(2 << 20)).min(self.limit.saturating_sub(taken));

@@ -50,7 +50,26 @@ impl Extents {
         Some(start)
     }
 
-    /// Gives back what `alloc(len)` returned as `start`.
+    /// Takes `len` bytes (rounded up to the alignment) at `start`, a multiple of it; false when not all of them are free.
+    pub fn alloc_at(&mut self, start: usize, len: usize) -> bool {
+        let Some(len) = len.max(1).checked_next_multiple_of(self.align) else { return false };
+        let hole = self.by_start.range(..=start).next_back().map(|(s, l)| (*s, *l));
+        let Some((from, size)) = hole.filter(|_| start.is_multiple_of(self.align)) else { return false };
+        if size < len || start - from > size - len {
+            return false;
+        }
+        self.remove(from, size);
+        if start > from {
+            self.insert(from, start - from);
+        }
+        if from + size > start + len {
+            self.insert(start + len, from + size - start - len);
+        }
+        self.free -= len;
+        true
+    }
+
+    /// Gives back what `alloc(len)` returned as `start`, or `alloc_at` took.
     pub fn release(&mut self, start: usize, len: usize) {
         let (mut from, mut size) = (start, len.max(1).next_multiple_of(self.align));
         self.free += size;
@@ -97,7 +116,13 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let len = (state >> 40) as usize % 40_000;
             if state >> 63 == 0 {
-                if let Some(start) = extents.alloc(len) {
+                let here = ((state >> 20) as usize % (1 << 20)) & !4095;
+                let asked = state >> 62 == 1;
+                let taken = if asked { extents.alloc_at(here, len).then_some(here) } else { extents.alloc(len) };
+                let end = here + len.max(1).next_multiple_of(4096);
+                let free = held.iter().all(|(s, l)| end <= *s || here >= s + l.max(&1).next_multiple_of(4096));
+                assert!(!asked || taken.is_some() == (free && end <= 1 << 20), "what is free can be taken");
+                if let Some(start) = taken {
                     let end = start + len.max(1).next_multiple_of(4096);
                     assert!(end <= 1 << 20);
                     assert!(held.iter().all(|(s, l)| end <= *s || start >= s + l.max(&1).next_multiple_of(4096)));
@@ -112,5 +137,6 @@ mod tests {
             extents.release(start, len);
         }
         assert_eq!((extents.free_bytes(), extents.largest_hole()), (1 << 20, 1 << 20));
+        assert!(!extents.alloc_at(1, 1) && !extents.alloc_at(1 << 20, 1) && !extents.alloc_at(0, usize::MAX));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The whole life of a landing's memory is in the types. A [`Claim`] is its holder's alone. [`Claim::lend`] makes it a [`Lent`], which nobody can look
 //! at; only [`Lent::returned`], said by whoever knows that the landing has ended, makes it a claim again. A lent piece that is merely dropped is
-//! retired: something may still write it, so it is never claimed again. `tests/model.rs` runs this file under loom.
+//! retired: something may still write it, so it is never claimed again. If it was lent to a writer by name, it is withheld instead: free again once
+//! [`Ledger::ended`] is told that this writer writes no more. `tests/model.rs` runs this file under loom.
 
 use crate::Extents;
 use crate::sync::{Arc, Mutex, MutexGuard};
@@ -18,12 +19,25 @@ pub(crate) struct Ledger {
 struct State {
     extents: Extents,
     retired_bytes: usize,
+    /// Pieces that were dropped while their writers may still write: start and capacity. No more than there are pieces.
+    withheld: Vec<(Writer, usize, usize)>,
+    /// Bytes lent to a writer by name and not known to be written no more, those withheld among them.
+    named_bytes: usize,
+}
+
+/// Who writes a lent piece: a shard, and the start of it that was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writer {
+    /// Which shard.
+    pub shard: [u8; 16],
+    /// Which start of its node.
+    pub start: u64,
 }
 
 impl Ledger {
     /// Of `len` bytes, in pieces that start at multiples of `align`.
     pub(crate) fn new(len: usize, align: usize) -> Ledger {
-        let state = State { extents: Extents::new(len, align), retired_bytes: 0 };
+        let state = State { extents: Extents::new(len, align), retired_bytes: 0, withheld: Vec::new(), named_bytes: 0 };
         Ledger { state: Arc::new(Mutex::new(state)), align }
     }
 
@@ -31,7 +45,32 @@ impl Ledger {
     pub(crate) fn claim(&self, len: usize) -> Option<Claim> {
         let start = self.lock().extents.alloc(len)?;
         let capacity = len.max(1).next_multiple_of(self.align);
-        Some(Claim { ledger: self.clone(), start, capacity, retired: false })
+        Some(Claim { ledger: self.clone(), start, capacity, kept: false })
+    }
+
+    /// The piece of at least `len` bytes at `start`, a multiple of the alignment. `None` when not all of it is free.
+    pub(crate) fn claim_at(&self, start: usize, len: usize) -> Option<Claim> {
+        let taken = self.lock().extents.alloc_at(start, len);
+        let capacity = len.max(1).next_multiple_of(self.align);
+        taken.then(|| Claim { ledger: self.clone(), start, capacity, kept: false })
+    }
+
+    /// It is proved that writers of which `ended` says so write no more: what is withheld for their sake is free. Gives how many pieces.
+    pub(crate) fn ended(&self, ended: impl Fn(Writer) -> bool) -> usize {
+        let mut state = self.lock();
+        let before = state.withheld.len();
+        let (free, kept) = state.withheld.drain(..).partition::<Vec<_>, _>(|(writer, ..)| ended(*writer));
+        state.withheld = kept;
+        for (_, start, capacity) in free {
+            state.named_bytes -= capacity;
+            state.extents.release(start, capacity);
+        }
+        before - state.withheld.len()
+    }
+
+    /// Bytes that a writer has by name.
+    pub(crate) fn named_bytes(&self) -> usize {
+        self.lock().named_bytes
     }
 
     /// Free bytes, in however many holes.
@@ -55,7 +94,8 @@ pub(crate) struct Claim {
     ledger: Ledger,
     start: usize,
     capacity: usize,
-    retired: bool,
+    /// Dropping it leaves it taken.
+    kept: bool,
 }
 
 impl Claim {
@@ -71,51 +111,70 @@ impl Claim {
 
     /// Gives it to a landing.
     pub(crate) fn lend(self) -> Lent {
-        Lent(Some(self))
+        Lent { claim: Some(self), writer: None }
+    }
+
+    /// Gives it to a landing by this writer: withheld, not retired, should it be dropped.
+    pub(crate) fn lend_to(self, writer: Writer) -> Lent {
+        self.ledger.lock().named_bytes += self.capacity;
+        Lent { claim: Some(self), writer: Some(writer) }
     }
 
     /// It is never free again.
     pub(crate) fn retire(mut self) {
-        self.retired = true;
+        self.ledger.lock().retired_bytes += self.capacity;
+        self.kept = true;
+    }
+
+    /// It is free again when that writer is known to write no more.
+    fn withhold(mut self, writer: Writer) {
+        self.ledger.lock().withheld.push((writer, self.start, self.capacity));
+        self.kept = true;
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut state = self.ledger.lock();
-        if self.retired {
-            state.retired_bytes += self.capacity;
-        } else {
-            state.extents.release(self.start, self.capacity);
+        if !self.kept {
+            self.ledger.lock().extents.release(self.start, self.capacity);
         }
     }
 }
 
-/// A piece that something else may be writing. Dropping it retires it.
+/// A piece that something else may be writing. Dropping it retires or withholds it.
 #[derive(Debug)]
-pub(crate) struct Lent(Option<Claim>);
+pub(crate) struct Lent {
+    claim: Option<Claim>,
+    writer: Option<Writer>,
+}
 
 impl Lent {
     /// The claim again: the landing is known to have ended, or known never to have begun.
     pub(crate) fn returned(mut self) -> Claim {
-        self.0.take().expect("a lent piece holds its claim until it is consumed")
+        let claim = self.claim.take().expect("a lent piece holds its claim until it is consumed");
+        if self.writer.is_some() {
+            claim.ledger.lock().named_bytes -= claim.capacity;
+        }
+        claim
     }
 
     /// Bytes from the region's start.
     pub(crate) fn start(&self) -> usize {
-        self.0.as_ref().map_or(0, Claim::start)
+        self.claim.as_ref().map_or(0, Claim::start)
     }
 
     /// Bytes of it.
     pub(crate) fn capacity(&self) -> usize {
-        self.0.as_ref().map_or(0, Claim::capacity)
+        self.claim.as_ref().map_or(0, Claim::capacity)
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(claim) = self.0.take() {
-            claim.retire();
+        let Some(claim) = self.claim.take() else { return };
+        match self.writer {
+            Some(writer) => claim.withhold(writer),
+            None => claim.retire(),
         }
     }
 }

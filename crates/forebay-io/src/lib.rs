@@ -35,6 +35,7 @@ pub use engine::{
     Ready, Waker, probe,
 };
 pub use extents::Extents;
+pub use ledger::Writer;
 pub use populate::Populating;
 pub use region::{Landing, PeerRegion, RegionError, huge_pages_off};
 pub use signals::EndSignals;

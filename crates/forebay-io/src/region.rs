@@ -30,6 +30,11 @@ pub enum RegionError {
         /// Bytes the client said.
         said: u64,
     },
+    /// It could be cut short while something lands in it.
+    #[error(
+        "memory that blocks land in must be sealed against shrinking; make it with memfd_create and add F_SEAL_SHRINK"
+    )]
+    NotSealed,
     /// Outside the region.
     #[error("bytes {offset}+{len} lie outside the region")]
     Outside {
@@ -64,19 +69,9 @@ impl PeerRegion {
     /// Huge page files (hugetlbfs) are refused: their pages can be taken back by a hole punched from outside, whatever the seals, and
     /// touching the hole would then stop the node.
     pub fn import(fd: OwnedFd, len: u64) -> Result<Self, RegionError> {
-        let magic = rustix::fs::fstatfs(&fd)?.f_type as u64 & 0xffff_ffff;
-        let stat = rustix::fs::fstat(&fd)?;
-        // A FIFO or device may lie on tmpfs too, and would block.
-        if magic != TMPFS_MAGIC || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(RegionError::NotMemory);
-        }
-        let found = u64::try_from(stat.st_size).unwrap_or(0);
-        if found < len || len == 0 || usize::try_from(len).is_err() || len > isize::MAX as u64 {
-            return Err(RegionError::TooShort { found, said: len });
-        }
-        let sealed = rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        check_memory(&fd, len)?;
         // Under strict overcommit a hole in a memfd may have no page to fill it, which is SIGBUS for whoever touches it.
-        let map = if sealed && !strict_overcommit() { Some(map_shared(&fd, len as usize)?) } else { None };
+        let map = if is_sealed(&fd) && !strict_overcommit() { Some(map_shared(&fd, len as usize)?) } else { None };
         Ok(PeerRegion(Rc::new(Inner { fd, len, map })))
     }
 
@@ -238,6 +233,26 @@ impl Landing {
         // A landing exists only in a mapped region, inside its bounds.
         self.region.0.map.map_or(std::ptr::null_mut(), |map| map.as_ptr().wrapping_add(self.offset as usize))
     }
+}
+
+/// Whether `fd` is memory, and its first `len` bytes are there.
+pub(crate) fn check_memory(fd: &OwnedFd, len: u64) -> Result<(), RegionError> {
+    let magic = rustix::fs::fstatfs(fd)?.f_type as u64 & 0xffff_ffff;
+    let stat = rustix::fs::fstat(fd)?;
+    // A FIFO or device may lie on tmpfs too, and would block.
+    if magic != TMPFS_MAGIC || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(RegionError::NotMemory);
+    }
+    let found = u64::try_from(stat.st_size).unwrap_or(0);
+    if found < len || len == 0 || usize::try_from(len).is_err() || len > isize::MAX as u64 {
+        return Err(RegionError::TooShort { found, said: len });
+    }
+    Ok(())
+}
+
+/// Whether it cannot be cut short.
+pub(crate) fn is_sealed(fd: &OwnedFd) -> bool {
+    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
 }
 
 /// Maps the first `len` bytes of `fd`, shared.

@@ -8,19 +8,20 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::Advice;
 
 use crate::RegionError;
-use crate::ledger::{Claim, Ledger, Lent};
-use crate::region::map_shared;
+use crate::ledger::{Claim, Ledger, Lent, Writer};
+use crate::region::{check_memory, is_sealed, map_shared};
 
 /// Slices start at multiples of this, in bytes: what any drive asks of direct I/O.
 const SLICE_ALIGN: usize = 4096;
 
-/// Pages are taken in steps of this many bytes: one call over gigabytes would hold the process's memory lock for as long.
-const POPULATE_STEP_BYTES: usize = 64 << 20;
+/// Pages are taken in chunks of this many bytes, a huge page where there are any.
+const CHUNK_BYTES: usize = 2 << 20;
 
 /// A client's memory that nodes can write into. Cloning shares it; it is unmapped when the last clone and slice are gone.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ struct Inner {
     /// Absent for borrowed memory.
     base: Option<NonNull<u8>>,
     ledger: Ledger,
+    /// Which chunks have their pages; none for memory of somebody else's. Pairs with nothing: a stale value only takes pages twice.
+    chunks: Box<[AtomicBool]>,
 }
 
 // SAFETY: `base` points to a mapping that lives as long as `Inner` and is only reached through slices, whose extents never overlap; the
@@ -44,22 +47,55 @@ unsafe impl Send for Inner {}
 unsafe impl Sync for Inner {}
 
 impl Region {
-    /// A region of the library's own, of `bytes` rounded up to 2 MiB, every page taken now: a page fault inside a landing would cost more.
+    /// A region of the library's own, of `bytes` rounded up to 2 MiB. It has no pages yet: they are taken with the slices they lie in, so that making
+    /// a region costs whoever needs a little of it next to nothing.
     pub fn owned(bytes: usize) -> Result<Self, RegionError> {
         let len = bytes.max(1).checked_next_multiple_of(2 << 20).ok_or(rustix::io::Errno::NOMEM)?;
         let fd = rustix::fs::memfd_create("forebay-region", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, len as u64)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let base = map_shared(&fd, len)?;
-        let inner = Inner { fd, len, base: Some(base), ledger: Ledger::new(len, SLICE_ALIGN) };
-        populate(base, len)?;
-        Ok(Region(Arc::new(inner)))
+        advise_huge(base, len);
+        let chunks = (0..len / CHUNK_BYTES).map(|_| AtomicBool::new(false)).collect();
+        Ok(Region(Arc::new(Inner { fd, len, base: Some(base), ledger: Ledger::new(len, SLICE_ALIGN), chunks })))
     }
 
     /// Memory of the engine's own: the first `bytes` of its file. It is not mapped here, nothing can be cut from it and nothing lands in it
     /// directly; a node copies into it through the descriptor.
     pub fn borrowed(fd: OwnedFd, bytes: usize) -> Self {
-        Region(Arc::new(Inner { fd, len: bytes, base: None, ledger: Ledger::new(0, SLICE_ALIGN) }))
+        let (ledger, chunks) = (Ledger::new(0, SLICE_ALIGN), Box::default());
+        Region(Arc::new(Inner { fd, len: bytes, base: None, ledger, chunks }))
+    }
+
+    /// Memory of the engine's own that things may land in: the first `bytes` of its file, a memfd or a file on tmpfs that is sealed against shrinking.
+    /// It is mapped here a second time. Nothing is cut from it by size; [`Self::take`] takes pieces where the engine says. While a piece is taken the
+    /// engine touches its bytes through the slice only.
+    pub fn lent(fd: OwnedFd, bytes: usize) -> Result<Self, RegionError> {
+        check_memory(&fd, bytes as u64)?;
+        if !is_sealed(&fd) {
+            return Err(RegionError::NotSealed);
+        }
+        let base = map_shared(&fd, bytes)?;
+        let (ledger, chunks) = (Ledger::new(bytes, SLICE_ALIGN), Box::default());
+        Ok(Region(Arc::new(Inner { fd, len: bytes, base: Some(base), ledger, chunks })))
+    }
+
+    /// The piece of `len` bytes at `offset`, a multiple of 4 KiB; its capacity is `len` rounded up to 4 KiB. `None` when part of it lies outside,
+    /// belongs to somebody or is withheld.
+    pub fn take(&self, offset: usize, len: usize) -> Option<Slice> {
+        self.0.base?;
+        let claim = self.0.ledger.claim_at(offset, len)?;
+        Some(Slice { region: self.clone(), claim, len })
+    }
+
+    /// It is proved that writers of which `ended` says so write no more: what was withheld for their sake is free. Gives how many pieces.
+    pub fn ended(&self, ended: impl Fn(Writer) -> bool) -> usize {
+        self.0.ledger.ended(ended)
+    }
+
+    /// Bytes that some writer may still write: lent by [`Slice::lend_to`] and not come back.
+    pub fn withheld_bytes(&self) -> usize {
+        self.0.ledger.named_bytes()
     }
 
     /// What a node needs to import it.
@@ -83,8 +119,14 @@ impl Region {
     }
 
     /// Cuts a slice of `len` bytes, starting at a multiple of 4 KiB; its capacity is `len` rounded up to 4 KiB. `None` when no hole is large
-    /// enough. Its bytes are whatever was there.
+    /// enough, or the machine has no memory for its pages. Its bytes are whatever was there.
     pub fn alloc(&self, len: usize) -> Option<Slice> {
+        let mut slice = self.cut(len)?;
+        slice.take_pages().ok().map(|()| slice)
+    }
+
+    /// The same without making sure of its pages: see [`Slice::take_pages`].
+    pub fn cut(&self, len: usize) -> Option<Slice> {
         self.0.base?;
         let claim = self.0.ledger.claim(len)?;
         Some(Slice { region: self.clone(), claim, len })
@@ -117,28 +159,11 @@ impl Drop for Inner {
     }
 }
 
-/// Asks for huge pages, then takes every page, so that landings never fault. Huge pages double what direct I/O and copies reach.
+/// Asks for huge pages: they double what direct I/O and copies reach.
 #[expect(unsafe_code, reason = "advice on a mapping")]
-fn populate(base: NonNull<u8>, len: usize) -> Result<(), rustix::io::Errno> {
-    // SAFETY: the range is a mapping just made, which nobody else has yet; the advice changes no byte.
+fn advise_huge(base: NonNull<u8>, len: usize) {
+    // SAFETY: the range is a mapping just made, which nobody else has yet; the advice changes no byte. Without huge pages it works too.
     let _ = unsafe { rustix::mm::madvise(base.as_ptr().cast(), len, Advice::LinuxHugepage) };
-    for start in (0..len).step_by(POPULATE_STEP_BYTES) {
-        let step = POPULATE_STEP_BYTES.min(len - start);
-        let at = base.as_ptr().wrapping_add(start);
-        // SAFETY: inside the mapping; populating keeps the bytes.
-        match unsafe { rustix::mm::madvise(at.cast(), step, Advice::LinuxPopulateWrite) } {
-            Ok(()) => {}
-            // Before Linux 5.14: touch each page instead.
-            Err(rustix::io::Errno::INVAL) => {
-                for page in (0..step).step_by(4096) {
-                    // SAFETY: inside the mapping, which is fresh and all zeros, and nobody else has it yet.
-                    unsafe { at.wrapping_add(page).write_volatile(0) };
-                }
-            }
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
 
 /// A piece of an owned region, held by one owner. Dropping it gives the memory back.
@@ -171,9 +196,45 @@ impl Slice {
         &self.region
     }
 
+    /// Takes the pages it lies in, and those beside them up to whole chunks of 2 MiB, if it is the first in them: a page fault inside a landing would
+    /// cost more, and its node, not this thread. An error when the machine has no memory for them.
+    #[expect(unsafe_code, reason = "advice on a mapping")]
+    pub fn take_pages(&mut self) -> Result<(), RegionError> {
+        let (start, end) = (self.claim.start(), self.claim.start() + self.claim.capacity());
+        let Some(base) = self.region.0.base else { return Ok(()) };
+        for (number, taken) in
+            self.region.0.chunks.iter().enumerate().take(end.div_ceil(CHUNK_BYTES)).skip(start / CHUNK_BYTES)
+        {
+            if taken.load(Ordering::Relaxed) {
+                continue;
+            }
+            let at = base.as_ptr().wrapping_add(number * CHUNK_BYTES);
+            // SAFETY: a chunk of an owned region, inside the mapping; taking pages for writing keeps every byte, whoever uses it meanwhile.
+            match unsafe { rustix::mm::madvise(at.cast(), CHUNK_BYTES, Advice::LinuxPopulateWrite) } {
+                Ok(()) => taken.store(true, Ordering::Relaxed),
+                // Before Linux 5.14: touch the pages that are this slice's own.
+                Err(rustix::io::Errno::INVAL) => {
+                    let whole = self.claim.capacity();
+                    let len = std::mem::replace(&mut self.len, whole);
+                    self.iter_mut().step_by(SLICE_ALIGN).for_each(|byte| *byte = std::hint::black_box(0));
+                    self.len = len;
+                    return Ok(());
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Gives it to a landing: nobody can look at it until [`Loan::returned`].
     pub fn lend(self) -> Loan {
         Loan { region: self.region, lent: self.claim.lend(), len: self.len }
+    }
+
+    /// The same, by name: a loan that is dropped without having come back is withheld until [`Region::ended`] tells that this writer writes no
+    /// more.
+    pub fn lend_to(self, writer: Writer) -> Loan {
+        Loan { region: self.region, lent: self.claim.lend_to(writer), len: self.len }
     }
 
     /// Never gives the memory back: something may still write it.
@@ -192,7 +253,8 @@ impl Deref for Slice {
     #[expect(unsafe_code, reason = "the region's memory as a slice")]
     fn deref(&self) -> &[u8] {
         // SAFETY: the extent is mapped while the region lives, is initialised (a memfd reads as zeros) and is this slice's alone. A node
-        // writes only what it was lent, and what is lent is a `Loan`, which has no `deref`.
+        // writes only what it was lent, and what is lent is a `Loan`, which has no `deref`. Who lends memory of his own leaves what he has taken
+        // as a slice to that slice, as `lent` asks.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 }
@@ -205,7 +267,8 @@ impl DerefMut for Slice {
     }
 }
 
-/// A slice that something else may be writing. Dropping it retires the slice; only [`Self::returned`] gives it back.
+/// A slice that something else may be writing. Dropping it retires the slice, or withholds it if it was lent by name; only [`Self::returned`]
+/// gives it back at once.
 #[derive(Debug)]
 pub struct Loan {
     region: Region,
@@ -254,6 +317,21 @@ mod tests {
     }
 
     #[test]
+    fn pages_are_taken_with_the_slices_that_need_them() {
+        let region = Region::owned(64 << 20).unwrap();
+        let pages = || rustix::fs::fstat(region.fd()).unwrap().st_blocks as usize * 512;
+        assert_eq!(pages(), 0, "making a region takes none");
+        let held: Vec<Slice> = (0..3).map(|_| region.alloc(1 << 20).unwrap()).collect();
+        assert_eq!(pages(), 4 << 20, "three slices of 1 MiB lie in two chunks");
+        drop(held);
+        let mut again = region.cut(1 << 20).unwrap();
+        again.fill(3);
+        again.take_pages().unwrap();
+        assert!(again.iter().all(|byte| *byte == 3), "taking pages changes no byte");
+        assert_eq!(pages(), 4 << 20);
+    }
+
+    #[test]
     fn a_region_cannot_shrink_under_a_node() {
         let region = Region::owned(1).unwrap();
         assert!(rustix::fs::ftruncate(region.fd(), 0).is_err());
@@ -272,6 +350,47 @@ mod tests {
         assert!(region.alloc(1).is_none());
         drop(rest);
         assert_eq!(region.free_bytes(), 1 << 20);
+    }
+
+    fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
+        let fd = rustix::fs::memfd_create("engine", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&fd, bytes).unwrap();
+        rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+        fd
+    }
+
+    #[test]
+    fn lent_memory_is_taken_where_its_owner_says_and_only_once() {
+        assert!(matches!(Region::lent(memfd(1 << 20, SealFlags::GROW), 1 << 20), Err(RegionError::NotSealed)));
+        assert!(matches!(Region::lent(memfd(4096, SealFlags::SHRINK), 4097), Err(RegionError::TooShort { .. })));
+        let fd = memfd(1 << 20, SealFlags::SHRINK);
+        let theirs = fd.try_clone().unwrap();
+        let region = Region::lent(fd, 1 << 20).unwrap();
+        let mut place = region.take(8192, 5000).unwrap();
+        assert_eq!((place.offset(), place.capacity()), (8192, 8192));
+        for (offset, len) in [(8192, 1), (12_288, 1), (4096, 4097), (0, 1 << 20), (1, 1), (1 << 20, 1), (0, 2 << 20)] {
+            assert!(region.take(offset, len).is_none(), "{offset}+{len}");
+        }
+        place.fill(7);
+        let mut seen = [0; 2];
+        rustix::io::pread(&theirs, &mut seen, 8192 + 4999).unwrap();
+        assert_eq!(seen, [7, 0]);
+        drop(place);
+        assert!(region.take(0, 1 << 20).is_some());
+    }
+
+    #[test]
+    fn what_a_writer_may_still_write_is_withheld_until_it_is_known_to_have_ended() {
+        let region = Region::lent(memfd(1 << 20, SealFlags::SHRINK), 1 << 20).unwrap();
+        let writer = |shard, start| Writer { shard: [shard; 16], start };
+        drop(region.take(0, 4096).unwrap().lend_to(writer(1, 1)));
+        drop(region.take(4096, 4096).unwrap().lend_to(writer(2, 1)));
+        drop(region.take(8192, 4096).unwrap().lend_to(writer(1, 2)).returned());
+        assert_eq!((region.withheld_bytes(), region.retired_bytes()), (8192, 0));
+        assert!(region.take(0, 4096).is_none() && region.take(8192, 4096).is_some());
+        assert_eq!(region.ended(|of| of.shard == [1; 16] && of.start != 2), 1);
+        assert!(region.take(0, 4096).is_some() && region.take(4096, 4096).is_none());
+        assert_eq!(region.withheld_bytes(), 4096);
     }
 
     #[test]

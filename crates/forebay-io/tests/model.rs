@@ -14,7 +14,7 @@ mod sync {
 #[expect(unreachable_pub, reason = "it is the product's file")]
 mod extents;
 #[path = "../src/ledger.rs"]
-#[expect(dead_code, reason = "it is the product's file")]
+#[expect(dead_code, unreachable_pub, reason = "it is the product's file")]
 mod ledger;
 #[path = "../src/engine/pending.rs"]
 mod pending;
