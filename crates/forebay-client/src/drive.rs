@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use forebay_types::{Clock, Epoch};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::coming::Coming;
 use crate::interrupt::Until;
 use crate::link::{Link, LinkError};
 use crate::mesh::{Core, Table};
@@ -60,6 +61,8 @@ pub(crate) trait Part<S> {
 pub(crate) struct Lane<P> {
     shard: Arc<Shard>,
     lent: Option<Lent>,
+    /// A connection that is being made.
+    coming: Option<Coming>,
     pub(crate) part: P,
     breaks: u32,
     /// When the connection was got, and how much had been heard on it by then.
@@ -72,7 +75,17 @@ pub(crate) struct Lane<P> {
 
 impl<P> Lane<P> {
     pub(crate) fn new(shard: Arc<Shard>, part: P) -> Self {
-        Lane { shard, lent: None, part, breaks: 0, lent_at: (0, 0), down: false, again_us: 0, over: false }
+        Lane {
+            shard,
+            lent: None,
+            coming: None,
+            part,
+            breaks: 0,
+            lent_at: (0, 0),
+            down: false,
+            again_us: 0,
+            over: false,
+        }
     }
 
     fn end<S>(&mut self, why: Why, shared: &mut S)
@@ -96,8 +109,11 @@ impl<P> Lane<P> {
             self.run_out(core, shared, at);
             return true;
         }
-        if self.lent.is_none() && !self.reach(core, epoch, shared, at) {
-            return self.over;
+        if self.lent.is_none() {
+            let reached = self.reach(core, epoch, shared, at);
+            if self.lent.is_none() {
+                return reached;
+            }
         }
         let Some(link) = self.lent.as_mut().and_then(Lent::link) else { return false };
         match self.part.pump(link, shared, at) {
@@ -163,33 +179,45 @@ impl<P> Lane<P> {
                 self.shard.silent(core, self.lent_at.0, at.now_us);
             }
         }
+        if let Some(coming) = self.coming.take() {
+            coming.run_out(core);
+        }
         let why = if self.down { Why::Unavailable } else { Why::Deadline };
         self.end(why, shared);
     }
 
-    /// Gets a connection. False: not yet, or never.
+    /// Gets a connection, or goes on getting one. True when anything moved.
     fn reach<S>(&mut self, core: &Core, epoch: Epoch, shared: &mut S, at: Moment) -> bool
     where
         P: Part<S>,
     {
-        if at.now_us < self.again_us {
-            return false;
-        }
-        match self.shard.checkout(core, epoch, at.deadline_us) {
+        let checkout = match &mut self.coming {
+            Some(coming) => match coming.step(core, epoch) {
+                None => return false,
+                Some(ended) => {
+                    self.coming = None;
+                    ended
+                }
+            },
+            None if at.now_us < self.again_us => return false,
+            None => self.shard.checkout(core, at.deadline_us),
+        };
+        match checkout {
             Checkout::Ready(mut lent) => {
                 self.lent_at = (core.clock.now_us(), lent.link().map_or(0, |link| link.heard));
                 self.lent = Some(lent);
                 self.down = false;
-                return true;
             }
+            Checkout::Coming(coming) => self.coming = Some(coming),
             Checkout::Wait { until_us, down } => {
                 self.again_us = until_us;
                 self.down = down;
+                return false;
             }
             Checkout::Moved => self.end(Why::Moved, shared),
             Checkout::Dead => self.end(Why::Unavailable, shared),
         }
-        false
+        true
     }
 }
 
@@ -246,7 +274,8 @@ pub(crate) fn drive<S, P: Part<S>>(core: &Core, epoch: Epoch, lanes: &mut [Lane<
             continue;
         }
         spinning = false;
-        if wait(lanes, until.wait_until_us(), at.now_us) {
+        // By the clock as it is now: the round may have taken its time.
+        if wait(lanes, until.wait_until_us(), core.clock.now_us()) {
             until.signalled();
         }
     }
@@ -256,13 +285,16 @@ pub(crate) fn drive<S, P: Part<S>>(core: &Core, epoch: Epoch, lanes: &mut [Lane<
 fn wait<P>(lanes: &[Lane<P>], mut until_us: u64, now_us: u64) -> bool {
     let mut fds = Vec::with_capacity(lanes.len());
     for lane in lanes.iter().filter(|lane| !lane.over) {
-        match lane.lent.as_ref() {
-            Some(lent) => {
-                let out = if lent.wants_to_send() { PollFlags::OUT } else { PollFlags::empty() };
-                fds.extend(lent.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN | out)));
-            }
-            None => until_us = until_us.min(lane.again_us.max(now_us + 1)),
-        }
+        let (socket, again_us) = match (&lane.lent, &lane.coming) {
+            (Some(lent), _) => (lent.fd().map(|fd| (fd, lent.wants_to_send())), u64::MAX),
+            (None, Some(coming)) => (coming.fd(), coming.until_us()),
+            (None, None) => (None, lane.again_us),
+        };
+        until_us = until_us.min(again_us.max(now_us + 1));
+        fds.extend(socket.map(|(fd, sends)| {
+            let out = if sends { PollFlags::OUT } else { PollFlags::empty() };
+            PollFd::from_borrowed_fd(fd, PollFlags::IN | out)
+        }));
     }
     let left = until_us.saturating_sub(now_us);
     let timeout = Timespec { tv_sec: (left / 1_000_000) as i64, tv_nsec: (left % 1_000_000 * 1000) as i64 };

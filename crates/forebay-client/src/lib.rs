@@ -26,6 +26,7 @@ mod asynchronous;
 mod block;
 mod breaker;
 mod client;
+mod coming;
 mod counters;
 mod drive;
 mod error;

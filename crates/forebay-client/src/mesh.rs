@@ -112,6 +112,11 @@ impl Core {
         self.known_table().epoch
     }
 
+    /// Hears what nodes have said on idle connections about requests that were given up.
+    pub(crate) fn settle(&self) {
+        self.known_table().shards.iter().for_each(|shard| shard.settle(self));
+    }
+
     /// Shards that are taken for dead.
     pub(crate) fn dead_shards(&self) -> impl Iterator<Item = Arc<Shard>> {
         let dead: Vec<_> = self.known_table().shards.iter().filter(|shard| shard.is_dead()).cloned().collect();

@@ -3,16 +3,17 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
+use forebay_io::Writer;
 use forebay_types::{Address, Clock, Entropy, Epoch, ShardId};
 use forebay_wire::ErrorCode;
 
 use crate::breaker::{Admit, Breaker};
+use crate::coming::Coming;
 use crate::link::{Introduction, Link, LinkError};
 use crate::mesh::Core;
 
-/// Longest one attempt may take, in microseconds: other shards of the call wait meanwhile.
+/// Longest one attempt may take, in microseconds: it may be the connection that is lost, not the node.
 const CONNECT_US_MAX: u64 = 1_000_000;
 /// How soon a call looks again for a connection when all are in use, in microseconds.
 const BUSY_US: u64 = 200;
@@ -55,6 +56,8 @@ pub(crate) struct Lent {
 /// What asking for a connection gives.
 pub(crate) enum Checkout {
     Ready(Lent),
+    /// It is on its way.
+    Coming(Coming),
     /// Ask again at this time. `down`: because the node could not be reached.
     Wait {
         until_us: u64,
@@ -71,8 +74,8 @@ impl Shard {
         Shard { id, weight, addresses, without_regions: AtomicBool::new(false), state: Mutex::default() }
     }
 
-    /// A connection: an idle one, else a new one. No word to the kernel while the shard is taken for dead.
-    pub(crate) fn checkout(self: &Arc<Self>, core: &Core, epoch: Epoch, deadline_us: u64) -> Checkout {
+    /// A connection: an idle one, else a new one that is on its way. No word to the kernel while the shard is taken for dead.
+    pub(crate) fn checkout(self: &Arc<Self>, core: &Core, deadline_us: u64) -> Checkout {
         let now = core.clock.now_us();
         {
             let mut state = self.lock();
@@ -92,17 +95,12 @@ impl Shard {
             state.open += 1;
         }
         core.cells.attempts.fetch_add(1, Ordering::Relaxed);
-        match self.connect(core, epoch, deadline_us.min(now + CONNECT_US_MAX)) {
-            Ok(link) => {
-                self.welcomed(&mut self.lock(), core, epoch, &link);
-                Checkout::Ready(Lent { shard: self.clone(), link: Some(Box::new(link)) })
-            }
-            Err(error) => self.unreached(core, &error),
-        }
+        let deadline_us = deadline_us.min(now + CONNECT_US_MAX);
+        Checkout::Coming(Coming::new(self.clone(), now, deadline_us))
     }
 
     /// An attempt of a call came to nothing.
-    fn unreached(&self, core: &Core, error: &LinkError) -> Checkout {
+    pub(crate) fn unreached(&self, core: &Core, error: &LinkError) -> Checkout {
         let now = core.clock.now_us();
         let patience_us = core.options.patience.as_micros() as u64;
         let mut state = self.lock();
@@ -139,6 +137,9 @@ impl Shard {
             core.cells.reconnects.fetch_add(1, Ordering::Relaxed);
         }
         let incarnation = link.welcome.incarnation;
+        // It has the drive, and it has it alone: what an earlier start had under way there has ended.
+        let freed = core.regions.started(Writer { shard: self.id.0, start: incarnation });
+        core.cells.lent_freed.fetch_add(freed as u64, Ordering::Relaxed);
         if state.incarnation.replace(incarnation).is_some_and(|old| old != incarnation) {
             core.cells.restarts.fetch_add(1, Ordering::Relaxed);
             self.without_regions.store(false, Ordering::Relaxed);
@@ -148,7 +149,7 @@ impl Shard {
         }
     }
 
-    fn introduction<'c>(&self, core: &'c Core, epoch: Epoch) -> Introduction<'c> {
+    pub(crate) fn introduction<'c>(&self, core: &'c Core, epoch: Epoch) -> Introduction<'c> {
         Introduction {
             shard: self.id,
             token: core.options.token.as_deref(),
@@ -158,18 +159,15 @@ impl Shard {
         }
     }
 
-    fn connect(&self, core: &Core, epoch: Epoch, deadline_us: u64) -> Result<Link, LinkError> {
-        let about = self.introduction(core, epoch);
-        let mut last = Err(LinkError::Closed);
-        for (at, address) in self.addresses.iter().enumerate() {
-            // A share each, so that one address that answers nothing leaves time for the others.
-            let left = deadline_us.saturating_sub(core.clock.now_us()) / (self.addresses.len() - at) as u64;
-            last = Link::connect(address, &about, Duration::from_micros(left.max(1)), &core.clock);
-            if last.is_ok() {
-                break;
-            }
-        }
-        last
+    /// A connection that a call has made; it counts among the shard's already.
+    pub(crate) fn made(self: &Arc<Self>, core: &Core, epoch: Epoch, link: Link) -> Lent {
+        self.welcomed(&mut self.lock(), core, epoch, &link);
+        Lent { shard: self.clone(), link: Some(Box::new(link)) }
+    }
+
+    /// A connection that was being made is not wanted any more.
+    pub(crate) fn unmade(&self) {
+        self.lock().open -= 1;
     }
 
     /// It is taken for dead.
@@ -219,6 +217,18 @@ impl Shard {
         let opened = self.lock().breaker.silent(asked_us, now_us);
         if opened {
             core.prober.start(core);
+        }
+    }
+
+    /// Looks at the idle connections that owe something.
+    pub(crate) fn settle(&self, core: &Core) {
+        let mut state = self.lock();
+        for (since_us, mut link) in std::mem::take(&mut state.idle) {
+            if link.owes() && link.drain().is_err() {
+                self.count_broken(&mut state, core);
+            } else {
+                state.idle.push((since_us, link));
+            }
         }
     }
 

@@ -68,25 +68,31 @@ impl Socket {
     /// whatever is called next. For whoever looks after several at once. Of a host with several addresses the first is tried; its name is
     /// looked up by the system, which may take its time.
     pub fn begin(address: &Address) -> io::Result<Socket> {
+        Socket::begin_nth(address, 0).map(|(socket, _)| socket)
+    }
+
+    /// The same with the host's address of this number, and how many there are behind it. `NotFound` when there are not so many.
+    pub fn begin_nth(address: &Address, nth: usize) -> io::Result<(Socket, usize)> {
+        let none = || io::Error::new(ErrorKind::NotFound, "the host has no such address");
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         match address {
+            Address::Unix(_) if nth > 0 => Err(none()),
             Address::Unix(path) => {
-                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
                 rustix::net::connect(&fd, &SocketAddrUnix::new(path.as_path())?)?;
-                Ok(Socket { fd, unix: true })
+                Ok((Socket { fd, unix: true }, 0))
             }
             Address::Tcp(host_port) => {
-                let none = || io::Error::new(ErrorKind::NotFound, "the host has no address");
-                let to = host_port.to_socket_addrs()?.next().ok_or_else(none)?;
+                let mut all = host_port.to_socket_addrs()?.skip(nth);
+                let to = all.next().ok_or_else(none)?;
                 let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
                 match rustix::net::connect(&fd, &to) {
                     Ok(()) | Err(Errno::INPROGRESS) => {}
                     Err(e) => return Err(e.into()),
                 }
                 tune_tcp(&fd)?;
-                Ok(Socket { fd, unix: false })
+                Ok((Socket { fd, unix: false }, all.count()))
             }
         }
     }

@@ -226,6 +226,29 @@ fn one_dead_shard_of_two_costs_only_its_own_keys() {
 }
 
 #[test]
+fn a_shard_that_does_not_even_greet_costs_only_its_own_keys() {
+    let fake = Fake::with(2, false, None);
+    let (client, space) = attached(&fake, Options::default());
+    let blocks = filled(&space, &[5000; 64]);
+    let keys = keys(&blocks);
+    // Another client, which has no connection to either yet.
+    for frozen in [1, 2] {
+        let (other, space) = attached(&fake, Options { patience: Duration::from_secs(60), ..Options::default() });
+        fake.state.frozen_shard.store(frozen, Ordering::Relaxed);
+        let results = space.with_deadline(Duration::from_millis(1500)).get(&keys);
+        let missed = results.iter().filter(|result| result.miss().is_some()).count();
+        // After a second an attempt to reach it is given up, so it may be either.
+        let silent = |reason| matches!(reason, MissReason::Deadline | MissReason::Unavailable);
+        assert!(results.iter().all(|result| result.miss().is_none_or(silent)));
+        assert!(missed > 0 && missed < keys.len(), "shard {frozen}: {missed} of {}", keys.len());
+        fake.state.frozen_shard.store(0, Ordering::Relaxed);
+        assert_adds_up(&other);
+    }
+    assert_hits(space.get(&keys), &blocks);
+    assert_adds_up(&client);
+}
+
+#[test]
 fn a_client_that_is_dropped_while_it_looks_for_a_node_looks_no_more() {
     let mut fake = Fake::unix();
     let (client, space) = attached(&fake, Options { patience: Duration::ZERO, ..Options::default() });
