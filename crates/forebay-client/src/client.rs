@@ -26,6 +26,10 @@ impl Client {
         &self.0
     }
 
+    pub(crate) fn shared(&self) -> Arc<Core> {
+        self.0.clone()
+    }
+
     /// Opens a namespace by its name.
     pub fn namespace(&self, name: &str) -> Result<NamespaceHandle, ClientError> {
         self.namespace_expecting(name, &Fingerprint::default())

@@ -111,6 +111,16 @@ pub enum ClientError {
         /// `Options::region_bytes`.
         limit: usize,
     },
+    /// A range of lent memory that cannot be had.
+    #[error(
+        "the lent memory has no free place of {bytes} bytes at {offset}: it starts at no multiple of 4096, reaches past the end, overlaps a place that is taken, or is withheld until a node is known to write there no more"
+    )]
+    PlaceTaken {
+        /// Where it was to start.
+        offset: usize,
+        /// What was asked for.
+        bytes: usize,
+    },
 }
 
 impl ClientError {

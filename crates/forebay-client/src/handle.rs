@@ -13,6 +13,7 @@ use crate::counters::{Counters, PutCounters};
 use crate::drive::{Lane, by_owner, drive};
 use crate::get::take::{Fill, Keep, Visit};
 use crate::get::{self, Ask};
+use crate::lent::{Land, LentResult, Place};
 use crate::matching::{self, Matched};
 use crate::mesh::Core;
 use crate::options::bounded_deadline;
@@ -181,6 +182,23 @@ impl NamespaceHandle {
         let mut fill = Fill { buffers, results };
         get::run(&self.space, &self.core, &asks, &mut fill, self.limits);
         fill.results
+    }
+
+    /// Gets blocks into places of memory that was lent with [`crate::Client::lend`], one for each key, and gives the places back with their blocks. If
+    /// it was lent for direct landings, the drive writes there where it can. A place that may still be written to when the call's time is over,
+    /// or when its node is gone, is withheld: the result says so, and [`crate::LentMemory::place`] gives the range again when that is proved to
+    /// have ended. In no place that was given back does anything write any more.
+    pub fn get_lent(&self, asked: Vec<(Key, Place)>) -> Vec<LentResult> {
+        let (keys, places): (Vec<Key>, Vec<Place>) = asked.into_iter().unzip();
+        let asks: Vec<Ask> = keys.into_iter().map(Ask::whole).collect();
+        let mut land = Land::new(places);
+        get::run(&self.space, &self.core, &asks, &mut land, self.limits);
+        let (results, copied, withheld) = land.results();
+        self.core.cells.add(|all| {
+            all.lent_copied += copied;
+            all.lent_withheld += withheld;
+        });
+        results
     }
 
     /// Answers as `get` would, without bytes and without a lease.

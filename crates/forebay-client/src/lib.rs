@@ -36,6 +36,7 @@ mod handle;
 mod hints;
 mod interrupt;
 mod keys;
+mod lent;
 mod link;
 mod matching;
 mod memory;
@@ -57,6 +58,7 @@ pub use forebay_types::Reuse;
 pub use handle::NamespaceHandle;
 pub use interrupt::Interrupt;
 pub use keys::{content_key, derive_key};
+pub use lent::{Lending, LentBlock, LentMemory, LentResult, Place};
 pub use matching::Matched;
 #[cfg(feature = "mutants")]
 pub use options::Mutant;

@@ -29,7 +29,7 @@ pub(crate) fn raised(py: Python<'_>, error: &ClientError) -> PyErr {
         ClientError::NamespaceUnknown { .. } => "NamespaceUnknown",
         ClientError::NamespaceDiffers { .. } => "NamespaceDiffers",
         ClientError::NamespaceExists { .. } => "NamespaceExists",
-        ClientError::Invalid(_) => "InvalidArgument",
+        ClientError::Invalid(_) | ClientError::PlaceTaken { .. } => "InvalidArgument",
         ClientError::Refused { .. } => "NodeRefused",
         ClientError::Deadline { .. } => "DeadlineExceeded",
         ClientError::Forget { .. } => "ForgetFailed",

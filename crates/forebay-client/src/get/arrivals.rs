@@ -4,7 +4,7 @@
 //! order are found here. What contradicts the protocol ends the connection; what is only a wrong block is a miss by `corrupt`.
 
 use forebay_types::limits::BLOCK_BYTES_MAX;
-use forebay_types::{Descriptor, LandingKind, MissReason, RegionId, Tier, Version};
+use forebay_types::{Clock, Descriptor, LandingKind, MissReason, RegionId, Tier, Version};
 use forebay_wire::{DataHeader, GetOutcomeRef, GetOutcomesView, Message};
 
 use super::{GetCall, GetPart, State, Stream};
@@ -131,8 +131,7 @@ impl Arrivals<'_, '_, '_> {
     fn miss(&mut self, at: u32, reason: MissReason) {
         let item = &mut self.part.items[at as usize];
         if let State::Landing(region, loan) = std::mem::replace(&mut item.state, State::Asked) {
-            let memory = Memory::Slice(loan.returned());
-            self.part.keep_spare(region, memory);
+            self.part.put_by(at, region, Memory::Slice(loan.returned()), self.call);
         }
         self.part.end(at);
         self.call.miss(self.part.items[at as usize].index, reason);
@@ -164,7 +163,7 @@ impl Arrivals<'_, '_, '_> {
         }
         let memory = Memory::Slice(loan.returned());
         self.part.unask(at);
-        self.part.keep_spare(region, memory);
+        self.part.put_by(at, region, memory, self.call);
         let item = &mut self.part.items[at as usize];
         item.room = item.room.max(need as usize);
         item.grown += 1;
@@ -193,7 +192,7 @@ impl Arrivals<'_, '_, '_> {
         match descriptor {
             Some(descriptor) if right => self.hand_over(at, region, memory, descriptor, claim),
             descriptor => {
-                self.part.keep_spare(region, memory);
+                self.part.put_by(at, region, memory, self.call);
                 self.corrupt(at, descriptor.as_ref());
             }
         }
@@ -204,7 +203,11 @@ impl Arrivals<'_, '_, '_> {
     fn begin_stream(&mut self, at: u32, claim: &Claim<'_>) -> Result<(), LinkError> {
         let item = &mut self.part.items[at as usize];
         let memory = match std::mem::replace(&mut item.state, State::Asked) {
-            // Nothing lands when it is streamed, so the slice is free; it serves if it is long enough.
+            // Nothing lands when it is streamed, so the slice is free. The caller's goes back; another serves if it is long enough.
+            State::Landing(region, loan) if item.own => {
+                self.part.put_by(at, region, Memory::Slice(loan.returned()), self.call);
+                None
+            }
             State::Landing(region, loan) => Some((region, Memory::Slice(loan.returned()))),
             State::Asked => None,
             _ => return Err(LinkError::Protocol("two outcomes for one item")),
@@ -253,6 +256,12 @@ impl Arrivals<'_, '_, '_> {
     }
 
     fn hand_over(&mut self, at: u32, region: RegionId, memory: Memory, descriptor: Descriptor, claim: &Claim<'_>) {
+        if self.call.core.clock.now_us() >= self.call.deadline_us {
+            // Hundreds of blocks may have come at once, and looking at each takes its time.
+            self.part.put_by(at, region, memory, self.call);
+            self.miss(at, MissReason::Deadline);
+            return;
+        }
         let index = self.part.items[at as usize].index;
         let ask = &self.call.asks[index as usize];
         let length = claim.length as usize;
@@ -266,10 +275,12 @@ impl Arrivals<'_, '_, '_> {
         let arrived = Arrived { memory, descriptor, length, offset, range, tier, landing, unchecked };
         match self.call.taker.take(index as usize, arrived) {
             Ok(spare) => {
+                let own = std::mem::take(&mut self.part.items[at as usize].own);
                 if let Some(memory) = spare {
-                    self.part.keep_spare(region, memory);
+                    self.part.put_by(at, region, memory, self.call);
                 }
                 let counts = &mut self.call.counts;
+                counts.lent_landings[landing.index()] += u64::from(own);
                 counts.keys.hit(tier, self.local);
                 counts.bytes += (to - from) as u64;
                 counts.tier_bytes[tier.index()] += (to - from) as u64;
@@ -278,7 +289,7 @@ impl Arrivals<'_, '_, '_> {
                 self.part.end(at);
             }
             Err(memory) => {
-                self.part.keep_spare(region, memory);
+                self.part.put_by(at, region, memory, self.call);
                 self.report(at, key, version);
             }
         }

@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use forebay_io::Slice;
 use forebay_types::limits::{BLOCK_BYTES_MAX, PIECE_BYTES};
-use forebay_types::{Clock, Key, LandingKind, MissReason, NamespaceId, Reuse, Tier};
+use forebay_types::{Clock, Key, LandingKind, MissReason, NamespaceId, RegionId, Reuse, Tier};
 
 use super::GetPart;
 use crate::block::Arrived;
@@ -50,6 +51,15 @@ pub(crate) trait Taker {
     fn take(&mut self, index: usize, arrived: Arrived) -> Result<Option<Memory>, Memory>;
     /// No block.
     fn miss(&mut self, index: usize, reason: MissReason);
+    /// The caller's own memory for a block to land in, once for each.
+    fn own(&mut self, index: usize) -> Option<(RegionId, Slice)> {
+        let _ = index;
+        None
+    }
+    /// That memory again: nothing writes there any more.
+    fn own_back(&mut self, index: usize, slice: Slice) {
+        let _ = (index, slice);
+    }
     /// Taking costs the same for any caller, so that the time of the call tells of the node and of this client.
     fn is_passive(&self) -> bool {
         true
@@ -64,6 +74,8 @@ pub(crate) struct GetCall<'a> {
     pub(crate) taker: &'a mut dyn Taker,
     pub(crate) window_items: usize,
     pub(crate) hint: Reuse,
+    /// When the call is over, on the client's clock.
+    pub(crate) deadline_us: u64,
     /// Bytes a block probably has.
     pub(crate) expected_bytes: usize,
     /// This may be the fault of an old table: keys that another shard may own go here instead of being missed, once.
@@ -78,6 +90,7 @@ pub(crate) struct GetCounts {
     pub(crate) bytes: u64,
     pub(crate) tier_bytes: [u64; Tier::ALL.len()],
     pub(crate) landings: [u64; LandingKind::ALL.len()],
+    pub(crate) lent_landings: [u64; LandingKind::ALL.len()],
     pub(crate) corrupt: u64,
     pub(crate) grown: u64,
     pub(crate) no_room: u64,
@@ -110,6 +123,7 @@ pub(crate) fn run(space: &Space, core: &Core, asks: &[Ask], taker: &mut dyn Take
         taker,
         window_items: limits.in_flight,
         hint: limits.hint,
+        deadline_us,
         expected_bytes: space.expected_bytes.load(Ordering::Relaxed),
         moved: Some(Vec::new()),
         counts: GetCounts::default(),
@@ -133,6 +147,7 @@ pub(crate) fn run(space: &Space, core: &Core, asks: &[Ask], taker: &mut dyn Take
         all.get.add(&counts.keys);
         all.get_bytes += counts.bytes;
         crate::counters::add(&mut all.landings, &counts.landings);
+        crate::counters::add(&mut all.lent_landings, &counts.lent_landings);
         all.corrupt += counts.corrupt;
         all.grown += counts.grown;
         all.no_room += counts.no_room;
@@ -149,7 +164,10 @@ fn round(call: &mut GetCall<'_>, indices: impl Iterator<Item = u32>, deadline_us
     }
     let mut lanes: Vec<_> = owned
         .into_iter()
-        .map(|(shard, indices)| Lane::new(shard, GetPart::new(indices.into_iter(), call.core)))
+        .map(|(shard, indices)| {
+            let part = GetPart::new(indices.into_iter(), shard.id, call.core);
+            Lane::new(shard, part)
+        })
         .collect();
     drive(call.core, table.epoch, &mut lanes, call, deadline_us);
 }

@@ -11,9 +11,9 @@ pub(crate) mod take;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use forebay_io::{Loan, Slice};
+use forebay_io::{Loan, Slice, Writer};
 use forebay_types::limits::BLOCK_BYTES_MAX;
-use forebay_types::{Descriptor, Key, MissReason, RegionId, Tier, Version};
+use forebay_types::{Descriptor, Key, MissReason, RegionId, ShardId, Tier, Version};
 use forebay_wire::{GetItem, Message, Place};
 
 use crate::drive::{Moment, Part, Why};
@@ -64,6 +64,8 @@ pub(crate) struct Item {
     /// Bytes of payload it has room for.
     pub(crate) room: usize,
     pub(crate) grown: u8,
+    /// What it lands in is the caller's.
+    pub(crate) own: bool,
     pub(crate) state: State,
 }
 
@@ -85,13 +87,18 @@ pub(crate) struct GetPart {
     pub(crate) done: usize,
     pub(crate) spare: Vec<(RegionId, Slice)>,
     pub(crate) corrupt: Vec<(Key, Version)>,
+    /// Who is asked.
+    shard: ShardId,
     /// See [`Mutant::ReuseOverdue`].
     reuse_overdue: bool,
+    /// What that mutant gives back too early.
+    early: Vec<(u32, Slice)>,
 }
 
 impl GetPart {
-    pub(crate) fn new(indices: impl Iterator<Item = u32>, core: &Core) -> Self {
-        let items = indices.map(|index| Item { index, request: 0, room: 0, grown: 0, state: State::Waiting }).collect();
+    pub(crate) fn new(indices: impl Iterator<Item = u32>, shard: ShardId, core: &Core) -> Self {
+        let item = |index| Item { index, request: 0, room: 0, grown: 0, own: false, state: State::Waiting };
+        let items = indices.map(item).collect();
         GetPart {
             items,
             next: 0,
@@ -102,6 +109,8 @@ impl GetPart {
             done: 0,
             spare: Vec::new(),
             corrupt: Vec::new(),
+            shard,
+            early: Vec::new(),
             reuse_overdue: core.options.mutant(Mutant::ReuseOverdue),
         }
     }
@@ -208,6 +217,18 @@ impl GetPart {
             item.state = State::Asked;
             return Ok(Some(through_socket));
         }
+        if let Some((region, slice)) = call.taker.own(item.index as usize) {
+            if !link.knows(region) {
+                link.sync_regions(&call.core.regions, false)?;
+            }
+            if link.knows(region) {
+                let loan = slice.lend_to(Writer { shard: self.shard.0, start: link.welcome.incarnation });
+                let to = Place { region, offset: loan.offset() as u64, room: loan.capacity() as u64 };
+                (item.own, item.state) = (true, State::Landing(region, loan));
+                return Ok(Some(to));
+            }
+            call.taker.own_back(item.index as usize, slice);
+        }
         // A range never lands directly, so it needs no room for a trailer.
         let whole = call.asks[item.index as usize].end.is_none();
         let need = if whole { room + Descriptor::landing_room(room as u64) } else { room };
@@ -252,7 +273,16 @@ impl GetPart {
         self.done += 1;
     }
 
-    pub(crate) fn keep_spare(&mut self, region: RegionId, memory: Memory) {
+    /// Memory that an item landed in, without a block: the caller's goes back to the caller.
+    pub(crate) fn put_by(&mut self, at: u32, region: RegionId, memory: Memory, call: &mut GetCall<'_>) {
+        let item = &mut self.items[at as usize];
+        match memory {
+            Memory::Slice(slice) if std::mem::take(&mut item.own) => call.taker.own_back(item.index as usize, slice),
+            memory => self.keep_spare(region, memory),
+        }
+    }
+
+    fn keep_spare(&mut self, region: RegionId, memory: Memory) {
         if let Memory::Slice(slice) = memory
             && self.spare.len() < SPARES_MAX
             && region != RegionId(0)
@@ -293,12 +323,23 @@ impl Part<GetCall<'_>> for GetPart {
                 continue;
             }
             item.request = 0;
+            let (index, own) = (item.index, std::mem::take(&mut item.own));
             if let State::Landing(_, loan) = std::mem::replace(&mut item.state, State::Waiting) {
                 call.core.cells.lost_landings.fetch_add(1, Ordering::Relaxed);
                 if call.core.options.mutant(Mutant::ReuseBroken) {
-                    drop(loan.returned());
+                    let slice = loan.returned();
+                    if own {
+                        call.taker.own_back(index as usize, slice);
+                    }
                 }
-                // Dropping the loan retires its slice: the node's last read may still land there.
+                // Dropping the loan retires its slice, or withholds it from its owner: the node's last read may still land there.
+            }
+            if own {
+                // There is no place for the block any more.
+                item.state = State::Done;
+                self.done += 1;
+                call.miss(index, MissReason::Unavailable);
+                continue;
             }
             self.again.push_back(at);
         }
@@ -313,7 +354,7 @@ impl Part<GetCall<'_>> for GetPart {
                 if item.request == request.number {
                     item.request = 0;
                     match std::mem::replace(&mut item.state, State::Waiting) {
-                        State::Landing(_, loan) if self.reuse_overdue => drop(loan.returned()),
+                        State::Landing(_, loan) if self.reuse_overdue => self.early.push((item.index, loan.returned())),
                         State::Landing(_, loan) => owed.push((slot as u32, Owed::Landing(loan))),
                         _ => {}
                     }
@@ -330,6 +371,9 @@ impl Part<GetCall<'_>> for GetPart {
             Why::Unavailable => MissReason::Unavailable,
             Why::Moved => MissReason::NotMine,
         };
+        for (index, slice) in self.early.drain(..) {
+            call.taker.own_back(index as usize, slice);
+        }
         for item in &mut self.items {
             if !matches!(item.state, State::Done) {
                 item.state = State::Done;

@@ -8,6 +8,7 @@ mod hostile;
 mod lasting;
 mod late;
 mod lent;
+mod places;
 mod verbs;
 
 use forebay_client::{Client, GetResult, NamespaceHandle, Options};

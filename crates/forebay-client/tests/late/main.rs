@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use forebay_client::{Client, Mutant, NamespaceHandle, Options, Slice};
+use forebay_client::{Client, Lending, LentMemory, LentResult, Mutant, NamespaceHandle, Options, Place, Slice};
 use forebay_node::{DataConfig, Landings, Node, NodeConfig};
 use forebay_types::{Address, Entropy, Key, SeededEntropy};
 use rustix::process::{Pid, Signal, kill_process};
@@ -210,5 +210,113 @@ fn nodes_killed_in_mid_landing_change_no_byte_that_was_given_back() {
 #[test]
 fn reusing_what_a_stopped_node_still_owes_is_found() {
     let (changes, _, _) = rounds(false, 200, Some(Mutant::ReuseOverdue));
+    assert_ne!(changes, 0, "the test cannot fail");
+}
+
+/// Places of the lent memory: some are free however many are withheld.
+const PLACES: usize = 48;
+
+/// Bytes of a place for one block.
+fn room() -> usize {
+    LentMemory::room_for(BLOCK)
+}
+
+/// Gets into lent memory, again and again, in the places of one thread, until told to stop. Gives how many were withheld.
+fn into_places(space: &NamespaceHandle, keys: &[Key], memory: &LentMemory, thread: usize, stop: &AtomicBool) -> u64 {
+    let hasty = space.with_deadline(Duration::from_millis(4));
+    let (mut at, mut withheld) = (thread * 41 % BLOCKS, 0);
+    while !stop.load(Ordering::Relaxed) {
+        at = (at + 7) % (BLOCKS - 6);
+        let numbers = thread * PLACES / 2..(thread + 1) * PLACES / 2;
+        let places = numbers.filter_map(|n| memory.place(n * room(), room()).ok()).take(6);
+        let asked: Vec<(Key, Place)> = keys[at..at + 6].iter().copied().zip(places).collect();
+        for result in hasty.get_lent(asked) {
+            withheld += u64::from(matches!(result, LentResult::Miss { place: None, .. }));
+        }
+    }
+    withheld
+}
+
+/// As [`rounds`], with blocks that land in memory which the application lends. Gives the bytes that changed in places it could have, the bytes
+/// watched, and the places that were withheld.
+fn lent_rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
+    let mut home = Home::new();
+    let client = Client::connect(&address(&home.dir), Options { mutant, ..Options::default() }).unwrap();
+    let space = client.namespace("default").unwrap();
+    let keys = stored(&space);
+    let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create("engine", flags).unwrap();
+    let bytes = PLACES * room();
+    rustix::fs::ftruncate(&fd, bytes as u64).unwrap();
+    rustix::fs::fcntl_add_seals(&fd, rustix::fs::SealFlags::SHRINK).unwrap();
+    let memory = client.lend(fd, bytes, Lending::Direct).unwrap();
+    let chance = SeededEntropy::new(13);
+    let (mut changes, mut watched, mut withheld) = (0, 0, 0);
+    for _ in 0..rounds {
+        let stop = AtomicBool::new(false);
+        withheld += std::thread::scope(|scope| {
+            let (space, keys, memory, stop) = (&space, &keys, &memory, &stop);
+            let threads = [0, 1].map(|thread| scope.spawn(move || into_places(space, keys, memory, thread, stop)));
+            pause(2 + chance.word() % 12);
+            if kill {
+                home.kill()
+            } else {
+                home.signal(Signal::STOP)
+            }
+            pause(8);
+            stop.store(true, Ordering::Relaxed);
+            threads.map(|thread| thread.join().unwrap()).iter().sum::<u64>()
+        });
+        let mut places: Vec<Place> = (0..PLACES).filter_map(|n| memory.place(n * room(), room()).ok()).collect();
+        places.iter_mut().for_each(|place| place.fill(0xa5));
+        watched += places.iter().map(|place| place.len() as u64).sum::<u64>();
+        if kill {
+            home.start()
+        } else {
+            home.signal(Signal::CONT)
+        }
+        assert!(client.wait_reachable(Duration::from_secs(60)));
+        pause(if kill { 100 } else { 20 });
+        let changed = |place: &Place| place.iter().filter(|byte| **byte != 0xa5).count() as u64;
+        changes += places.iter().map(changed).sum::<u64>();
+        if mutant.is_some() && changes > 0 {
+            break;
+        }
+        drop(places);
+        // One call without haste, and a place that is free again for each that was withheld.
+        let patient = space.with_deadline(Duration::from_secs(30));
+        for _ in 0..3000 {
+            assert!(patient.get(&keys[..4]).iter().all(|result| kill || result.miss().is_none()));
+            if memory.place(0, bytes).is_ok() {
+                break;
+            }
+            pause(10);
+        }
+        assert!(memory.place(0, bytes).is_ok(), "{} bytes are withheld for ever", memory.withheld_bytes());
+    }
+    let counters = client.counters();
+    assert!(counters.get.adds_up() && (counters.corrupt == 0 || mutant.is_some()), "{counters:?}");
+    (changes, watched, withheld)
+}
+
+#[test]
+fn nodes_stopped_in_mid_landing_change_no_place_of_lent_memory_that_was_given_back() {
+    let (changes, watched, withheld) = lent_rounds(false, 20, None);
+    println!("{withheld} places withheld, {} MiB watched", watched >> 20);
+    assert!(withheld > 20 && watched > 5 << 20, "{withheld} places were withheld, {watched} bytes watched");
+    assert_eq!(changes, 0);
+}
+
+#[test]
+fn nodes_killed_in_mid_landing_change_no_place_of_lent_memory_that_was_given_back() {
+    let (changes, watched, withheld) = lent_rounds(true, 10, None);
+    println!("{withheld} places withheld, {} MiB watched", watched >> 20);
+    assert!(withheld > 5 && watched > 5 << 20, "{withheld} places were withheld, {watched} bytes watched");
+    assert_eq!(changes, 0);
+}
+
+#[test]
+fn giving_back_a_place_that_a_stopped_node_still_owes_is_found() {
+    let (changes, _, _) = lent_rounds(false, 200, Some(Mutant::ReuseOverdue));
     assert_ne!(changes, 0, "the test cannot fail");
 }
