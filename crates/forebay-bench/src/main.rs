@@ -14,6 +14,7 @@ mod plan;
 mod raw;
 mod recover;
 mod report;
+mod siege;
 mod soak;
 mod watch;
 mod work;
@@ -64,6 +65,8 @@ enum Verb {
     Recover(recover::RecoverArgs),
     /// How late calls end when the node is stopped or killed under them, and what a dead node costs a call.
     Broken(broken::BrokenArgs),
+    /// The tail of one client's gets beside hostile, slow and greedy clients, and alone in the same run.
+    Siege(siege::SiegeArgs),
     /// What `plan_fetch` expects of a get, beside what the get takes.
     Plan(plan::PlanArgs),
     /// Mixed load from several processes with one fault after the other; `cargo xtask soak`.
@@ -86,6 +89,7 @@ impl Verb {
             Verb::Recover(args) => recover::run(args).map(Some),
             Verb::Mixed(args) => mixed::run(args).map(|()| None),
             Verb::Broken(args) => broken::run(args).map(Some),
+            Verb::Siege(args) => siege::run(args).map(Some),
             Verb::Plan(args) => plan::run(args).map(|()| None),
             Verb::Soak(args) => soak::run(args).map(|()| None),
             Verb::SoakWorker(args) => soak::work(args).map(|()| None),
@@ -101,6 +105,7 @@ impl Verb {
             Verb::Recover(args) => Some(&args.common),
             Verb::Mixed(args) => Some(&args.common),
             Verb::Broken(args) => Some(&args.common),
+            Verb::Siege(args) => Some(&args.common),
             Verb::Plan(args) => Some(&args.common),
             Verb::Soak(args) => Some(&args.common),
             Verb::SoakWorker(_) | Verb::Echo(_) => None,
@@ -114,6 +119,7 @@ fn tables(bench: &str, result: &Value) -> Vec<Table> {
         "limits" => vec![report::table(result)],
         "blender" => blender::tables(result),
         "broken" => broken::tables(result),
+        "siege" => siege::tables(result),
         "peers" => peers::tables(result),
         "recover" => recover::tables(result),
         _ => Vec::new(),
