@@ -1,0 +1,213 @@
+"""What all adapters share: a connection that may be down, a namespace named after its fingerprint, and the line that says how it goes.
+
+Nothing here knows an engine. An adapter never raises into its engine and never holds it past a deadline, so what is wrong with the node is
+logged here once and is a miss everywhere else, unless `strict` asks for the exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import forebay
+from forebay import Fingerprint
+
+#: Seconds between two tries to reach a node that was not there when the engine started. After that the client looks for it by itself.
+RECONNECT_S = 1.0
+#: Seconds between two lines of a report.
+REPORT_S = 60.0
+#: Hints in line. They are worth nothing when they are late, so what comes on top is dropped.
+HINTS_MAX = 64
+
+
+def default_address() -> str:
+    """`FOREBAY_CONNECT`, or the socket that `forebay serve` makes without flags."""
+    address = os.environ.get("FOREBAY_CONNECT")
+    if address:
+        return address
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return f"unix:{runtime}/forebay.sock"
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return f"unix:{data}/forebay/forebay.sock"
+
+
+def digest_text(*texts: str) -> str:
+    """A short digest of texts, for a field of a fingerprint that would not fit its 256 bytes."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
+
+
+class Link:
+    """A client and a namespace that may not be there yet.
+
+    The first try is made at once; if the node is not there, a thread goes on trying, so that an engine starts and serves without it. What
+    trying again cannot mend (another fingerprint, no credential) is said once and leaves the adapter without a namespace: all is missed.
+    """
+
+    def __init__(
+        self,
+        fingerprint: Fingerprint,
+        *,
+        engine: str,
+        address: str | None = None,
+        namespace: str | None = None,
+        create: bool = True,
+        cls: str = "cache",
+        quota: int | None = None,
+        ttl_s: int | None = None,
+        strict: bool = False,
+        logger: logging.Logger | None = None,
+        client: forebay.Client | None = None,
+        **client_options: Any,
+    ) -> None:
+        self.fingerprint = fingerprint
+        self.address = client.address if client is not None else address or default_address()
+        # Whatever makes KV bytes interchangeable is in the fingerprint and so in the name: other weights are another namespace by themselves.
+        self.name = namespace or fingerprint.namespace_name(engine)
+        self.client = client
+        #: None until the node was reached. A plain attribute: looking costs nothing.
+        self.namespace: forebay.Namespace | None = None
+        self._create: dict[str, Any] = {"create": create, "cls": cls, "quota": quota, "ttl_s": ttl_s} if create else {}
+        self._options = client_options
+        self._logger = logger or logging.getLogger("forebay")
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        if strict:
+            self._open()
+        elif not self._try(first=True):
+            self._thread = threading.Thread(target=self._keep_trying, name="forebay-link", daemon=True)
+            self._thread.start()
+
+    def _open(self) -> None:
+        if self.client is None:
+            self.client = forebay.Client(self.address, **self._options)
+        self.namespace = self.client.namespace(self.name, fingerprint=self.fingerprint, **self._create)
+
+    def _try(self, first: bool) -> bool:
+        """True when there is nothing more to try."""
+        try:
+            self._open()
+        except (forebay.ConnectionFailed, forebay.DeadlineExceeded, forebay.NodeRefused) as error:
+            if first:
+                self._logger.warning("forebay: %s; until the node is there, all is computed", error)
+            return False
+        except forebay.ForebayError as error:
+            self._logger.error("forebay: the namespace %r cannot be used, so all is computed: %s", self.name, error)
+            return True
+        if not first:
+            self._logger.info("forebay: the node at %s is there", self.address)
+        return True
+
+    def _keep_trying(self) -> None:
+        while not self._closed.wait(RECONNECT_S):
+            if self._try(first=False):
+                return
+
+    def close(self) -> None:
+        """Stops trying. The client goes when its last user does."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2 * RECONNECT_S)
+        self.namespace = None
+        self.client = None
+
+
+class Hints:
+    """`touch` and other calls whose answer nobody waits for, made on a thread of their own. What comes while the line is full is dropped."""
+
+    def __init__(self, name: str = "forebay-hints", length: int = HINTS_MAX) -> None:
+        self._line: queue.Queue[Callable[[], object] | None] = queue.Queue(maxsize=length)
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def give(self, call: Callable[[], object]) -> bool:
+        """False when it was dropped."""
+        try:
+            self._line.put_nowait(call)
+        except queue.Full:
+            self.dropped += 1
+            return False
+        return True
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Makes what is in line, within the time."""
+        with contextlib.suppress(queue.Full):
+            self._line.put(None, timeout=timeout_s)
+        self._thread.join(timeout=timeout_s)
+
+    def _run(self) -> None:
+        while (call := self._line.get()) is not None:
+            with contextlib.suppress(Exception):
+                call()
+
+
+class Report:
+    """What an adapter counted, and the line that says it: each minute in which something happened, and at the end."""
+
+    def __init__(self, link: Link, logger: logging.Logger | None = None, every_s: float = REPORT_S) -> None:
+        self._link = link
+        self._logger = logger or logging.getLogger("forebay")
+        self._every_s = every_s
+        self._next = time.monotonic() + every_s
+        self._said: dict[str, int] = {}
+        self.counts = dict.fromkeys(("asked", "hits", "loaded", "load_failed", "stored", "present", "refused", "dropped"), 0)
+
+    def add(self, **counts: int) -> None:
+        """Adds to the counts: blocks asked for, found, loaded, failed to load, stored, present already, refused, dropped before they were put."""
+        for name, count in counts.items():
+            self.counts[name] += count
+
+    def put(self, outcomes: Iterable[object]) -> None:
+        """Counts what a put answered."""
+        for outcome in outcomes:
+            if isinstance(outcome, forebay.Refused):
+                self.counts["refused"] += 1
+            elif outcome is forebay.Stored.EXISTS:
+                self.counts["present"] += 1
+            else:
+                self.counts["stored"] += 1
+
+    def line(self) -> str:
+        """The line."""
+        counts = self.counts
+        rate = "no block was asked for"
+        if counts["asked"]:
+            rate = f"{100 * counts['hits'] / counts['asked']:.1f} % of {counts['asked']:,} blocks asked for were hits"
+        fields = self._link.fingerprint
+        about = f"model {fields.model}, weights {fields.weights[:12] or 'unknown'}, {fields.dtype}, blocks of {fields.block_tokens} tokens"
+        rest = ", ".join(
+            f"{counts[name]:,} {words}"
+            for name, words in (
+                ("loaded", "loaded"),
+                ("load_failed", "failed to load and were computed"),
+                ("stored", "stored"),
+                ("present", "there already"),
+                ("refused", "refused"),
+                ("dropped", "not put for lack of room"),
+            )
+            if counts[name]
+        )
+        away = "" if self._link.namespace is not None else "; the node is not there"
+        return f"forebay: namespace {self._link.name} ({about}): {rate}{', ' + rest if rest else ''}{away}"
+
+    def tick(self) -> None:
+        """Says the line if a minute is over and something happened in it. Cheap enough for each step of an engine."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self._every_s
+        if self.counts != self._said:
+            self.say()
+
+    def say(self) -> None:
+        """Says it now."""
+        self._said = dict(self.counts)
+        self._logger.info("%s", self.line())

@@ -1,0 +1,107 @@
+"""What all adapters share, without an engine: the link to a node that may not be there, hints that nobody waits for, and the line of the report."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Node
+
+import forebay
+from forebay import Fingerprint
+from forebay.integrations._common import Hints, Link, Report, default_address
+
+PRINT = Fingerprint(model="a model", weights="0123456789abcdef", dtype="bfloat16", block_tokens=16)
+
+
+def come_true(what: Callable[[], object]) -> None:
+    until = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_link_opens_the_namespace_of_its_fingerprint(shared_node: Node) -> None:
+    link = Link(PRINT, engine="test", address=shared_node.address)
+    assert link.namespace is not None and link.name == PRINT.namespace_name("test")
+    other = Link(Fingerprint(model="a model", weights="other"), engine="test", address=shared_node.address)
+    assert other.name != link.name, "other weights are another namespace"
+    for each in (link, other):
+        each.close()
+    assert link.namespace is None
+
+
+def test_a_link_waits_for_a_node_that_is_not_there_without_holding_anybody_up(own_node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    own_node.kill()
+    with caplog.at_level(logging.INFO, "forebay"):
+        link = Link(PRINT, engine="test", address=own_node.address)
+        assert link.namespace is None
+        own_node.start()
+        come_true(lambda: link.namespace is not None)
+    assert "until the node is there, all is computed" in caplog.text
+    come_true(lambda: "is there" in caplog.messages[-1])
+    link.close()
+
+
+def test_a_strict_link_raises(own_node: Node) -> None:
+    own_node.kill()
+    with pytest.raises(forebay.ConnectionFailed):
+        Link(PRINT, engine="test", address=own_node.address, strict=True)
+
+
+def test_a_namespace_of_another_fingerprint_is_not_used_and_said_once(shared_node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    first = Link(PRINT, engine="test", address=shared_node.address, namespace="by-hand")
+    assert first.namespace is not None
+    second = Link(Fingerprint(model="a model", weights="new"), engine="test", address=shared_node.address, namespace="by-hand")
+    assert second.namespace is None
+    assert len([message for message in caplog.messages if "by-hand" in message]) == 1
+    for each in (first, second):
+        each.close()
+
+
+def test_hints_are_dropped_when_the_line_is_full() -> None:
+    hints = Hints(length=2)
+    hold, begun, made = threading.Event(), threading.Event(), []
+    assert hints.give(lambda: (begun.set(), hold.wait()))
+    begun.wait()
+    assert [hints.give(lambda: made.append(1)) for _ in range(3)] == [True, True, False]
+    assert hints.dropped == 1
+    hold.set()
+    hints.close(timeout_s=60)
+    assert made == [1, 1]
+
+
+def test_a_hint_that_fails_does_not_end_the_others() -> None:
+    hints, made = Hints(), []
+    hints.give(lambda: 1 / 0)
+    hints.give(lambda: made.append(1))
+    hints.close(timeout_s=60)
+    assert made == [1]
+
+
+def test_a_report_says_what_happened(shared_node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    link = Link(PRINT, engine="test", address=shared_node.address)
+    report = Report(link, every_s=0.0)
+    report.add(asked=8, hits=6, loaded=5, load_failed=1)
+    report.put([forebay.Stored.CACHED, forebay.Stored.EXISTS, forebay.Refused.BUSY])
+    line = report.line()
+    assert link.name in line and "a model" in line and "0123456789ab" in line
+    for part in ("75.0 % of 8 blocks", "5 loaded", "1 failed to load", "1 stored", "1 there already", "1 refused"):
+        assert part in line, line
+    with caplog.at_level(logging.INFO, "forebay"):
+        report.tick()
+        report.tick()
+    assert len(caplog.messages) == 1, "nothing happened since the first line"
+    link.close()
+
+
+def test_the_default_address_is_the_one_of_serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FOREBAY_CONNECT", "unix:/x")
+    assert default_address() == "unix:/x"
+    monkeypatch.delenv("FOREBAY_CONNECT")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert default_address() == f"unix:{tmp_path}/forebay.sock"
