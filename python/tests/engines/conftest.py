@@ -1,0 +1,52 @@
+"""Tests with the engines' own wheels. `cargo xtask test --engines` makes the environment that has them and runs these; without it none is collected.
+
+Nothing here is skipped: what cannot run fails, and `--allow-skip` of the chore is where a person says that it may.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import Node
+
+collect_ignore_glob = [] if os.environ.get("FOREBAY_ENGINES") == "1" else ["*"]
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """A node that serves."""
+    with tempfile.TemporaryDirectory(prefix="forebay-engines-") as folder:
+        node = Node(Path(folder))
+        node.start()
+        yield node
+        node.kill()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama with random weights: no hub, no tokenizer, the architecture of the real ones."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=2048,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder

@@ -1,0 +1,183 @@
+"""A prompt that was computed once is loaded: across processes' ends, bit for bit, and never under other weights."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import Node, run_script
+
+import forebay
+from forebay.integrations.transformers import PrefixCache, Unsupported, generate, weights_digest
+
+CHUNK = 16
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    # In float32 two ways to the same number differ by rounding only, so that tokens can be compared.
+    return AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+
+
+def prompt(tokens: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(3, 2048, (1, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def go_on(cache_or_model: Any, ids: torch.Tensor, **more: Any) -> Any:
+    options = {"max_new_tokens": 8, "do_sample": False, "return_dict_in_generate": True, "output_logits": True, "pad_token_id": 0}
+    return cache_or_model.generate(ids, **options, **more)
+
+
+def test_a_restarted_node_gives_the_same_logits_as_a_cold_run(model: Any, node: Node) -> None:
+    ids = prompt(201)
+    cold = go_on(model, ids)
+    cache = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
+    first = go_on(cache, ids)
+    assert cache.last.loaded_tokens == 0
+    # Of 201 + 8 tokens all but the last have KV.
+    assert cache.last.stored_chunks == 208 // CHUNK
+    cache.close()
+    node.kill()
+    node.start()
+    again = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
+    warm = go_on(again, ids)
+    assert again.last.loaded_tokens == 192, "the whole chunks of all but the prompt's last token"
+    for run in (first, warm):
+        assert torch.equal(run.sequences, cold.sequences)
+        for ours, theirs in zip(run.logits, cold.logits, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_loaded_is_bit_for_bit_what_was_computed(model: Any, node: Node) -> None:
+    ids = prompt(130)
+    cache = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
+    computed = go_on(cache, ids).past_key_values
+    loaded = cache.prefill(ids)
+    assert loaded.get_seq_length() == 128
+    for ours, theirs in zip(loaded.layers, computed.layers, strict=True):
+        assert torch.equal(ours.keys, theirs.keys[:, :, :128])
+        assert torch.equal(ours.values, theirs.values[:, :, :128])
+    # And so the logits behind it are the very same as behind the cache that never left the process.
+    kept = copy.deepcopy(computed)
+    kept.crop(128 - kept.get_seq_length())
+    with torch.no_grad():
+        behind = [model(ids[:, 128:], past_key_values=past, use_cache=True).logits for past in (loaded, kept)]
+    assert torch.equal(behind[0], behind[1])
+
+
+def test_a_longer_conversation_goes_on_behind_what_was_stored(model: Any, node: Node) -> None:
+    cache = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
+    first = go_on(cache, prompt(100))
+    follow_up = torch.cat([first.sequences, prompt(60, seed=2)], dim=1)
+    cold = go_on(model, follow_up)
+    warm = go_on(cache, follow_up)
+    assert cache.last.loaded_tokens == 96
+    assert torch.equal(warm.sequences, cold.sequences)
+    go_on(cache, torch.cat([prompt(50), prompt(60, seed=3)], dim=1))
+    assert cache.last.loaded_tokens == 48, "a prompt that parts from the stored one in the middle of a chunk is loaded up to that chunk"
+
+
+def test_one_changed_element_of_any_weight_is_a_miss(model: Any, node: Node) -> None:
+    ids = prompt(80)
+    go_on(PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True), ids)
+    digests = {weights_digest(model)}
+    named = list(model.named_parameters())
+    for name, parameter in named:
+        with torch.no_grad():
+            at = tuple(size // 2 for size in parameter.shape)
+            before = parameter[at].item()
+            parameter[at] = before + 0.5
+            digests.add(weights_digest(model))
+            if name in (named[0][0], named[-1][0]):
+                changed = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
+                go_on(changed, ids)
+                assert changed.last.loaded_tokens == 0, f"KV of other weights was loaded after {name} changed"
+            parameter[at] = before
+    assert len(digests) == len(named) + 1, "each parameter counts"
+    back = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
+    go_on(back, ids)
+    assert back.last.loaded_tokens == 64, "the weights are what they were"
+
+
+def test_a_change_of_weights_under_a_cache_in_use_is_noticed(model: Any, node: Node) -> None:
+    ids = prompt(80)
+    own = copy.deepcopy(model)
+    cache = PrefixCache(own, node.address, chunk_tokens=CHUNK, strict=True)
+    go_on(cache, ids)
+    with torch.no_grad():
+        own.lm_head.weight[0, 0] += 1
+    go_on(cache, ids)
+    assert cache.last.loaded_tokens == 0
+
+
+def test_a_dead_node_is_computed_around(model: Any, node: Node) -> None:
+    ids = prompt(80)
+    cold = go_on(model, ids)
+    cache = PrefixCache(model, node.address, chunk_tokens=CHUNK)
+    go_on(cache, ids)
+    node.kill()
+    dead = go_on(cache, ids)
+    assert cache.last.loaded_tokens == 0 and torch.equal(dead.sequences, cold.sequences)
+    never = PrefixCache(model, "unix:/nowhere/forebay.sock", chunk_tokens=CHUNK)
+    assert torch.equal(go_on(never, ids).sequences, cold.sequences)
+    never.close()
+    with pytest.raises(forebay.ConnectionFailed):
+        PrefixCache(model, "unix:/nowhere/forebay.sock", chunk_tokens=CHUNK, strict=True)
+
+
+def test_models_with_other_state_are_refused_by_name(node: Node) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM, MambaConfig, MambaForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
+    sliding = Gemma2ForCausalLM(
+        Gemma2Config(**sizes, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1, head_dim=16, sliding_window=8)
+    )
+    with pytest.raises(Unsupported, match="layer 0 of Gemma2ForCausalLM keeps a DynamicSlidingWindowLayer"):
+        PrefixCache(sliding, node.address)
+    with pytest.raises(Unsupported, match="Mamba"):
+        PrefixCache(MambaForCausalLM(MambaConfig(**sizes, state_size=4)), node.address)
+
+
+def test_ways_to_generate_that_have_no_single_prefix_are_refused_by_name(model: Any, node: Node) -> None:
+    cache = PrefixCache(model, node.address, chunk_tokens=CHUNK)
+    ids = prompt(40)
+    with pytest.raises(Unsupported, match="one sequence"):
+        go_on(cache, ids.repeat(2, 1))
+    with pytest.raises(Unsupported, match="mask"):
+        go_on(cache, ids, attention_mask=torch.cat([torch.zeros(1, 1), torch.ones(1, 39)], dim=1))
+    with pytest.raises(Unsupported, match="num_beams"):
+        go_on(cache, ids, num_beams=2)
+
+
+def test_the_document_says_what_runs(model_folder: Path, node: Node) -> None:
+    """The snippet of docs/engines/transformers.md, as it stands there, and the example: twice, in processes of their own."""
+    text = (Path(__file__).parents[3] / "docs/engines/transformers.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    program = snippet.replace("unix:/run/user/1000/forebay.sock", node.address).replace("path/to/model", str(model_folder))
+    assert program != snippet
+    script = node.folder / "snippet.py"
+    script.write_text(program)
+    loaded = [re.search(r"(\d+) of (\d+) tokens", run_script(str(script))) for _ in range(2)]
+    assert all(loaded), "the snippet says how much was loaded"
+    assert loaded[0].group(1) == "0"
+    assert int(loaded[1].group(1)) > 0
+    example = str(Path(__file__).parents[3] / "examples/transformers_prefix.py")
+    said = [run_script(example, "--model", str(model_folder), "--connect", node.address) for _ in range(2)]
+    assert "loaded 0 of" in said[0] and "loaded 0 of" not in said[1]
+
+
+def test_the_short_form_keeps_its_cache_for_the_next_call(model: Any, node: Node) -> None:
+    client = forebay.Client(node.address)
+    cold = go_on(model, prompt(200))
+    for _ in range(2):
+        output = generate(model, prompt(200), client=client, max_new_tokens=8, do_sample=False, pad_token_id=0)
+        assert torch.equal(output, cold.sequences)
+    stats = client.stats()
+    assert stats["match"]["asked"] == 2 * (199 // 64)
+    assert stats["get_bytes"] > 0, "the second call loaded what the first one stored"
