@@ -1,0 +1,56 @@
+"""What the scheduler's half of the connector tells the worker's half, and back. Plain values: they may cross processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
+
+
+@dataclass(slots=True)
+class Move:
+    """Blocks of one request: `keys` has a row of 16 bytes for each block and rank, block by block, ranks in order."""
+
+    request: str
+    block_ids: list[int]
+    keys: bytes
+    #: Blocks of the sequence before the first of these.
+    position: int
+    #: 64 bits that name the sequence.
+    chain: int
+    #: For saves that have one: the keys of the block before the first, a row for each rank.
+    parent: bytes | None = None
+
+    def of_rank(self, rank: int, world: int) -> bytes:
+        """The rows of one rank."""
+        if world == 1:
+            return self.keys
+        return b"".join(self.keys[16 * row : 16 * (row + 1)] for row in range(rank, len(self.keys) // 16, world))
+
+
+@dataclass
+class Step(KVConnectorMetadata):
+    """What is to be done in one step of the engine."""
+
+    #: The scheduler's, from which the worker opens the same namespace: a worker that made its own might make another one.
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    loads: list[Move] = field(default_factory=list)
+    saves: list[Move] = field(default_factory=list)
+
+
+@dataclass
+class Stored(KVConnectorWorkerMetadata):
+    """Blocks that a worker's puts have brought in, as (request, position of the block in it)."""
+
+    blocks: set[tuple[str, int]] = field(default_factory=set)
+    loaded: int = 0
+    load_failed: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
+        """A block is there when every rank's part of it is."""
+        assert isinstance(other, Stored)
+        outcomes = dict(self.outcomes)
+        for name, count in other.outcomes.items():
+            outcomes[name] = outcomes.get(name, 0) + count
+        return Stored(self.blocks & other.blocks, self.loaded + other.loaded, self.load_failed + other.load_failed, outcomes)

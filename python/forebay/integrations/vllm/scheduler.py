@@ -1,0 +1,270 @@
+"""The scheduler's half of `ForebayConnector`: what is there, what to load, what to save. It moves no bytes and never waits.
+
+A request is looked up once, by a question that is answered while the scheduler goes on with others; until then it is told to ask again later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.distributed.kv_events import BlockStored, KVCacheEvent
+from vllm.logger import init_logger
+
+import forebay
+from forebay.integrations._common import Hints, Link, Report
+from forebay.integrations.vllm.messages import Move, Step, Stored
+
+logger = init_logger(__name__)
+
+#: How long a request may wait for its lookup before it is computed.
+LOOKUP_DEADLINE_MS = 250.0
+#: How long found blocks are held for their load: a request may wait for memory in between.
+HOLD_MS = 10_000.0
+#: An answer that is older is asked for anew before blocks are allocated for it.
+ANSWER_S_MAX = 5.0
+#: Lookups under way. A request beyond is computed.
+LOOKUPS_MAX = 128
+#: Stored blocks whose event is not taken yet.
+EVENTS_MAX = 65_536
+
+
+@dataclass(slots=True)
+class _Match:
+    """A lookup of one request behind its first `first` blocks."""
+
+    first: int
+    asked_at: float
+    ticket: int | None
+    blocks: int = 0
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """A request that lives."""
+
+    request: Any
+    salt: bytes
+    block_ids: list[int]
+    #: Blocks of it that are in the store, or were given to the worker to be put there.
+    saved: int = 0
+
+
+class SchedulerHalf:
+    """See the module."""
+
+    def __init__(self, link: Link, report: Report, *, block_tokens: int, world: int, lora_digest: Any, events: bool, lookup_deadline_ms: float) -> None:
+        self._link, self._report = link, report
+        self._block_tokens, self._world = block_tokens, world
+        self._lora_digest = lora_digest
+        self._lookup_deadline_ms = lookup_deadline_ms
+        self._queue: forebay.CallQueue | None = None
+        self._matches: dict[str, _Match] = {}
+        self._tickets: dict[int, str] = {}
+        self._tracked: dict[str, _Tracked] = {}
+        self._loads: list[Move] = []
+        self._events: list[KVCacheEvent] | None = [] if events else None
+        # Requests that ended while puts of theirs were under way, for their events.
+        self._ended: dict[str, _Tracked] = {}
+        self._hints = Hints()
+
+    def _space(self) -> forebay.Namespace | None:
+        space, client = self._link.namespace, self._link.client
+        if space is not None and client is not None and self._queue is None:
+            self._queue = client.queue(calls_max=LOOKUPS_MAX)
+        return space if self._queue is not None else None
+
+    def _salt(self, request: Any) -> bytes | None:
+        """What goes into a request's keys beside vLLM's own hash, which knows adapters by name only. None: it cannot be stored."""
+        lora = request.lora_request
+        return b"" if lora is None else self._lora_digest(lora)
+
+    def _keys(self, space: forebay.Namespace, hashes: Iterable[bytes], salt: bytes) -> bytes:
+        """A row for each block and rank."""
+        if self._world == 1:
+            return space.keys([hash_ + salt for hash_ in hashes] if salt else list(hashes))
+        return space.keys([hash_ + salt + rank.to_bytes(4, "big") for hash_ in hashes for rank in range(self._world)])
+
+    # Looking up.
+
+    def matched_tokens(self, request: Any, computed_tokens: int) -> tuple[int | None, bool]:
+        """Tokens to be loaded behind the computed ones; None while that is not known yet."""
+        self._drain()
+        first = computed_tokens // self._block_tokens
+        # At least one token is computed: its logits are what generation goes on from.
+        last = min((request.num_tokens - 1) // self._block_tokens, len(request.block_hashes))
+        space, queue = self._space(), self._queue
+        if space is None or queue is None or last <= first or computed_tokens % self._block_tokens:
+            return 0, False
+        match = self._matches.get(request.request_id)
+        now = time.monotonic()
+        if match is not None and match.ticket is None and (match.first != first or now - match.asked_at > ANSWER_S_MAX):
+            # Asked about something else, or too long ago.
+            match = None
+        if match is None:
+            salt = self._salt(request)
+            if salt is None or queue.pending >= LOOKUPS_MAX:
+                return 0, False
+            keys = self._keys(space, request.block_hashes[first:last], salt)
+            ticket = queue.submit_match(space, keys, hold_ms=HOLD_MS, deadline_ms=self._lookup_deadline_ms)
+            self._matches[request.request_id] = _Match(first, now, ticket)
+            self._tickets[ticket] = request.request_id
+            self._report.add(asked=last - first)
+            if first:
+                # What the engine's own memory had never reaches the node, and must not look cold there.
+                known = self._keys(space, request.block_hashes[:first], salt)
+                self._hints.give(lambda: space.touch(known))
+            return None, False
+        if match.ticket is not None:
+            if now - match.asked_at <= 2 * self._lookup_deadline_ms / 1000:
+                return None, False
+            # The question waits in line behind others. It is not worth more waiting.
+            queue.cancel(match.ticket)
+            self._tickets.pop(match.ticket, None)
+            match.ticket = None
+        tokens = match.blocks * self._block_tokens
+        return tokens, tokens > 0
+
+    def _drain(self) -> None:
+        if self._queue is None:
+            return
+        for ticket, answer in self._queue.drain():
+            match = self._matches.get(self._tickets.pop(ticket, ""))
+            if match is None or match.ticket != ticket:
+                continue
+            match.ticket = None
+            match.asked_at = time.monotonic()
+            if not isinstance(answer, Exception):
+                # A block is there when all ranks' parts are.
+                match.blocks = answer.n // self._world
+                self._report.add(hits=match.blocks)
+
+    # Allocation.
+
+    def allocated(self, request: Any, block_ids: list[int], external_tokens: int) -> None:
+        """Blocks were allocated; some of them are to be loaded."""
+        request_id = request.request_id
+        tracked = self._tracked.get(request_id)
+        if tracked is None:
+            salt = self._salt(request)
+            if salt is None:
+                return
+            tracked = self._tracked[request_id] = _Tracked(request, salt, [])
+        tracked.block_ids = list(block_ids)
+        if external_tokens <= 0:
+            return
+        match = self._matches.pop(request_id, None)
+        first = match.first if match is not None else 0
+        blocks = external_tokens // self._block_tokens
+        # In line before anything can go wrong: the request waits for this load, and one without keys fails and is computed.
+        load = Move(request_id, block_ids[first : first + blocks], b"", first, self._chain(tracked))
+        self._loads.append(load)
+        space = self._space()
+        if match is not None and space is not None:
+            load.keys = self._keys(space, request.block_hashes[first : first + blocks], tracked.salt)
+        tracked.saved = max(tracked.saved, first + blocks)
+
+    def take_loads(self) -> list[Move]:
+        """Loads to be given to the worker in this step."""
+        loads, self._loads = self._loads, []
+        return loads
+
+    def _chain(self, tracked: _Tracked) -> int:
+        return int.from_bytes(tracked.request.block_hashes[0][:8], "big") if tracked.request.block_hashes else 0
+
+    # Each step.
+
+    def step(self, output: Any) -> Step:
+        """What the worker is to do in this step."""
+        step = Step(fingerprint=self._link.fingerprint.as_dict())
+        for new in output.scheduled_new_reqs:
+            tracked = self._tracked.get(new.req_id)
+            if tracked is not None:
+                tracked.block_ids = list(new.block_ids[0])
+                self._save(step, tracked, new.num_computed_tokens, output, new.num_computed_tokens)
+        cached = output.scheduled_cached_reqs
+        for request_id, new_ids, computed in zip(cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True):
+            tracked = self._tracked.get(request_id)
+            if tracked is None:
+                continue
+            if request_id in cached.resumed_req_ids:
+                tracked.block_ids = list(new_ids[0]) if new_ids else []
+            elif new_ids:
+                tracked.block_ids.extend(new_ids[0])
+            self._save(step, tracked, computed, output, None)
+        self._report.tick()
+        return step
+
+    def _save(self, step: Step, tracked: _Tracked, computed: int, output: Any, begins_at: int | None) -> None:
+        """Whatever blocks of this request are whole after this step and were not given to the worker before."""
+        if begins_at is not None:
+            # What the engine's own prefix cache had was stored when it was computed. Less than was to be loaded, if some of it failed.
+            tracked.saved = begins_at // self._block_tokens
+        request = tracked.request
+        after = computed + output.num_scheduled_tokens.get(request.request_id, 0)
+        # A block has a hash when its tokens are certain, so speculative ones are left for later.
+        whole = min(after // self._block_tokens, len(request.block_hashes), len(tracked.block_ids))
+        space = self._space()
+        if space is None or whole <= tracked.saved:
+            if space is None:
+                # Blocks that were computed while the node was away are not looked for again.
+                tracked.saved = max(tracked.saved, whole)
+            return
+        first, tracked.saved = tracked.saved, whole
+        keys = self._keys(space, request.block_hashes[first:whole], tracked.salt)
+        parent = self._keys(space, request.block_hashes[first - 1 : first], tracked.salt) if first else None
+        step.saves.append(Move(request.request_id, tracked.block_ids[first:whole], keys, first, self._chain(tracked), parent))
+
+    def worker_said(self, said: Stored | None) -> None:
+        """What the workers have done since the last step."""
+        if said is None:
+            return
+        self._report.add(loaded=said.loaded, load_failed=said.load_failed, **said.outcomes)
+        if self._events is None:
+            return
+        for request_id, position in sorted(said.blocks):
+            tracked = self._tracked.get(request_id) or self._ended.get(request_id)
+            if tracked is not None and len(self._events) < EVENTS_MAX:
+                self._events.append(self._event(tracked.request, position))
+
+    def _event(self, request: Any, position: int) -> BlockStored:
+        tokens, hashes = self._block_tokens, request.block_hashes
+        return BlockStored(
+            block_hashes=[hashes[position]],
+            parent_block_hash=hashes[position - 1] if position else None,
+            token_ids=list(request.all_token_ids[position * tokens : (position + 1) * tokens]),
+            block_size=tokens,
+            lora_id=request.lora_request.adapter_id if request.lora_request else None,
+            medium="FOREBAY",
+            lora_name=request.lora_request.name if request.lora_request else None,
+        )
+
+    def take_events(self) -> list[KVCacheEvent]:
+        """The events since the last call."""
+        if not self._events:
+            return []
+        events, self._events = self._events, []
+        return events
+
+    def finished(self, request: Any) -> None:
+        """The request is over. Its saves were copied in their steps, so its blocks may go at once."""
+        match = self._matches.pop(request.request_id, None)
+        if match is not None and match.ticket is not None and self._queue is not None:
+            self._queue.cancel(match.ticket)
+        tracked = self._tracked.pop(request.request_id, None)
+        if tracked is not None and self._events is not None:
+            self._ended[request.request_id] = tracked
+            while len(self._ended) > LOOKUPS_MAX:
+                del self._ended[next(iter(self._ended))]
+
+    def close(self) -> None:
+        """Ends what is under way."""
+        if self._queue is not None:
+            for ticket in self._tickets:
+                self._queue.cancel(ticket)
+        self._hints.close()
+        self._report.say()
+        self._queue = None
+        self._link.close()

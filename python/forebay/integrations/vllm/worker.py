@@ -1,0 +1,399 @@
+"""The worker's half of `ForebayConnector`: blocks between the engine's KV memory and the store.
+
+A block of the store is one block of all layers, layer after layer, as they lie in the engine. Loads land in memory of the client's own first
+and are copied to the engine's when they are whole and verified: a late write, whatever the node does, can never reach a block that the engine has
+given to somebody else. Saves are copied out in their own step, before the engine can reuse the blocks, and put from there by other threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from vllm.logger import init_logger
+
+import forebay
+from forebay.integrations._common import Hints, Link
+from forebay.integrations.vllm.messages import Move, Stored
+
+logger = init_logger(__name__)
+
+#: Bytes of memory that blocks pass through, for each direction, unless asked otherwise.
+STAGING_BYTES = 128 << 20
+#: How long a load may take in all, from the step that asks for it. What is not there by then is computed.
+LOAD_DEADLINE_MS = 5000.0
+#: How long a put may take.
+SAVE_DEADLINE_MS = 5000.0
+#: Bytes of one call: several are under way at once, so that copies overlap with them.
+CALL_BYTES = 16 << 20
+
+
+class Staging:
+    """Rows of one region: memory of the client's for blocks on their way."""
+
+    def __init__(self, client: forebay.Client, row_bytes: int, nbytes: int) -> None:
+        self.rows = max(1, nbytes // row_bytes)
+        self.region = client.region(self.rows * row_bytes)
+        self.memory = torch.frombuffer(self.region, dtype=torch.uint8).view(self.rows, row_bytes)
+        self._row_bytes = row_bytes
+        self._free = list(range(self.rows - 1, -1, -1))
+
+    def take(self, at_most: int) -> list[int]:
+        """Free rows, at most so many."""
+        count = min(at_most, len(self._free))
+        return [self._free.pop() for _ in range(count)]
+
+    def give(self, rows: list[int]) -> None:
+        """They are free again."""
+        self._free.extend(rows)
+
+    def spans(self, rows: list[int]) -> forebay.Spans:
+        """Their places."""
+        return self.region.spans([row * self._row_bytes for row in rows], self._row_bytes)
+
+
+@dataclass(slots=True)
+class _Load:
+    move: Move
+    keys: bytes
+    until: float
+    #: Blocks that were asked for, and calls that are not answered yet.
+    asked: int = 0
+    waiting: int = 0
+    #: First block that failed; what lies behind it is of no use.
+    failed_at: int | None = None
+
+    @property
+    def blocks(self) -> int:
+        return len(self.move.block_ids)
+
+    @property
+    def is_over(self) -> bool:
+        return self.waiting == 0 and (self.failed_at is not None or self.asked == self.blocks)
+
+
+@dataclass(slots=True)
+class _Call:
+    rows: list[int]
+    load: _Load | None = None
+    first: int = 0
+    save: Move | None = None
+
+
+@dataclass(slots=True)
+class _Layer:
+    """One layer's KV memory, with blocks as its first dimension."""
+
+    blocks: torch.Tensor
+    start: int
+    nbytes: int
+
+
+@dataclass
+class WorkerHalf:
+    """See the module."""
+
+    #: None until the scheduler has said which namespace it is.
+    link: Link | None
+    rank: int
+    world: int
+    block_tokens: int
+    staging_bytes: int = STAGING_BYTES
+    load_deadline_ms: float = LOAD_DEADLINE_MS
+    _layers: list[_Layer] = field(default_factory=list)
+    _row_bytes: int = 0
+    _is_off: bool = False
+    _queue: forebay.CallQueue | None = None
+    _load_rows: Staging | None = None
+    _save_rows: Staging | None = None
+    # Tickets and what they stand for. Behind a lock, because puts of a GPU's blocks are submitted by the thread that waited for their copy.
+    _calls: dict[int, _Call] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _loads: list[_Load] = field(default_factory=list)
+    _bad_blocks: set[int] = field(default_factory=set)
+    _said: Stored = field(default_factory=Stored)
+    _copies: Hints = field(default_factory=lambda: Hints("forebay-save"))
+
+    def register(self, kv_caches: dict[str, torch.Tensor], block_count: int) -> None:
+        """Learns where the engine's KV lies. Raises ValueError for a layout whose blocks cannot be told apart."""
+        start = 0
+        for name, tensor in kv_caches.items():
+            if not isinstance(tensor, torch.Tensor):
+                raise ValueError(f"the layer {name} keeps several tensors; ForebayConnector serves attention layers with one")
+            if tensor.shape[0] == block_count:
+                blocks = tensor
+            elif tensor.dim() > 1 and tensor.shape[1] == block_count:
+                # Keys of all blocks, then values of all blocks.
+                blocks = tensor.movedim(1, 0)
+            else:
+                raise ValueError(f"the layer {name} keeps a tensor of shape {tuple(tensor.shape)}, in which {block_count} blocks cannot be found")
+            if blocks.stride(-1) == 1:
+                # Copies need no arithmetic, and not every type of KV has it.
+                blocks = blocks.view(torch.uint8)
+            nbytes = blocks[0].numel() * blocks.element_size()
+            self._layers.append(_Layer(blocks, start, nbytes))
+            start += nbytes
+        self._row_bytes = start
+
+    def _space(self) -> forebay.Namespace | None:
+        return self.link.namespace if self.link is not None else None
+
+    def _ready(self) -> bool:
+        """Whether the node is there; takes the memory for it the first time."""
+        link = self.link
+        if link is None or link.namespace is None or link.client is None or not self._layers or self._is_off:
+            return False
+        if self._queue is None:
+            try:
+                self._load_rows = Staging(link.client, self._row_bytes, self.staging_bytes)
+                self._save_rows = Staging(link.client, self._row_bytes, self.staging_bytes)
+                self._pin()
+                self._queue = link.client.queue()
+            except Exception:
+                self._is_off = True
+                logger.exception("forebay: there is no memory for blocks on their way (staging_bytes), so all is computed")
+                return False
+        return True
+
+    def _pin(self) -> None:
+        """Lets a GPU copy to and from the staging without waiting. Untested where there is no GPU; without it copies are slower, not wrong."""
+        if self._layers[0].blocks.device.type != "cuda":
+            return
+        for staging in (self._load_rows, self._save_rows):
+            assert staging is not None
+            done = torch.cuda.cudart().cudaHostRegister(staging.memory.data_ptr(), staging.memory.numel(), 0)
+            if int(done) != 0:
+                logger.warning("forebay: %d bytes cannot be registered with the GPU; copies to and from it are slower", staging.memory.numel())
+
+    # Loads.
+
+    def start_loads(self, moves: list[Move]) -> None:
+        """Asks for blocks. What cannot be asked for is reported as failed with the next results."""
+        if not moves:
+            return
+        until = time.monotonic() + self.load_deadline_ms / 1000
+        is_ready = self._ready()
+        for move in moves:
+            load = _Load(move, move.of_rank(self.rank, self.world), until)
+            if not is_ready or len(load.keys) != 16 * load.blocks:
+                load.failed_at = 0
+            self._loads.append(load)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Asks for as much as there is memory for."""
+        space = self._space()
+        if self._queue is None or self._load_rows is None or space is None:
+            return
+        per_call = max(1, CALL_BYTES // self._row_bytes)
+        for load in self._loads:
+            while load.failed_at is None and load.asked < load.blocks:
+                left_ms = (load.until - time.monotonic()) * 1000
+                if left_ms <= 0:
+                    load.failed_at = load.asked
+                    break
+                rows = self._load_rows.take(min(per_call, load.blocks - load.asked))
+                if not rows:
+                    return
+                keys = load.keys[16 * load.asked : 16 * (load.asked + len(rows))]
+                spans = self._load_rows.spans(rows)
+                try:
+                    with self._lock:
+                        ticket = self._queue.submit_get(space, keys, into=spans, deadline_ms=left_ms)
+                        self._calls[ticket] = _Call(rows, load=load, first=load.asked)
+                except Exception:
+                    logger.exception("forebay: a load cannot be asked for; computed instead")
+                    self._load_rows.give(rows)
+                    load.failed_at = load.asked
+                    break
+                load.asked += len(rows)
+                load.waiting += 1
+
+    def _landed(self, call: _Call, answer: Any) -> None:
+        load = call.load
+        assert load is not None and self._load_rows is not None
+        load.waiting -= 1
+        sizes = [] if isinstance(answer, Exception) else answer
+        good = 0
+        while good < len(sizes) and sizes[good] == self._row_bytes:
+            good += 1
+        if good < len(call.rows):
+            load.failed_at = min(call.first + good, load.blocks if load.failed_at is None else load.failed_at)
+        if good and (load.failed_at is None or call.first < load.failed_at):
+            try:
+                self._copy_in(call.rows[:good], load.move.block_ids[call.first : call.first + good])
+            except Exception:
+                logger.exception("forebay: loaded blocks cannot be copied to the engine's memory; computed instead")
+                load.failed_at = call.first
+        self._load_rows.give(call.rows)
+
+    def _copy_in(self, rows: list[int], block_ids: list[int]) -> None:
+        """From the staging into the engine's memory, layer by layer."""
+        assert self._load_rows is not None
+        memory = self._load_rows.memory[rows[0] : rows[0] + len(rows)]
+        if rows != list(range(rows[0], rows[0] + len(rows))):
+            memory = self._load_rows.memory[torch.tensor(rows)]
+        for layer in self._layers:
+            device = layer.blocks.device
+            part = memory[:, layer.start : layer.start + layer.nbytes].contiguous().view(layer.blocks.dtype)
+            part = part.view(len(rows), *layer.blocks.shape[1:]).to(device, non_blocking=True)
+            layer.blocks.index_copy_(0, torch.tensor(block_ids, device=device), part)
+        if self._layers[0].blocks.device.type == "cuda":
+            # The rows are given away after this.
+            torch.cuda.current_stream().synchronize()
+
+    # Saves.
+
+    def save(self, moves: list[Move]) -> None:
+        """Copies blocks out and puts them. What there is no memory for is not stored: a cache may forget."""
+        if not moves or not self._ready():
+            return
+        assert self._save_rows is not None
+        self._drain()
+        per_call = max(1, CALL_BYTES // self._row_bytes)
+        for move in moves:
+            at = 0
+            while at < len(move.block_ids):
+                rows = self._save_rows.take(min(per_call, len(move.block_ids) - at))
+                if not rows:
+                    # A block is of no use behind a gap.
+                    self._outcome("dropped", len(move.block_ids) - at)
+                    break
+                self._copy_out(rows, move, at)
+                at += len(rows)
+
+    def _copy_out(self, rows: list[int], move: Move, at: int) -> None:
+        assert self._save_rows is not None
+        on_gpu = self._layers[0].blocks.device.type == "cuda"
+        block_ids = torch.tensor(move.block_ids[at : at + len(rows)], device=self._layers[0].blocks.device)
+        where = torch.tensor(rows)
+        gathered = torch.empty((len(rows), self._row_bytes), dtype=torch.uint8, device=block_ids.device)
+        for layer in self._layers:
+            part = layer.blocks.index_select(0, block_ids).reshape(len(rows), -1).view(torch.uint8)
+            gathered[:, layer.start : layer.start + layer.nbytes].copy_(part)
+        if not on_gpu:
+            self._save_rows.memory.index_copy_(0, where, gathered)
+            self._put(rows, move, at)
+            return
+        # The gather is in line behind the forward pass and before whatever overwrites the blocks. Only the copy to the host is waited for,
+        # and not here.
+        begin, end = rows[0], rows[-1]
+        ascending = rows == list(range(begin, end + 1))
+        target = self._save_rows.memory[begin : end + 1] if ascending else None
+        host = target.copy_(gathered, non_blocking=True) if target is not None else gathered.to("cpu", non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+
+        def put() -> None:
+            try:
+                done.synchronize()
+                if not ascending and self._save_rows is not None:
+                    self._save_rows.memory.index_copy_(0, where, host)
+                self._put(rows, move, at)
+            except Exception:
+                logger.exception("forebay: blocks could not be put")
+
+        if not self._copies.give(put):
+            done.synchronize()
+            self._save_rows.give(rows)
+            self._outcome("dropped", len(rows))
+
+    def _put(self, rows: list[int], move: Move, at: int) -> None:
+        queue, space, staging = self._queue, self._space(), self._save_rows
+        if queue is None or space is None or staging is None:
+            return
+        keys = move.of_rank(self.rank, self.world)
+        parent = keys[16 * (at - 1) : 16 * at] if at else move.parent and move.parent[16 * self.rank : 16 * (self.rank + 1)]
+        with self._lock:
+            ticket = queue.submit_put(
+                space,
+                keys[16 * at : 16 * (at + len(rows))],
+                staging.spans(rows),
+                tokens=self.block_tokens,
+                chain=move.chain,
+                parent=parent,
+                position=move.position + at,
+                deadline_ms=SAVE_DEADLINE_MS,
+            )
+            self._calls[ticket] = _Call(rows, save=move, first=at)
+
+    def _stored(self, call: _Call, answer: Any) -> None:
+        move = call.save
+        assert move is not None and self._save_rows is not None
+        self._save_rows.give(call.rows)
+        outcomes = [] if isinstance(answer, Exception) else answer
+        for at, outcome in enumerate(outcomes):
+            if not outcome:
+                self._outcome("refused", 1)
+            elif outcome is forebay.Stored.EXISTS:
+                self._outcome("present", 1)
+            else:
+                self._outcome("stored", 1)
+                self._said.blocks.add((move.request, move.position + call.first + at))
+
+    def _outcome(self, name: str, count: int) -> None:
+        self._said.outcomes[name] = self._said.outcomes.get(name, 0) + count
+
+    # Results.
+
+    def _drain(self) -> None:
+        if self._queue is None:
+            return
+        with self._lock:
+            done = [(self._calls.pop(ticket, None), answer) for ticket, answer in self._queue.drain()]
+        for call, answer in done:
+            if call is None:
+                continue
+            if call.load is not None:
+                self._landed(call, answer)
+            else:
+                self._stored(call, answer)
+
+    def finished_loads(self) -> set[str]:
+        """Requests whose load is over, well or not. Blocks that failed come out of `take_bad_blocks` in the same step."""
+        self._drain()
+        self._pump()
+        over: set[str] = set()
+        for load in self._loads:
+            if not load.is_over:
+                continue
+            over.add(load.move.request)
+            good = load.blocks if load.failed_at is None else load.failed_at
+            self._bad_blocks.update(load.move.block_ids[good:])
+            self._said.loaded += good
+            self._said.load_failed += load.blocks - good
+        if over:
+            self._loads = [load for load in self._loads if not load.is_over]
+        return over
+
+    def take_bad_blocks(self) -> set[int]:
+        """Blocks that were not loaded, since the last call."""
+        bad, self._bad_blocks = self._bad_blocks, set()
+        return bad
+
+    def take_said(self) -> Stored | None:
+        """What the scheduler should know, since the last call."""
+        if self._said == Stored():
+            return None
+        said, self._said = self._said, Stored()
+        return said
+
+    def close(self) -> None:
+        """Waits for puts under way, each at most its deadline; loads are for nobody any more."""
+        self._copies.close()
+        queue = self._queue
+        if queue is not None:
+            for ticket, call in self._calls.items():
+                if call.load is not None:
+                    queue.cancel(ticket)
+            until = time.monotonic() + SAVE_DEADLINE_MS / 1000
+            while queue.pending and time.monotonic() < until:
+                queue.wait(timeout_ms=200.0)
+                self._drain()
+        self._queue = None
+        self._load_rows = self._save_rows = None
+        if self.link is not None:
+            self.link.close()

@@ -1,0 +1,44 @@
+"""The whole engine with `ForebayTier` behind its CPU tier: what one engine computed, the next one loads, and says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from support import BLOCK_TOKENS, LENGTHS, Node
+from support import vllm_life as live
+
+#: Whole blocks of each prompt. Where that is all of it, vLLM's own scheduler computes the last token again.
+WHOLE = [length // BLOCK_TOKENS * BLOCK_TOKENS for length in LENGTHS]
+
+
+def transfer(node: Node, **extra: Any) -> dict[str, Any]:
+    tier = {"type": "ForebayTier", "module_path": "forebay.integrations.vllm", "address": node.address, **extra}
+    return {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {
+            # The GPU's part is played by the CPU backend's own KV memory.
+            "spec_name": "CpuTieringSpec",
+            "spec_module_path": "vllm_cpu_tiering",
+            "cpu_bytes_to_use": 32 << 20,
+            "secondary_tiers": [tier],
+        },
+    }
+
+
+def test_a_new_engine_finds_what_another_one_left_in_the_tier(model_folder: Path, node: Node) -> None:
+    cold = live(model_folder, transfer=transfer(node))
+    assert cold["tier"]["loaded"] == 0 and cold["tier"]["stored"] > 0
+    node.kill()
+    node.start()
+    warm = live(model_folder, transfer=transfer(node))
+    assert warm["tokens"] == cold["tokens"]
+    assert warm["tier"]["load_failed"] == 0
+    # Prompts two and three share four blocks, which are in the CPU tier when the third asks.
+    assert warm["tier"]["loaded"] >= sum(WHOLE) // BLOCK_TOKENS - 4
+    assert warm["cached"] == [WHOLE]
+    node.kill()
+    dead = live(model_folder, transfer=transfer(node))
+    assert dead["tokens"] == cold["tokens"] and dead["tier"]["loaded"] == 0

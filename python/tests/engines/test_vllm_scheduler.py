@@ -1,0 +1,179 @@
+"""The scheduler's half of `ForebayConnector` with a node: what it promises of requests, what it tells the worker, and what it tells the world."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import Node, wait_for
+
+from forebay import Fingerprint
+from forebay.integrations._common import Link, Report
+from forebay.integrations.vllm.messages import Stored
+from forebay.integrations.vllm.scheduler import SchedulerHalf
+
+TOKENS = 16
+
+
+def request(name: str, tokens: int, seed: int = 0, lora: Any = None) -> Any:
+    hashes = [hashlib.sha256(f"{seed} {number}".encode()).digest() for number in range(tokens // TOKENS)]
+    return SimpleNamespace(
+        request_id=name, num_tokens=tokens, block_hashes=hashes, lora_request=lora, num_computed_tokens=0, all_token_ids=list(range(tokens))
+    )
+
+
+def output(*, new: list[Any] = (), cached: list[Any] = (), resumed: set[str] = frozenset(), scheduled: dict[str, int]) -> Any:
+    """What vLLM's scheduler says of a step: (name, block ids, computed tokens) for each request."""
+    return SimpleNamespace(
+        scheduled_new_reqs=[SimpleNamespace(req_id=name, block_ids=(ids,), num_computed_tokens=at) for name, ids, at in new],
+        scheduled_cached_reqs=SimpleNamespace(
+            req_ids=[name for name, _, _ in cached],
+            new_block_ids=[(ids,) if ids else None for _, ids, _ in cached],
+            num_computed_tokens=[at for _, _, at in cached],
+            resumed_req_ids=set(resumed),
+        ),
+        num_scheduled_tokens=scheduled,
+    )
+
+
+class Half:
+    """A scheduler's half, and the store beside it."""
+
+    def __init__(self, node: Node, world: int = 1, events: bool = True, lora_digest: Any = lambda lora: lora) -> None:
+        self.link = Link(Fingerprint(model="scheduler"), engine="test", address=node.address)
+        self.half = SchedulerHalf(
+            self.link, Report(self.link), block_tokens=TOKENS, world=world, lora_digest=lora_digest, events=events, lookup_deadline_ms=500
+        )
+
+    def put(self, of: Any, blocks: range, salt: bytes = b"") -> None:
+        space = self.link.namespace
+        assert space is not None
+        keys = self.half._keys(space, of.block_hashes[blocks.start : blocks.stop], salt)
+        assert all(space.put(keys, [b"kv"] * (len(keys) // 16)))
+
+    def matched(self, of: Any, computed: int = 0) -> tuple[int | None, bool]:
+        """As the scheduler asks: again and again, while the answer is that it is not known yet."""
+        answer: list[tuple[int | None, bool]] = []
+        wait_for(lambda: (answer.append(self.half.matched_tokens(of, computed)), answer[-1][0] is not None)[1], every_s=0.001)
+        return answer[-1]
+
+
+@pytest.fixture
+def half(node: Node) -> Iterator[Half]:
+    half = Half(node)
+    yield half
+    half.half.close()
+
+
+def test_the_longest_prefix_is_promised_and_the_last_token_never(half: Half) -> None:
+    asked = request("a", 5 * TOKENS)
+    half.put(asked, range(5))
+    assert half.half.matched_tokens(asked, 0) == (None, False), "the scheduler goes on with others meanwhile"
+    assert half.matched(asked) == (4 * TOKENS, True)
+    with_gap = request("b", 5 * TOKENS + 3, seed=1)
+    half.put(with_gap, range(2))
+    half.put(with_gap, range(3, 5))
+    assert half.matched(with_gap) == (2 * TOKENS, True)
+    # Behind what the engine has itself.
+    assert half.matched(with_gap, computed=3 * TOKENS) == (2 * TOKENS, True)
+    assert half.matched(request("c", 40, seed=2)) == (0, False)
+    assert half.matched(request("short", TOKENS - 1)) == (0, False)
+
+
+def test_a_block_counts_when_every_rank_has_its_part(node: Node) -> None:
+    half = Half(node, world=2)
+    asked = request("a", 3 * TOKENS + 1)
+    half.put(asked, range(3))
+    space = half.link.namespace
+    assert space is not None
+    missing = half.half._keys(space, asked.block_hashes[1:2], b"")[16:]
+    assert space.forget(missing) == [True]
+    assert half.matched(asked) == (TOKENS, True)
+    half.half.close()
+
+
+def test_what_was_promised_is_loaded_and_what_is_computed_is_saved(half: Half) -> None:
+    asked = request("a", 4 * TOKENS + 5)
+    half.put(asked, range(2))
+    assert half.matched(asked) == (2 * TOKENS, True)
+    half.half.allocated(asked, [7, 8, 9, 10, 11], 2 * TOKENS)
+    step = half.half.step(output(scheduled={}))
+    (load,) = half.half.take_loads()
+    assert (load.request, load.block_ids, load.position, len(load.keys)) == ("a", [7, 8], 0, 32)
+    assert step.saves == [] and half.half.take_loads() == []
+    # Loaded; the rest is computed in two steps.
+    half.half.allocated(asked, [7, 8, 9, 10, 11], 0)
+    first = half.half.step(output(new=[("a", [7, 8, 9, 10, 11], 2 * TOKENS)], scheduled={"a": TOKENS + 3}))
+    (save,) = first.saves
+    assert (save.block_ids, save.position) == ([9], 2)
+    space = half.link.namespace
+    assert space is not None and save.parent == space.keys([asked.block_hashes[1]])
+    second = half.half.step(output(cached=[("a", [], 3 * TOKENS + 3)], scheduled={"a": TOKENS + 2}))
+    assert [(save.block_ids, save.position) for save in second.saves] == [([10], 3)]
+
+
+def test_a_load_that_failed_is_computed_and_saved(half: Half) -> None:
+    asked = request("a", 4 * TOKENS)
+    half.put(asked, range(3))
+    assert half.matched(asked) == (3 * TOKENS, True)
+    half.half.allocated(asked, [1, 2, 3, 4], 3 * TOKENS)
+    half.half.take_loads()
+    # vLLM truncates to what was loaded: one block.
+    step = half.half.step(output(new=[("a", [1, 2, 3, 4], TOKENS)], scheduled={"a": 3 * TOKENS}))
+    assert [save.block_ids for save in step.saves] == [[2, 3, 4]]
+
+
+def test_a_preempted_request_is_saved_once(half: Half) -> None:
+    asked = request("a", 4 * TOKENS)
+    half.half.allocated(asked, [1, 2, 3, 4], 0)
+    step = half.half.step(output(new=[("a", [1, 2, 3, 4], 0)], scheduled={"a": 2 * TOKENS}))
+    assert [save.block_ids for save in step.saves] == [[1, 2]]
+    half.half.allocated(asked, [5, 6, 7, 8], 0)
+    step = half.half.step(output(cached=[("a", [5, 6, 7, 8], 0)], resumed={"a"}, scheduled={"a": 4 * TOKENS}))
+    assert [(save.block_ids, save.position) for save in step.saves] == [([7, 8], 2)]
+
+
+def test_tokens_that_nothing_is_known_of_fail_instead_of_waiting_for_ever(half: Half) -> None:
+    asked = request("a", 4 * TOKENS)
+    half.half.allocated(asked, [1, 2, 3, 4], 2 * TOKENS)
+    (load,) = half.half.take_loads()
+    assert load.block_ids == [1, 2] and load.keys == b""
+
+
+def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node, half: Half) -> None:
+    asked = request("a", 4 * TOKENS)
+    half.put(asked, range(4))
+    node.signal(signal.SIGSTOP)
+    try:
+        assert half.matched(asked) == (0, False)
+    finally:
+        node.signal(signal.SIGCONT)
+
+
+def test_adapters_of_one_name_do_not_share(half: Half) -> None:
+    one, two = (request("a", 3 * TOKENS, lora=digest) for digest in (b"one", b"two"))
+    half.put(one, range(2), salt=b"one")
+    assert half.matched(one) == (2 * TOKENS, True)
+    two.request_id = "b"
+    assert half.matched(two) == (0, False)
+    unknown = request("c", 3 * TOKENS)
+    unknown.lora_request, half.half._lora_digest = b"", lambda lora: None
+    assert half.matched(unknown) == (0, False), "weights that cannot be told from others are computed"
+
+
+def test_what_was_stored_is_published_also_when_its_request_is_over(half: Half) -> None:
+    asked = request("a", 3 * TOKENS)
+    half.half.allocated(asked, [1, 2, 3], 0)
+    half.half.worker_said(Stored(blocks={("a", 0)}, outcomes={"stored": 1}))
+    half.half.finished(asked)
+    half.half.worker_said(Stored(blocks={("a", 1)}))
+    events = half.half.take_events()
+    assert [(event.block_hashes, event.parent_block_hash, event.token_ids) for event in events] == [
+        ([asked.block_hashes[0]], None, list(range(TOKENS))),
+        ([asked.block_hashes[1]], asked.block_hashes[0], list(range(TOKENS, 2 * TOKENS))),
+    ]
+    assert {event.medium for event in events} == {"FOREBAY"} and half.half.take_events() == []

@@ -1,0 +1,272 @@
+"""`ForebayTier` behind vLLM's own scheduler side: its factory, its tiering manager, its CPU tier in shared memory. No GPU and no model."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Node, wait_for
+from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext, ScheduleEndContext, make_offload_key
+from vllm.v1.kv_offload.config import (
+    OffloadingCacheConfig,
+    OffloadingConfig,
+    OffloadingGroupConfig,
+    OffloadingModelConfig,
+    OffloadingParallelConfig,
+)
+from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
+
+CHUNK_BYTES = 64 * 1024
+CHUNKS = 48
+
+
+def key(number: int) -> OffloadKey:
+    return make_offload_key(hashlib.sha256(f"block {number}".encode()).digest(), 0)
+
+
+def content(of: OffloadKey) -> np.ndarray:
+    """What the engine computes for a chunk: the same in every life."""
+    seed = int.from_bytes(of[:8], "little")
+    return np.random.default_rng(seed).integers(-128, 127, CHUNK_BYTES, dtype=np.int8)
+
+
+class Scheduler:
+    """vLLM's tiering manager as its scheduler drives it, with the GPU's part played here."""
+
+    def __init__(self, node: Node, chunks: int = CHUNKS, **tier: Any) -> None:
+        tier = {"type": "ForebayTier", "module_path": "forebay.integrations.vllm", "address": node.address, "weights_digest": "one", **tier}
+        self.config = OffloadingConfig(
+            groups=(OffloadingGroupConfig(tokens_per_block=16, layer_names=("layer",), group_id=0),),
+            worker_kv_bytes_per_block=CHUNK_BYTES,
+            enable_kv_cache_events=True,
+            extra_config={"cpu_bytes_to_use": chunks * CHUNK_BYTES, "secondary_tiers": [tier]},
+            engine_id=f"forebay-test-{uuid.uuid4().hex}",
+            model=OffloadingModelConfig(name="model", dtype="bfloat16"),
+            cache=OffloadingCacheConfig(tokens_per_hash=16, blocks_per_chunk=1),
+            parallel=OffloadingParallelConfig(0, 1, 1, 1, 1, 1, 0, 1, None, False),
+        )
+        self.manager = TieringOffloadingSpec(self.config).get_manager()
+        (self.tier,) = self.manager.secondary_tiers
+        self.view = np.frombuffer(self.manager.primary_tier.get_kv_memoryview(), dtype=np.int8).reshape(chunks, CHUNK_BYTES)
+        self.loads = 0
+        submit = self.tier.submit_load
+
+        def counted(job: Any) -> None:
+            self.loads += 1
+            submit(job)
+
+        self.tier.submit_load = counted
+        self._requests = 0
+
+    def begin(self) -> ReqContext:
+        self._requests += 1
+        context = ReqContext(req_id=f"request {self._requests}")
+        self.manager.on_new_request(context)
+        return context
+
+    def end(self, context: ReqContext) -> None:
+        self.manager.on_request_finished(context)
+
+    def step(self) -> None:
+        self.manager.on_schedule_end(ScheduleEndContext((), ()))
+
+    def look(self, keys: list[OffloadKey], context: ReqContext) -> list[LookupResult]:
+        return [self.manager.lookup(key, context) for key in keys]
+
+    def look_until_known(self, keys: list[OffloadKey], context: ReqContext) -> list[LookupResult]:
+        """Step after step, as the scheduler does, until no answer is pending."""
+        seen: list[LookupResult] = []
+
+        def known() -> bool:
+            seen[:] = self.look(keys, context)
+            self.step()
+            return not {LookupResult.RETRY, LookupResult.HIT_PENDING} & set(seen)
+
+        wait_for(known, every_s=0.001)
+        return seen
+
+    def store(self, keys: list[OffloadKey], context: ReqContext) -> list[OffloadKey]:
+        """The engine computed these; what the CPU tier took of them."""
+        prepared = self.manager.prepare_store(keys, context)
+        if prepared is None:
+            return []
+        for key_, chunk in zip(prepared.keys_to_store, prepared.store_spec.chunk_ids, strict=True):
+            self.view[int(chunk)] = content(key_)
+        if prepared.keys_to_store:
+            self.manager.complete_store(prepared.keys_to_store, context)
+        return list(prepared.keys_to_store)
+
+    def read(self, keys: list[OffloadKey], context: ReqContext) -> list[np.ndarray]:
+        """What the GPU would be given."""
+        spec = self.manager.prepare_load(keys, context)
+        read = [self.view[int(chunk)].copy() for chunk in spec.chunk_ids]
+        self.manager.complete_load(keys, context)
+        return read
+
+    def settle(self) -> None:
+        """Until all transfers are over."""
+        wait_for(lambda: (self.step(), not self.manager.has_pending_work())[1])
+
+    def close(self) -> None:
+        self.settle()
+        # The tier must let the mapping go, and so must this.
+        self.view = np.zeros(0)
+        self.manager.shutdown()
+
+
+@pytest.fixture
+def scheduler(node: Node) -> Iterator[Scheduler]:
+    scheduler = Scheduler(node)
+    yield scheduler
+    scheduler.close()
+
+
+def test_what_one_engine_stored_another_one_loads_with_one_call(node: Node, scheduler: Scheduler) -> None:
+    keys = [key(number) for number in range(6)]
+    first = scheduler.begin()
+    assert scheduler.look_until_known(keys, first) == [LookupResult.MISS] * 6
+    assert scheduler.store(keys, first) == keys
+    scheduler.settle()
+    scheduler.end(first)
+    other = Scheduler(node)
+    request = other.begin()
+    assert other.look(keys, request) == [LookupResult.RETRY] * 6, "a lookup never waits for the node"
+    assert other.look_until_known(keys, request) == [LookupResult.HIT] * 6
+    assert other.loads == 1
+    for ours, theirs in zip(other.read(keys, request), keys, strict=True):
+        assert np.array_equal(ours, content(theirs))
+    other.end(request)
+    other.close()
+    assert scheduler.tier._report.counts["stored"] == 6 and other.tier._report.counts["loaded"] == 6
+
+
+def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node, scheduler: Scheduler) -> None:
+    request = scheduler.begin()
+    assert scheduler.look_until_known([key(1)], request) == [LookupResult.MISS]
+    node.signal(signal.SIGSTOP)
+    try:
+        seen = scheduler.look_until_known([key(2), key(3)], request)
+    finally:
+        node.signal(signal.SIGCONT)
+    assert seen == [LookupResult.MISS] * 2
+    scheduler.end(request)
+
+
+def test_a_load_that_fails_is_a_miss_and_not_asked_for_again(node: Node) -> None:
+    writer = Scheduler(node)
+    keys = [key(number) for number in range(4)]
+    request = writer.begin()
+    writer.store(keys, request)
+    writer.settle()
+    writer.end(request)
+    reader = Scheduler(node, transfer_deadline_ms=500)
+    request = reader.begin()
+    ask = reader.tier._ask
+
+    def ask_and_kill(asked: list[OffloadKey]) -> None:
+        ask(asked)
+        wait_for(lambda: reader.tier._queue.wait(timeout_ms=10))
+        node.kill()
+
+    reader.tier._ask = ask_and_kill
+    assert reader.look_until_known(keys, request) == [LookupResult.MISS] * 4
+    assert reader.loads == 1
+    assert reader.tier._report.counts["load_failed"] == 4
+    assert reader.store(keys, request) == keys, "they are computed, and their places in the CPU tier are free for it"
+    for ours, theirs in zip(reader.read(keys, request), keys, strict=True):
+        assert np.array_equal(ours, content(theirs))
+    reader.end(request)
+    reader.close()
+    writer.close()
+
+
+def test_chunks_of_another_length_are_no_hits(node: Node, scheduler: Scheduler) -> None:
+    """Two engines that were told the same namespace by hand, and lay out their chunks differently."""
+    request = scheduler.begin()
+    assert scheduler.look_until_known([key(1)], request) == [LookupResult.MISS]
+    space = scheduler.tier._link.namespace
+    assert space.put([space.key(key(9))], [b"shorter"]) == ["cached"]
+    assert scheduler.look_until_known([key(9)], request) == [LookupResult.MISS]
+    scheduler.end(request)
+
+
+def test_draining_leaves_nothing_under_way(node: Node, scheduler: Scheduler) -> None:
+    keys = [key(number) for number in range(16)]
+    request = scheduler.begin()
+    scheduler.store(keys, request)
+    scheduler.tier.drain_jobs()
+    assert not scheduler.tier._transfers
+    scheduler.manager.reset_cache()
+    assert scheduler.look_until_known(keys, request) == [LookupResult.HIT] * 16
+    scheduler.end(request)
+
+
+def test_weights_that_cannot_be_told_from_others_are_refused(node: Node) -> None:
+    with pytest.raises(ValueError, match="weights_digest"):
+        Scheduler(node, weights_digest=None)
+
+
+def test_other_weights_are_another_namespace(node: Node, scheduler: Scheduler) -> None:
+    request = scheduler.begin()
+    scheduler.store([key(1)], request)
+    scheduler.settle()
+    scheduler.end(request)
+    other = Scheduler(node, weights_digest="two")
+    request = other.begin()
+    assert other.look_until_known([key(1)], request) == [LookupResult.MISS]
+    other.end(request)
+    other.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_schedules_never_serve_a_byte_that_was_not_computed(node: Node, seed: int) -> None:
+    """Against a model that knows two things: what was never stored cannot be a hit, and what is one has the bytes of its key."""
+    chance = random.Random(seed)
+    # Fewer places than keys, so that chunks come and go all the time.
+    schedulers = [Scheduler(node, chunks=16, transfer_deadline_ms=2000) for _ in range(2)]
+    ever_stored: set[OffloadKey] = set()
+    live: list[tuple[Scheduler, ReqContext]] = []
+    up = True
+    hits = 0
+    for _ in range(300):
+        action = chance.random()
+        if action < 0.15 or not live:
+            scheduler = chance.choice(schedulers)
+            live.append((scheduler, scheduler.begin()))
+        scheduler, request = chance.choice(live)
+        keys = [key(number) for number in chance.sample(range(40), chance.randint(1, 6))]
+        if action < 0.55:
+            for key_ in keys:
+                # Read at once: what is looked up next may take its place in the CPU tier.
+                (result,) = scheduler.look([key_], request)
+                assert result is not LookupResult.HIT or key_ in ever_stored
+                if result is LookupResult.HIT:
+                    hits += 1
+                    (read,) = scheduler.read([key_], request)
+                    assert np.array_equal(read, content(key_)), "bytes of another chunk"
+        elif action < 0.75:
+            ever_stored.update(scheduler.store(keys, request))
+        elif action < 0.85:
+            live.remove((scheduler, request))
+            scheduler.end(request)
+        elif action < 0.88:
+            scheduler.manager.reset_cache()
+        elif action < 0.91:
+            if up:
+                node.kill()
+            else:
+                node.start()
+            up = not up
+        for each in schedulers:
+            each.step()
+    for scheduler, request in live:
+        scheduler.end(request)
+    for scheduler in schedulers:
+        scheduler.close()
+    assert hits, "a schedule without a hit proves nothing"
