@@ -1,0 +1,178 @@
+"""LMCache: a `native_plugin` behind its server or its engine, for chunks that LMCache's own memory has let go.
+
+    --l2-adapter '{"type": "native_plugin", "module_path": "forebay.integrations.lmcache", "class_name": "LmcacheClient",
+                   "adapter_params": {"address": "unix:/run/user/1000/forebay.sock", "weights": "path/to/model"}}'
+
+LMCache names chunks by model, rank, group, hash and salt; the name is the engine's hash here. It does not know the weights, so they are named in
+`adapter_params`: a folder, a file, or a digest. LMCache polls one descriptor and drains; it is never held up, and what fails is a miss.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
+
+import forebay
+from forebay import Fingerprint
+from forebay.integrations._common import Link, Report
+
+#: Calls that were not drained yet; one more is answered as a failure.
+CALLS_MAX = 1024
+_LOGGER = logging.getLogger("forebay")
+
+Completion = tuple[int, bool, str, list[bool] | None]
+
+
+class LmcacheClient:
+    """What LMCache calls a native client.
+
+    Args:
+        address: of the node; `FOREBAY_CONNECT` or the default socket if left out.
+        weights: what the KV belongs to: a folder or file of weights, or `weights_digest` instead.
+        weights_digest: a text that changes whenever the weights do, where they are not files on this machine.
+        model: a name for the fingerprint; the last part of `weights` if left out.
+        namespace, quota, ttl_s: as for the other adapters.
+        deadline_ms: how long a call may take.
+        strict: raise at the start when the node is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        weights: str | None = None,
+        weights_digest: str | None = None,
+        model: str | None = None,
+        namespace: str | None = None,
+        quota: int | None = None,
+        ttl_s: int | None = None,
+        region_bytes: int | None = None,
+        deadline_ms: float = 5000.0,
+        strict: bool = False,
+    ) -> None:
+        if weights is None and weights_digest is None:
+            raise ValueError("adapter_params names the weights that the KV belongs to: \"weights\" (a folder or file), or \"weights_digest\"")
+        if weights_digest is None:
+            assert weights is not None
+            weights_digest = forebay.fingerprint.weights_digest(weights)
+        try:
+            release = ".".join(metadata.version("lmcache").split(".")[:2])
+        except metadata.PackageNotFoundError:
+            release = "unknown"
+        fingerprint = Fingerprint(
+            model=(model or os.path.basename(os.path.normpath(weights or "")) or "named by its weights")[-200:],
+            weights=weights_digest[:256],
+            layout=f"lmcache native 1, release {release}",
+            hash="lmcache key",
+        )
+        more: dict[str, Any] = {} if region_bytes is None else {"region_bytes": region_bytes}
+        self._link = Link(
+            fingerprint, engine="lmcache", address=address, namespace=namespace, quota=quota, ttl_s=ttl_s, strict=strict, logger=_LOGGER, **more
+        )
+        self._report = Report(self._link, _LOGGER)
+        self._deadline_ms = deadline_ms
+        self._queue: forebay.CallQueue | None = None
+        # One descriptor for the client's answers, which come when the node is there, and for those that are given here.
+        self._poll = select.epoll()
+        self._own = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._own, select.EPOLLIN)
+        self._lock = threading.Lock()
+        self._last = 0
+        self._pending: dict[int, tuple[int, Callable[[Any], Completion]]] = {}
+        self._failed: list[Completion] = []
+
+    def event_fd(self) -> int:
+        """Readable while there is something to drain."""
+        return self._poll.fileno()
+
+    def submit_batch_get(self, keys: Sequence[str], memoryviews: Sequence[memoryview]) -> int:
+        """Loads chunks into this memory; answers for each key whether it is whole and verified there."""
+        sizes = [len(view) for view in memoryviews]
+
+        def told(future: int, answer: Any) -> Completion:
+            good = [got == size for got, size in zip(answer, sizes, strict=True)]
+            self._report.add(asked=len(sizes), hits=sum(good), loaded=sum(good))
+            return future, True, "", good
+
+        return self._submit(len(keys), told, lambda queue, space: queue.submit_get(space, self._keys(space, keys), into=list(memoryviews), deadline_ms=self._deadline_ms))
+
+    def submit_batch_set(self, keys: Sequence[str], memoryviews: Sequence[memoryview]) -> int:
+        """Stores chunks; the memory is the call's until it is drained."""
+
+        def told(future: int, answer: Any) -> Completion:
+            self._report.put(answer)
+            refused = [str(outcome) for outcome in answer if not outcome]
+            return future, not refused, f"refused: {refused[0]}" if refused else "", [bool(outcome) for outcome in answer]
+
+        return self._submit(len(keys), told, lambda queue, space: queue.submit_put(space, self._keys(space, keys), list(memoryviews), deadline_ms=self._deadline_ms))
+
+    def submit_batch_exists(self, keys: Sequence[str]) -> int:
+        """Answers for each key whether it is there."""
+
+        def told(future: int, answer: Any) -> Completion:
+            return future, True, "", [bool(seen) for seen in answer]
+
+        return self._submit(len(keys), told, lambda queue, space: queue.submit_contains(space, self._keys(space, keys), deadline_ms=self._deadline_ms))
+
+    def submit_batch_delete(self, keys: Sequence[str]) -> int:
+        """Forgets chunks."""
+
+        def told(future: int, answer: Any) -> Completion:
+            return future, True, "", list(answer)
+
+        return self._submit(len(keys), told, lambda queue, space: queue.submit_forget(space, self._keys(space, keys), deadline_ms=self._deadline_ms))
+
+    def _keys(self, space: forebay.Namespace, keys: Sequence[str]) -> bytes:
+        return space.keys([key.encode() for key in keys])
+
+    def _submit(self, count: int, told: Callable[[int, Any], Completion], submit: Callable[[forebay.CallQueue, forebay.Namespace], int]) -> int:
+        with self._lock:
+            self._last += 1
+            future = self._last
+            space, client = self._link.namespace, self._link.client
+            why = "the node is not there"
+            if space is not None and client is not None:
+                if self._queue is None:
+                    self._queue = client.queue(calls_max=CALLS_MAX)
+                    self._poll.register(self._queue.fileno(), select.EPOLLIN)
+                try:
+                    self._pending[submit(self._queue, space)] = (future, lambda answer: told(future, answer))
+                    return future
+                except forebay.ForebayError as error:
+                    why = str(error)
+            self._failed.append((future, False, why, [False] * count))
+            os.eventfd_write(self._own, 1)
+            return future
+
+    def drain_completions(self) -> list[Completion]:
+        """What is finished. Never waits."""
+        with self._lock:
+            done, self._failed = self._failed, []
+            if done:
+                os.eventfd_read(self._own)
+            if self._queue is not None:
+                for ticket, answer in self._queue.drain():
+                    future, told = self._pending.pop(ticket)
+                    if isinstance(answer, Exception):
+                        done.append((future, False, str(answer), None))
+                    else:
+                        done.append(told(answer))
+        self._report.tick()
+        return done
+
+    def close(self) -> None:
+        """Waits for stores under way, each at most its deadline."""
+        queue = self._queue
+        while queue is not None and queue.pending:
+            queue.wait(timeout_ms=1000.0)
+            self.drain_completions()
+        self._report.say()
+        self._poll.close()
+        os.close(self._own)
+        self._queue = None
+        self._link.close()

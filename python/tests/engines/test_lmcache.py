@@ -1,0 +1,117 @@
+"""`LmcacheClient` under LMCache's own adapter, keys and memory objects: what one process stored, another one finds and loads."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from lmcache.v1.distributed.api import MemoryLayoutDesc, ObjectKey
+from lmcache.v1.distributed.l2_adapters.config import get_type_name_for_config
+from lmcache.v1.distributed.l2_adapters.native_plugin_l2_adapter import NativePluginL2AdapterConfig, _create_native_plugin_l2_adapter
+from lmcache.v1.memory_allocators.ad_hoc_memory_allocator import AdHocMemoryAllocator
+from support import PATIENCE_S, Node
+
+SHAPE = torch.Size([2, 4, 16, 64])
+
+
+def adapter(node: Node, **more: Any) -> Any:
+    config = NativePluginL2AdapterConfig.from_dict(
+        {
+            "module_path": "forebay.integrations.lmcache",
+            "class_name": "LmcacheClient",
+            "adapter_params": {"address": node.address, "weights_digest": "one", **more},
+        }
+    )
+    assert get_type_name_for_config(config) == "native_plugin"
+    return _create_native_plugin_l2_adapter(config)
+
+
+@pytest.fixture
+def one(node: Node) -> Iterator[Any]:
+    one = adapter(node)
+    yield one
+    one.close()
+
+
+def chunk(seed: int | None) -> Any:
+    memory = AdHocMemoryAllocator("cpu").allocate(SHAPE, torch.bfloat16)
+    memory.tensor.copy_(torch.zeros(SHAPE) if seed is None else torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)))
+    return memory
+
+
+def keys(count: int, salt: str = "") -> list[ObjectKey]:
+    return [ObjectKey(bytes([number]) * 16, "a/model", 0, cache_salt=salt) for number in range(count)]
+
+
+def await_fd(fd: int, answer: Any) -> Any:
+    """LMCache's way to wait: the descriptor, then the question."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    assert poll.poll(1000 * PATIENCE_S), "nothing came"
+    os.read(fd, 8)
+    return answer()
+
+
+def store(to: Any, of: list[ObjectKey], chunks: list[Any]) -> bool:
+    task = to.submit_store_task(of, chunks)
+    return bool(await_fd(to.get_store_event_fd(), to.pop_completed_store_tasks)[task].is_successful())
+
+
+def found(at: Any, of: list[ObjectKey]) -> list[bool]:
+    task = at.submit_lookup_and_lock_task(of, {0: MemoryLayoutDesc([SHAPE], [torch.bfloat16])})
+    bitmap = await_fd(at.get_lookup_and_lock_event_fd(), lambda: at.query_lookup_and_lock_result(task))
+    return [bitmap.test(number) for number in range(len(of))]
+
+
+def load(at: Any, of: list[ObjectKey], into: list[Any]) -> list[bool]:
+    task = at.submit_load_task(of, into)
+    bitmap = await_fd(at.get_load_event_fd(), lambda: at.query_load_result(task))
+    return [bitmap.test(number) for number in range(len(of))]
+
+
+def test_what_one_stored_another_finds_and_loads(node: Node, one: Any) -> None:
+    chunks = [chunk(seed) for seed in range(3)]
+    assert store(one, keys(3), chunks)
+    node.kill()
+    node.start()
+    two = adapter(node)
+    assert found(two, keys(4)) == [True, True, True, False]
+    into = [chunk(None) for _ in range(4)]
+    assert load(two, keys(4), into) == [True, True, True, False], "each key has its own answer"
+    for ours, theirs in zip(into, chunks, strict=False):
+        assert torch.equal(ours.tensor, theirs.tensor)
+    two.close()
+
+
+def test_salts_and_weights_do_not_mix(node: Node, one: Any) -> None:
+    assert store(one, keys(1), [chunk(1)])
+    assert found(one, keys(1, salt="somebody")) == [False]
+    other = adapter(node, weights_digest="two")
+    assert found(other, keys(1)) == [False]
+    other.close()
+
+
+def test_what_is_deleted_is_gone(one: Any) -> None:
+    assert store(one, keys(2), [chunk(1), chunk(2)])
+    one.delete(keys(1))
+    assert found(one, keys(2)) == [False, True]
+
+
+def test_a_dead_node_is_a_miss(node: Node, one: Any) -> None:
+    assert store(one, keys(1), [chunk(1)])
+    node.kill()
+    assert found(one, keys(1)) == [False]
+    assert load(one, keys(1), [chunk(None)]) == [False]
+    assert not store(one, keys(1), [chunk(1)])
+    never = adapter(node)
+    assert found(never, keys(1)) == [False] and not store(never, keys(1), [chunk(1)])
+    never.close()
+
+
+def test_weights_must_be_named(node: Node) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        adapter(node, weights_digest=None)
