@@ -32,8 +32,7 @@ pub(crate) fn test(root: &Path, args: &[String]) -> Result<Python, Stop> {
     let Some(interpreter) = interpreter() else {
         return Ok(Python::Skipped("there is no Python 3.11 or newer with venv and pip (Debian: python3-venv)".into()));
     };
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-    let place = Place { project: root.join("python"), base: target.join("python") };
+    let place = Place::of(root);
     if let Err(why) = place.prepare(&interpreter)? {
         return Ok(Python::Skipped(why));
     }
@@ -41,9 +40,31 @@ pub(crate) fn test(root: &Path, args: &[String]) -> Result<Python, Stop> {
     place.stubs()?;
     let mut pytest = place.tool("pytest");
     pytest.args(["-p", "no:cacheprovider", "--color=no"]).args(args);
-    pytest.env("FOREBAY_BINARY", target.join("debug/forebay"));
+    pytest.env("FOREBAY_BINARY", binary(root));
     let (kept, done) = pass_keeping("the Python tests", pytest, is_closing_line);
     done.map(|()| Python::Ran(kept))
+}
+
+/// The wheel, built, and the Python that its environment was made with. The inner error is why it cannot be had.
+pub(crate) fn wheel(root: &Path) -> Result<Result<(PathBuf, PathBuf), String>, Stop> {
+    let Some(interpreter) = interpreter() else {
+        return Ok(Err("there is no Python 3.11 or newer with venv and pip (Debian: python3-venv)".into()));
+    };
+    let place = Place::of(root);
+    if let Err(why) = place.prepare(&interpreter)? {
+        return Ok(Err(why));
+    }
+    Ok(Ok((place.wheel()?, interpreter)))
+}
+
+/// Where cargo builds.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+/// The binary that tests start.
+pub(crate) fn binary(root: &Path) -> PathBuf {
+    target(root).join("debug/forebay")
 }
 
 fn interpreter() -> Option<PathBuf> {
@@ -62,6 +83,10 @@ struct Place {
 }
 
 impl Place {
+    fn of(root: &Path) -> Place {
+        Place { project: root.join("python"), base: target(root).join("python") }
+    }
+
     /// A tool of the environment, run beside the package and leaving nothing there.
     fn tool(&self, name: &str) -> Command {
         let mut command = Command::new(self.base.join("venv/bin").join(name));
@@ -91,8 +116,8 @@ impl Place {
         Ok(Ok(()))
     }
 
-    /// The wheel, built as `maturin build` does it, and installed.
-    fn install(&self) -> Result<(), Stop> {
+    /// The wheel, built as `maturin build` does it.
+    fn wheel(&self) -> Result<PathBuf, Stop> {
         let wheels = self.base.join("wheels");
         // Only the one that is built now is to be found there.
         let _ = std::fs::remove_dir_all(&wheels);
@@ -100,9 +125,13 @@ impl Place {
         maturin.args(["build", "--quiet", "--locked", "--profile", "dev", "--out"]).arg(&wheels);
         pass("the wheel", maturin)?;
         let built = std::fs::read_dir(&wheels).ok().and_then(|mut files| files.next()).and_then(Result::ok);
-        let wheel = built.ok_or_else(|| Stop::Failed("maturin has built no wheel".into()))?.path();
+        Ok(built.ok_or_else(|| Stop::Failed("maturin has built no wheel".into()))?.path())
+    }
+
+    /// The wheel, built and installed.
+    fn install(&self) -> Result<(), Stop> {
         let mut pip = self.tool("pip");
-        pip.args(["install", "--quiet", "--no-index", "--no-deps", "--force-reinstall"]).arg(wheel);
+        pip.args(["install", "--quiet", "--no-index", "--no-deps", "--force-reinstall"]).arg(self.wheel()?);
         pass("installing the wheel", pip)
     }
 
@@ -120,7 +149,7 @@ impl Place {
     }
 }
 
-fn is_closing_line(line: &str) -> bool {
+pub(crate) fn is_closing_line(line: &str) -> bool {
     let line = line.trim_matches(['=', ' ']);
     line.contains(" in ") && [" passed", " failed", "no tests ran"].iter().any(|word| line.contains(word))
 }

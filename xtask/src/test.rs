@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use crate::Stop;
 use crate::run::{cargo, has_plugin, pass, pass_keeping};
-use crate::{python, tidy};
+use crate::{Stop, engines, python, tidy};
 
 /// Packages whose tests start nodes, and so depend on the I/O engine.
 const IO_ENGINE_TESTS: [&str; 5] = ["forebay-io", "forebay-store", "forebay-node", "forebay-client", "forebay"];
@@ -12,6 +11,11 @@ const IO_ENGINE_TESTS: [&str; 5] = ["forebay-io", "forebay-store", "forebay-node
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<(), Stop> {
     let asked = Asked::parse(args)?;
     let mut report = Report::default();
+    if asked.engines {
+        engines::run(root, &asked.may_skip, &mut report)?;
+        report.print();
+        return Ok(());
+    }
     lints(root, &mut report)?;
     step("tidy");
     tidy::check(root)?;
@@ -32,16 +36,25 @@ enum Runner {
 }
 
 struct Asked {
+    /// Only the adapters, with the engines' own wheels.
+    engines: bool,
+    /// Engines that may be missing.
+    may_skip: Vec<String>,
     io_engines: bool,
     runner: Option<Runner>,
 }
 
 impl Asked {
     fn parse(args: &[String]) -> Result<Self, Stop> {
-        let mut asked = Asked { io_engines: false, runner: None };
+        let mut asked = Asked { engines: false, may_skip: Vec::new(), io_engines: false, runner: None };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
             match arg {
+                "--engines" => asked.engines = true,
+                "--allow-skip" => match args.next() {
+                    Some(engine) => asked.may_skip.push(engine.to_owned()),
+                    None => return Err(Stop::Misused("--allow-skip takes an engine".into())),
+                },
                 "--io-engines" => asked.io_engines = true,
                 "--runner" => {
                     asked.runner = match args.next() {
@@ -53,21 +66,29 @@ impl Asked {
                 other => return Err(Stop::Misused(format!("`test` has no flag {other:?}"))),
             }
         }
+        if !asked.may_skip.is_empty() && !asked.engines {
+            return Err(Stop::Misused("--allow-skip belongs to --engines".into()));
+        }
         Ok(asked)
     }
 }
 
 /// What the runners said last, and what could not be done here.
 #[derive(Default)]
-struct Report {
+pub(crate) struct Report {
     closing: Vec<String>,
     skipped: Vec<String>,
 }
 
 impl Report {
-    fn skip(&mut self, what: &str) {
+    pub(crate) fn skip(&mut self, what: &str) {
         println!("skipped: {what}");
         self.skipped.push(what.to_owned());
+    }
+
+    /// One more line for the end.
+    pub(crate) fn close(&mut self, line: String) {
+        self.closing.push(line);
     }
 
     fn print(&self) {
@@ -84,7 +105,7 @@ impl Report {
     }
 }
 
-fn step(name: &str) {
+pub(crate) fn step(name: &str) {
     println!("\n== {name}");
 }
 
@@ -168,7 +189,7 @@ fn io_engines(root: &Path, report: &mut Report) -> Result<(), Stop> {
     Ok(())
 }
 
-fn keep(report: &mut Report, what: &str, command: std::process::Command) -> Result<(), Stop> {
+pub(crate) fn keep(report: &mut Report, what: &str, command: std::process::Command) -> Result<(), Stop> {
     let (kept, done) = pass_keeping(what, command, is_closing_line);
     // Most packages have no doc tests: their empty results would bury the others.
     report.closing.extend(kept.into_iter().filter(|line| !line.contains("ok. 0 passed; 0 failed; 0 ignored")));
@@ -176,5 +197,5 @@ fn keep(report: &mut Report, what: &str, command: std::process::Command) -> Resu
 }
 
 fn is_closing_line(line: &str) -> bool {
-    line.starts_with("test result:") || line.trim_start().starts_with("Summary [")
+    line.starts_with("test result:") || line.trim_start().starts_with("Summary [") || python::is_closing_line(line)
 }

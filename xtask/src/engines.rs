@@ -1,0 +1,267 @@
+//! `cargo xtask test --engines`: the adapters under the engines' own wheels.
+//!
+//! Each engine's environment is made once, in the user's cache directory, from a pinned list, and named after the list's content, so that another
+//! list is another environment and nothing is ever changed in one that others may be using: the package under test lies beside it. An engine that
+//! cannot be installed or does not run is a failure, unless the person who started this named it as one that may be left out.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{cargo, pass};
+use crate::test::{Report, keep, step};
+use crate::{Stop, python};
+
+/// What is run under which environment. Tests are files of `python/tests/engines`.
+const ENGINES: [Engine; 3] = [
+    Engine {
+        name: "transformers",
+        environment: "vllm",
+        modules: "torch, transformers",
+        tests: &["test_transformers.py"],
+    },
+    Engine {
+        name: "vllm",
+        environment: "vllm",
+        modules: "torch, vllm",
+        tests: &[
+            "test_vllm_signatures.py",
+            "test_vllm_identity.py",
+            "test_vllm_scheduler.py",
+            "test_vllm_worker.py",
+            "test_vllm_tier.py",
+            "test_vllm_connector.py",
+            "test_vllm_engine_tier.py",
+        ],
+    },
+    Engine { name: "lmcache", environment: "lmcache", modules: "torch, lmcache", tests: &["test_lmcache.py"] },
+];
+
+/// Makes environments: pinned, so that a run from nothing is the same next year.
+const INSTALLER: &str = "uv==0.13.9";
+/// Left free on the disk whatever an environment takes, in GB: others write there too.
+const SPARE_GB: u64 = 5;
+
+struct Engine {
+    name: &'static str,
+    environment: &'static str,
+    modules: &'static str,
+    tests: &'static [&'static str],
+}
+
+/// Runs them all. `may_skip` names engines that may be missing.
+pub(crate) fn run(root: &Path, may_skip: &[String], report: &mut Report) -> Result<(), Stop> {
+    if let Some(unknown) = may_skip.iter().find(|name| !ENGINES.iter().any(|engine| engine.name == **name)) {
+        let known: Vec<&str> = ENGINES.iter().map(|engine| engine.name).collect();
+        return Err(Stop::Misused(format!(
+            "--allow-skip takes an engine, one of {}, not {unknown:?}",
+            known.join(", ")
+        )));
+    }
+    step("engines: the binary and the wheel");
+    pass("the build of the binary", cargo(root, &["build", "--locked", "--package", "forebay", "--bin", "forebay"]))?;
+    let (wheel, interpreter) =
+        python::wheel(root)?.map_err(|why| Stop::Failed(format!("the package cannot be built here: {why}")))?;
+    let tools = Tools::made(interpreter)?;
+    let site = tools.unpack(&wheel, &python::target(root).join("engines/site"))?;
+    let (mut ran, mut skipped) = (0, 0);
+    for engine in &ENGINES {
+        step(&format!("engines: {}", engine.name));
+        let ready = tools.environment(root, engine.environment).and_then(|python| {
+            pass(&format!("importing {}", engine.modules), imports(&python, engine.modules))?;
+            Ok(python)
+        });
+        let python = match ready {
+            Ok(python) => python,
+            Err(Stop::Failed(why)) if may_skip.iter().any(|name| name == engine.name) => {
+                report.skip(&format!("engine {}: {why}", engine.name));
+                skipped += 1;
+                continue;
+            }
+            Err(Stop::Failed(why)) => {
+                let hint = format!("`--allow-skip {}` leaves its tests out", engine.name);
+                return Err(Stop::Failed(format!("the engine {} does not run here: {why}; {hint}", engine.name)));
+            }
+            Err(misused) => return Err(misused),
+        };
+        keep(report, &format!("the tests with {}", engine.name), pytest(root, &python, &site, engine))?;
+        ran += 1;
+    }
+    report.close(format!("engines: {ran} ran, {skipped} skipped"));
+    Ok(())
+}
+
+fn pytest(root: &Path, python: &Path, site: &Path, engine: &Engine) -> Command {
+    let mut command = Command::new(python);
+    command.current_dir(root.join("python/tests/engines")).args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]);
+    // An engine's start alone can take minutes on a busy machine.
+    command.args(["-o", "faulthandler_timeout=900"]).args(engine.tests);
+    // Found by this process and by those that the tests start.
+    command.env("PYTHONPATH", site).env("FOREBAY_ENGINES", "1").env("HF_HUB_OFFLINE", "1");
+    command.env("FOREBAY_BINARY", python::binary(root));
+    command
+}
+
+fn imports(python: &Path, modules: &str) -> Command {
+    let mut command = Command::new(python);
+    command.args(["-c", &format!("import {modules}")]);
+    command
+}
+
+/// The user's cache directory, and Forebay's folder in it.
+fn cache() -> Result<PathBuf, Stop> {
+    let given = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = given.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
+    let cache = cache
+        .ok_or_else(|| Stop::Failed("there is no home directory to make environments in: set XDG_CACHE_HOME".into()))?;
+    Ok(cache.join("forebay"))
+}
+
+/// What makes environments.
+struct Tools {
+    interpreter: PathBuf,
+    uv: PathBuf,
+}
+
+impl Tools {
+    /// uv, in an environment of its own.
+    fn made(interpreter: PathBuf) -> Result<Tools, Stop> {
+        let home = make(&cache()?.join("tools"), &key(&interpreter, INSTALLER), 0, |home| {
+            let (mut venv, mut pip) = (Command::new(&interpreter), Command::new(home.join("bin/pip")));
+            venv.args(["-m", "venv"]).arg(home);
+            pass("making a virtual environment", venv)?;
+            pip.args(["install", "--quiet", INSTALLER]);
+            pass("installing uv", pip)
+        })?;
+        Ok(Tools { interpreter, uv: home.join("bin/uv") })
+    }
+
+    /// An engine's environment; its Python.
+    fn environment(&self, root: &Path, name: &str) -> Result<PathBuf, Stop> {
+        let list = root.join(format!("python/tests/engines/environments/{name}.txt"));
+        let pinned = std::fs::read_to_string(&list).map_err(|e| Stop::Failed(format!("{}: {e}", list.display())))?;
+        let disk_gb = pinned.lines().find_map(|line| line.strip_prefix("# disk_gb: ")?.trim().parse().ok());
+        let disk_gb = disk_gb.ok_or_else(|| Stop::Failed(format!("{} does not say `# disk_gb: N`", list.display())))?;
+        let name = format!("{name}-{}", key(&self.interpreter, &pinned));
+        let home = make(&cache()?.join("engines"), &name, disk_gb, |home| {
+            let (mut venv, mut install) = (Command::new(&self.uv), Command::new(&self.uv));
+            venv.args(["venv", "--quiet", "--python"]).arg(&self.interpreter).arg(home);
+            pass("making a virtual environment", venv)?;
+            install
+                .args(["pip", "install", "--quiet", "--no-deps", "--python"])
+                .arg(home.join("bin/python"))
+                .arg("-r")
+                .arg(&list);
+            pass(&format!("installing the environment {name}"), install)
+        })?;
+        Ok(home.join("bin/python"))
+    }
+
+    /// The package under test, beside the environments: they belong to others as well.
+    fn unpack(&self, wheel: &Path, site: &Path) -> Result<PathBuf, Stop> {
+        if site.exists() {
+            std::fs::remove_dir_all(site).map_err(|e| Stop::Failed(format!("{}: {e}", site.display())))?;
+        }
+        let mut install = Command::new(&self.uv);
+        install.args(["pip", "install", "--quiet", "--no-deps", "--no-index", "--python"]).arg(&self.interpreter);
+        install.arg("--target").arg(site).arg(wheel);
+        pass("unpacking the wheel", install)?;
+        Ok(site.to_path_buf())
+    }
+}
+
+/// A folder that is made once. One that was not finished is made anew; two who want it at once make it one after the other.
+fn make(
+    folder: &Path,
+    name: &str,
+    disk_gb: u64,
+    fill: impl FnOnce(&Path) -> Result<(), Stop>,
+) -> Result<PathBuf, Stop> {
+    let told = |path: &Path, e: std::io::Error| Stop::Failed(format!("{}: {e}", path.display()));
+    std::fs::create_dir_all(folder).map_err(|e| told(folder, e))?;
+    let lock_path = folder.join(format!("{name}.lock"));
+    let lock = File::create(&lock_path).map_err(|e| told(&lock_path, e))?;
+    lock.lock().map_err(|e| told(&lock_path, e))?;
+    let (home, complete) = (folder.join(name), folder.join(name).join(".complete"));
+    if complete.exists() {
+        return Ok(home);
+    }
+    if home.exists() {
+        std::fs::remove_dir_all(&home).map_err(|e| told(&home, e))?;
+    }
+    let free_gb = free_gb(folder)?;
+    println!("{} is made once: about {disk_gb} GB, of {free_gb} GB free", home.display());
+    if free_gb < disk_gb + SPARE_GB {
+        let text =
+            format!("{} needs {disk_gb} GB and {SPARE_GB} GB to spare, and {free_gb} GB are free", home.display());
+        return Err(Stop::Failed(format!("{text}: make room, or set XDG_CACHE_HOME to another disk")));
+    }
+    fill(&home)?;
+    std::fs::write(&complete, "").map_err(|e| told(&complete, e))?;
+    Ok(home)
+}
+
+fn free_gb(folder: &Path) -> Result<u64, Stop> {
+    let output = Command::new("df").args(["-Pk"]).arg(folder).output().map_err(|e| Stop::Failed(format!("df: {e}")))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let free_kb: Option<u64> = text.lines().nth(1).and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+    free_kb.map(|kb| kb / 1_000_000).ok_or_else(|| Stop::Failed(format!("df does not say what is free: {text:?}")))
+}
+
+/// Changes with the content and with the Python that is used.
+fn key(interpreter: &Path, content: &str) -> String {
+    let version = Command::new(interpreter).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&version).update(content.as_bytes());
+    hasher.finalize().to_hex()[..12].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("forebay-xtask-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        folder
+    }
+
+    #[test]
+    fn an_environment_is_made_once_and_anew_when_it_was_not_finished() {
+        let folder = folder("made");
+        let fill = |home: &Path| {
+            assert!(!home.exists(), "what was not finished is taken away first");
+            std::fs::create_dir_all(home).map_err(|e| Stop::Failed(e.to_string()))
+        };
+        let broken = make(&folder, "one", 0, |home| {
+            fill(home)?;
+            Err(Stop::Failed("no network".into()))
+        });
+        assert!(broken.is_err());
+        assert!(make(&folder, "one", 0, fill).is_ok());
+        assert!(make(&folder, "one", 0, |_| Err(Stop::Failed("made twice".into()))).is_ok());
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+
+    #[test]
+    fn an_environment_without_room_is_not_begun() {
+        let folder = folder("room");
+        let made = make(&folder, "huge", 1 << 40, |_| Ok(()));
+        assert!(matches!(made, Err(Stop::Failed(why)) if why.contains("make room")));
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+
+    #[test]
+    fn every_engine_has_its_list_and_its_tests() {
+        let engines = crate::root().join("python/tests/engines");
+        for engine in &ENGINES {
+            assert!(engines.join(format!("environments/{}.txt", engine.environment)).is_file(), "{}", engine.name);
+            engine.tests.iter().for_each(|test| assert!(engines.join(test).is_file(), "{test}"));
+        }
+        let files = std::fs::read_dir(&engines).into_iter().flatten().flatten();
+        let all = files.filter_map(|file| file.file_name().into_string().ok());
+        for test in all.filter(|name| name.starts_with("test_")) {
+            assert!(ENGINES.iter().any(|engine| engine.tests.contains(&test.as_str())), "{test} is run with no engine");
+        }
+    }
+}
