@@ -404,5 +404,11 @@ class CallQueue:
     ) -> int:
         """``Namespace.match_prefix``."""
 
+    def submit_touch(self, namespace: Namespace, keys: _Keys, /, *, reuse: _Reuse | None = None) -> int:
+        """``Namespace.touch``; its answer is None. Dropped when the queue is full."""
+
+    def submit_prefetch(self, namespace: Namespace, keys: _Keys, /, *, within_ms: float = 5000.0) -> int:
+        """``Namespace.prefetch``; its answer is None. Dropped when the queue is full."""
+
     def submit_forget(self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None) -> int:
         """``Namespace.forget``."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._forebay import Block, CallQueue, Client, Matched, Namespace
+from ._forebay import Block, CallQueue, Client, Matched, Namespace, Plan
 from ._words import Miss, Refused, Stored, Tier, TooSmall
 
 __all__ = ["AsyncClient", "AsyncNamespace"]
@@ -93,6 +93,24 @@ class AsyncNamespace:
         ticket = calls.queue.submit_contains(self.blocking, keys, **terms)
         answer: list[Tier | Miss] = await calls.answer(ticket)
         return answer
+
+    async def get_ranges(self, keys: Any, ranges: Sequence[tuple[int, int]], /, **terms: Any) -> list[Block | Miss]:
+        """``Namespace.get_ranges``, in a thread."""
+        return await asyncio.to_thread(functools.partial(self.blocking.get_ranges, keys, ranges, **terms))
+
+    async def touch(self, keys: Any, /, **terms: Any) -> None:
+        """``Namespace.touch``: returns when it has been said, or dropped."""
+        calls = self.client._calls()
+        await calls.answer(calls.queue.submit_touch(self.blocking, keys, **terms))
+
+    async def prefetch(self, keys: Any, /, **terms: Any) -> None:
+        """``Namespace.prefetch``: returns when it has been said, or dropped."""
+        calls = self.client._calls()
+        await calls.answer(calls.queue.submit_prefetch(self.blocking, keys, **terms))
+
+    async def plan_fetch(self, keys: Any, /, **terms: Any) -> Plan:
+        """``Namespace.plan_fetch``, in a thread."""
+        return await asyncio.to_thread(functools.partial(self.blocking.plan_fetch, keys, **terms))
 
     async def forget(self, keys: Any, /, **terms: Any) -> list[bool]:
         """``Namespace.forget``."""

@@ -43,6 +43,10 @@ def test_tickets_are_answered_as_the_verbs_answer(client: forebay.Client, space:
     assert answers[into] == [50_000] * 3 and [bytes(m) for m in memory] == contents
     assert answers[contains] == [Tier.DRAM] * 3 + [Miss.ABSENT]
     assert answers[match].n == 3 and answers[match].gap is Miss.ABSENT  # type: ignore[attr-defined]
+    hints = {queue.submit_touch(space, rows, reuse="turn"): None, queue.submit_prefetch(space, rows): None}
+    assert drained(queue, 2) == hints
+    counted = client.stats()
+    assert counted["touch"]["sent"] == counted["prefetch"]["sent"] == 3
     forget = queue.submit_forget(space, rows)
     assert drained(queue, 1) == {forget: [True] * 3}
     assert space.contains(rows) == [Miss.ABSENT] * 3
@@ -132,6 +136,13 @@ def test_coroutines_answer_as_the_verbs_do(shared_node: Node, space: forebay.Nam
         assert (await same.match_prefix(rows)).n == 40
         assert await same.contains(rows[:16]) == [Tier.DRAM]
         assert await same.put_group(space.key(b"async group"), {"a": b"1"}) is Stored.CACHED
+        (cut,) = await same.get_ranges(rows[:16], [(10, 20)])
+        assert bytes(cut) == contents[0][10:20]  # type: ignore[arg-type]
+        await same.touch(rows, reuse="turn")
+        await same.prefetch(rows, within_ms=1000)
+        assert (await same.plan_fetch(rows)).missing == 0
+        counted = client.blocking.stats()
+        assert counted["touch"]["asked"] == counted["prefetch"]["asked"] == 40
         assert await same.forget(rows[:16]) == [True]
         with pytest.raises(forebay.InvalidArgument):
             await same.get([b"short"])

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use forebay_client::{AsyncClient, Call, ClientError, Completions, GetResult, IntoError, NamespaceHandle};
+use forebay_client::{AsyncClient, Call, ClientError, Completions, GetResult, IntoError, NamespaceHandle, Reuse};
 use forebay_types::{MissReason, PutOutcome, RefusedReason, Tier};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -56,6 +56,8 @@ enum Answer {
     Seen(Vec<Result<Tier, MissReason>>),
     Matched(forebay_client::Matched),
     Forgotten(Result<Vec<bool>, ClientError>),
+    /// Of hints, which nobody answers.
+    Said,
 }
 
 impl CallQueue {
@@ -240,6 +242,40 @@ impl CallQueue {
         self.submit(py, &handle, None, busy, move |handle, _| Answer::Matched(handle.match_prefix(&keys, hold)))
     }
 
+    #[pyo3(signature = (namespace, keys, /, *, reuse=None))]
+    fn submit_touch(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        reuse: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u64> {
+        let keys = self::keys(keys)?;
+        let hint = reuse.map_or(Ok(Reuse::Unknown), crate::namespace::reuse)?;
+        let handle = namespace.get().handle(py)?;
+        self.submit(py, handle, None, Answer::Said, move |handle, _| {
+            handle.touch(&keys, hint);
+            Answer::Said
+        })
+    }
+
+    #[pyo3(signature = (namespace, keys, /, *, within_ms=5000.0))]
+    fn submit_prefetch(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        within_ms: f64,
+    ) -> PyResult<u64> {
+        let keys = self::keys(keys)?;
+        let within = deadline(py, within_ms)?;
+        let handle = namespace.get().handle(py)?;
+        self.submit(py, handle, None, Answer::Said, move |handle, _| {
+            handle.prefetch(&keys, within);
+            Answer::Said
+        })
+    }
+
     #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]
     fn submit_forget(
         &self,
@@ -265,6 +301,7 @@ fn answered(py: Python<'_>, answer: Answer) -> PyResult<Py<PyAny>> {
         Answer::Seen(seen) => crate::matching::seen(py, &seen)?.into_any().unbind(),
         Answer::Matched(matched) => Matched::from(matched).into_pyobject(py)?.into_any().unbind(),
         Answer::Forgotten(Ok(forgotten)) => PyList::new(py, forgotten)?.into_any().unbind(),
+        Answer::Said => py.None(),
         Answer::Forgotten(Err(error)) => raised(py, &error).into_value(py).into_any(),
     })
 }
