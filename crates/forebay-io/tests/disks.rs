@@ -336,7 +336,7 @@ fn an_arena_can_be_registered_later_and_serves_before() {
         an_engine_is_like_its_model(name, &mut engine, &arena);
         let mut bytes = arena.alloc(4096).unwrap();
         bytes.fill(5);
-        engine.submit(DiskOp::Write { token: 1, offset: 0, from: bytes.freeze() }).unwrap();
+        engine.submit(DiskOp::write(1, 0, bytes.freeze())).unwrap();
         pages.finish();
         engine.register();
         engine.register();

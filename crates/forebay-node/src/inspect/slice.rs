@@ -261,7 +261,7 @@ mod tests {
             ttl_s: None,
         };
         let clock = ClockMark { utc_s: 1000, old_utc_s: 5000, old_seq: 10 };
-        let table = NamespaceTable { sequence: 1, clock, rows: vec![row] };
+        let table = NamespaceTable { sequence: 1, clock, rows: vec![row], ..NamespaceTable::default() };
         let one =
             |key: u8, seq, length, expiry_utc_s| Trace { namespace: 1, key: [key; 16], seq, length, expiry_utc_s };
         let traces = vec![
