@@ -34,6 +34,18 @@ fn a_flag_a_verb_or_a_unit_that_does_not_exist() {
     place
         .run(&["serve", "--data", "d", "--capacity", "1GiB", "--scrub", "never"])
         .complains(2, &["--scrub", "never", "or off"]);
+    for (rating, why) in [
+        ("600TB", "there is no /"),
+        ("600/5y", "no unit"),
+        ("600TB/never", "never"),
+        ("600TB/0d", "0d"),
+        ("0B/1d", "nothing could be written"),
+    ] {
+        place
+            .run(&["serve", "--data", "d", "--capacity", "1GiB", "--endurance", rating])
+            .complains(2, &["--endurance", rating, why, "600TB/5y"])
+            .once();
+    }
     place.run(&["namespace", "create", "x", "--class", "forever"]).complains(2, &["forever", "cache", "durable"]);
     place.run(&["namespace", "create", "x", "--quota", "9"]).complains(2, &["no unit"]);
     place
