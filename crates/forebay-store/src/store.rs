@@ -295,7 +295,7 @@ impl<D: Disk> Store<D> {
             more |= self.clean_step();
             self.seal_step();
             self.save_table(now);
-            self.flush_step(now);
+            self.flush_step();
         }
         more
     }

@@ -146,7 +146,6 @@ impl<D: Disk> Store<D> {
     pub(crate) fn write_record(&mut self, lane: Lane, spot: &Spot, from: Shared, of: RecordOf, action: Option<Action>) {
         if let Some(open) = self.writing.iter_mut().find(|open| open.segment == spot.segment) {
             let at = (spot.number - open.first) as usize;
-            self.flusher.comes(action.as_ref());
             open.order[at].action = action;
         }
         let offset = self.geometry.at(spot.segment, spot.page);

@@ -192,9 +192,6 @@ impl Shard {
         if !self.retry.is_empty() {
             next = next.min(self.retry_at_us);
         }
-        if let Some(at_ms) = self.core.store.wants_turn_at() {
-            next = next.min(at_ms * 1000);
-        }
         if let Some(deadline_us) = self.closing {
             next = next.min(deadline_us).min(now_us + 1000);
         }
