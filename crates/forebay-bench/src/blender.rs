@@ -14,8 +14,8 @@ use crate::card::{Measured, Table};
 use crate::node::{Node, Setup};
 use crate::raw::drive::{self, Fio, Job};
 use crate::raw::{self, Tools};
-use crate::report::{Samples, percentile, round, say, shown, shown_value};
-use crate::watch::Watch;
+use crate::report::{Samples, percentile, round, say, shown, shown_value, verdict};
+use crate::watch::{Watch, pause};
 use crate::work::{MIB, attach, attach_durable, fill, one_by_one, pattern, shuffled, stamp};
 use crate::{Common, Failed, Outcome, why};
 
@@ -132,7 +132,7 @@ impl Ours<'_> {
         let alone = std::thread::scope(|scope| {
             let putter = scope.spawn(|| self.put(&puts));
             while watch.s() < f64::from(self.args.seconds) / 2.0 && !putter.is_finished() {
-                pause();
+                pause(2);
             }
             let rate = puts.rate();
             puts.stop.store(true, Ordering::Relaxed);
@@ -143,7 +143,7 @@ impl Ours<'_> {
         let (us, rate) = std::thread::scope(|scope| {
             let putter = scope.spawn(|| self.put(&puts));
             while puts.bytes.load(Ordering::Relaxed) == 0 && !putter.is_finished() {
-                pause();
+                pause(2);
             }
             puts.restart();
             let us = self.gets(&space, mixed);
@@ -237,11 +237,6 @@ impl Puts {
 
 fn joined(outcome: std::thread::Result<Outcome<()>>) -> Outcome<()> {
     outcome.unwrap_or_else(|_| Err(Failed("the putting thread panicked".into())))
-}
-
-#[expect(clippy::disallowed_methods, reason = "a phase of a bench is a length of time")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(2));
 }
 
 /// fio's side.
@@ -363,15 +358,7 @@ pub(crate) fn tables(result: &Value) -> Vec<Table> {
             shown_value(&row["fio_idle"]),
             shown_value(&row["fio_mixed"]),
             times(row, "mixed", "fio_mixed"),
-            match row["met"].as_bool() {
-                Some(met) => format!(
-                    "{} of {}: {}",
-                    shown_value(&row["ours"]),
-                    shown_value(&row["limit"]),
-                    if met { "yes" } else { "no" }
-                ),
-                None => "-".into(),
-            },
+            verdict(row),
         ]
     });
     let heads = ["", "alone", "mixed", "mixed / alone", "fio alone", "fio mixed", "mixed / fio mixed", "met"];

@@ -221,6 +221,12 @@ pub(crate) fn shown_value(value: &Value) -> String {
     value.as_f64().map_or("-".into(), shown)
 }
 
+/// What a row is judged by, and how: `ours of limit: yes`; `-` where it is not judged.
+pub(crate) fn verdict(row: &Value) -> String {
+    let Some(met) = row["met"].as_bool() else { return "-".into() };
+    format!("{} of {}: {}", shown_value(&row["ours"]), shown_value(&row["limit"]), if met { "yes" } else { "no" })
+}
+
 /// The heads of [`cells`]. One set of columns for the terminal and for the page.
 pub(crate) const COLUMNS: [&str; 10] =
     ["path", "ours", "limit", "ratio", "target", "reaches", "spread", "p99 us", "p99.9 us", "CPU s/GB"];

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::card::{Measured, Stolen, Table};
 use crate::node::{Node, Setup};
 use crate::report::{Samples, percentile, round, say, shown, shown_value};
-use crate::watch::Watch;
+use crate::watch::{Watch, pause};
 use crate::work::{fill, pattern, stamp};
 use crate::{Common, Failed, Outcome, why};
 
@@ -222,11 +222,6 @@ impl Ground<'_> {
         }
         Ok(())
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a stretch of a bench is a length of time")]
-fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
 }
 
 /// p50, p99 and p99.9 of each round, in microseconds.

@@ -23,6 +23,12 @@ impl Watch {
     }
 }
 
+/// Waits.
+#[expect(clippy::disallowed_methods, reason = "phases of a bench, faults and polls are lengths of time")]
+pub(crate) fn pause(ms: u64) {
+    std::thread::sleep(std::time::Duration::from_millis(ms));
+}
+
 fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64

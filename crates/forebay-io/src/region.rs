@@ -296,11 +296,11 @@ fn strict_overcommit() -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use rustix::fs::MemfdFlags;
 
-    fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
+    pub(crate) fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
         let fd = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::fs::ftruncate(&fd, bytes).unwrap();
         rustix::fs::fcntl_add_seals(&fd, seals).unwrap();

@@ -302,6 +302,7 @@ impl Loan {
 mod tests {
     use super::*;
     use crate::PeerRegion;
+    use crate::region::tests::memfd;
 
     #[test]
     fn what_a_node_writes_into_a_lent_slice_is_there_when_it_comes_back() {
@@ -350,13 +351,6 @@ mod tests {
         assert!(region.alloc(1).is_none());
         drop(rest);
         assert_eq!(region.free_bytes(), 1 << 20);
-    }
-
-    fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
-        let fd = rustix::fs::memfd_create("engine", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
-        rustix::fs::ftruncate(&fd, bytes).unwrap();
-        rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
-        fd
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) const SMALL_GET_BYTES: usize = 256 << 10;
 
 /// How writes go to the drive.
 #[derive(Debug, PartialEq, Eq)]
-struct Pace {
+struct WritePace {
     /// Bytes of one operation. A rest of a quarter more goes along: a part of a few KiB costs as much as a large one.
     part_bytes: usize,
     /// Bytes in flight at once.
@@ -42,10 +42,10 @@ struct Pace {
 }
 
 /// While nobody waits for small gets: what keeps a drive busy, and no more than it has done in a few milliseconds.
-const ALONE: Pace = Pace { part_bytes: 1 << 20, in_flight_bytes_max: 4 << 20 };
+const ALONE: WritePace = WritePace { part_bytes: 1 << 20, in_flight_bytes_max: 4 << 20 };
 /// While they come. A get waits for what the drive was handed before it: two parts of 256 KiB are 250 us at 2 GB/s, where one write of 16 MiB is
 /// 8 ms, and they keep a drive as busy as larger ones do.
-const BESIDE_GETS: Pace = Pace { part_bytes: 256 << 10, in_flight_bytes_max: 640 << 10 };
+const BESIDE_GETS: WritePace = WritePace { part_bytes: 256 << 10, in_flight_bytes_max: 640 << 10 };
 /// So long after a small get the next one is expected.
 const GETS_LAST_MS: Millis = 100;
 
@@ -154,7 +154,7 @@ impl Lanes {
         self.flush.is_none() && self.queues.iter().all(VecDeque::is_empty)
     }
 
-    fn pace(&self) -> &'static Pace {
+    fn pace(&self) -> &'static WritePace {
         match self.small_get_at {
             Some(at) if self.now.saturating_sub(at) < GETS_LAST_MS => &BESIDE_GETS,
             _ => &ALONE,

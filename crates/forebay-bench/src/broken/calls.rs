@@ -8,9 +8,10 @@ use std::time::Duration;
 use forebay_client::NamespaceHandle;
 use forebay_types::{Clock, Entropy, Key, MissReason, PutOutcome, RefusedReason, SystemClock, SystemEntropy};
 
-use super::{BLOCK, pause};
+use super::BLOCK;
 use crate::node::Node;
 use crate::report::percentile;
+use crate::watch::pause;
 use crate::work::{pattern, stamp};
 use crate::{Failed, Outcome, why};
 

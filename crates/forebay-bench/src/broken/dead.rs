@@ -7,10 +7,10 @@ use forebay_types::{Key, MissReason};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{DEAD_US, pause};
+use super::DEAD_US;
 use crate::node::Node;
 use crate::report::{percentile, round, say};
-use crate::watch::Watch;
+use crate::watch::{Watch, pause};
 use crate::{Failed, Outcome};
 
 /// Calls whose cost is taken.

@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 
 use crate::card::{Measured, Stolen, Table};
 use crate::node::{Node, Setup};
-use crate::report::{percentile, round, say, shown_value};
+use crate::report::{percentile, round, say, shown_value, verdict};
+use crate::watch::pause;
 use crate::work::fill;
 use crate::{Common, Failed, Outcome, why};
 use calls::{Seen, calls, greedy};
@@ -151,32 +152,18 @@ fn phase(
     }))
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long a node is broken is what this bench sets")]
-fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
-}
-
 const LATE_FIELDS: [&str; 9] =
     ["calls", "hits", "ended_by_deadline", "p50", "p99", "p999", "max", "without_waiting_p999", "stolen"];
 
 /// The tables of a result.
 pub(crate) fn tables(result: &Value) -> Vec<Table> {
     let rows = result["rows"].as_array().map_or(&[][..], Vec::as_slice);
-    let met = |row: &Value| match row["met"].as_bool() {
-        Some(met) => format!(
-            "{} of {}: {}",
-            shown_value(&row["ours"]),
-            shown_value(&row["limit"]),
-            if met { "yes" } else { "no" }
-        ),
-        None => "-".into(),
-    };
     let lines = |unit: &str, fields: &[&str]| {
         let mine = rows.iter().filter(|row| row["unit"] == unit);
         mine.map(|row| {
             let mut line = vec![row["path"].as_str().unwrap_or_default().to_owned()];
             line.extend(fields.iter().map(|field| shown_value(&row[*field])));
-            line.push(met(row));
+            line.push(verdict(row));
             line
         })
         .collect()

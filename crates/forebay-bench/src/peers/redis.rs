@@ -6,11 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use super::verdict::REDIS_TCP;
 use super::{Figure, Load, Op, Peer};
-use crate::watch::Watch;
+use crate::watch::{Watch, pause};
 use crate::work::pattern;
 use crate::{Failed, Outcome, Scratch, why};
 
@@ -84,7 +83,7 @@ impl Server {
             if watch.s() > 10.0 {
                 return Err(Failed("it does not answer on its socket".into()));
             }
-            pause();
+            pause(20);
         }
         Ok(server)
     }
@@ -204,11 +203,6 @@ fn mark(block: &mut [u8], i: usize) {
     let n = block.len();
     block[..8].copy_from_slice(&(i as u64).to_le_bytes());
     block[n - 8..].copy_from_slice(&(i as u64).to_le_bytes());
-}
-
-#[expect(clippy::disallowed_methods, reason = "a server that starts gives no event to wait for")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(20));
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use forebay_types::{Entropy, SeededEntropy};
 use rustix::process::Signal;
 
 use super::worker::Habit;
-use super::{Soak, len, pause, vandal};
+use super::{Soak, len, vandal};
 use crate::report::say;
+use crate::watch::pause;
 use crate::{Outcome, why};
 
 /// One kind of trouble.

@@ -16,7 +16,6 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use clap::Args;
 use forebay_types::{Class, Entropy, Fingerprint, SeededEntropy};
@@ -24,7 +23,7 @@ use serde_json::Value;
 
 use crate::node::{Node, Setup};
 use crate::report::say;
-use crate::watch::Watch;
+use crate::watch::{Watch, pause};
 use crate::{Common, Failed, Outcome, why};
 use fault::Fault;
 use gauge::Course;
@@ -54,12 +53,6 @@ const FLAT_FROM: f64 = 0.5;
 
 /// How often a line is shown.
 const LINE_S: f64 = 5.0;
-
-/// Waits.
-#[expect(clippy::disallowed_methods, reason = "a soak is load and faults over time")]
-pub(crate) fn pause(ms: u64) {
-    std::thread::sleep(Duration::from_millis(ms));
-}
 
 /// A worker's process, and what it told last.
 struct Running {

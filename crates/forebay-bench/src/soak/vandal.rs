@@ -13,8 +13,8 @@ use forebay_net::Socket;
 use forebay_types::{Address, Entropy, Epoch, RegionId, SeededEntropy, ShardId};
 use forebay_wire::{Frame, GetItem, Hello, Message, Place, ReuseHint, WIRE_VERSION, encode, features, next_frame};
 
-use super::pause;
 use super::worker::key_of;
+use crate::watch::pause;
 use crate::{Failed, Outcome, why};
 
 const MIB: u64 = 1 << 20;
