@@ -157,25 +157,12 @@ fn rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
                     }
                 });
             }
-            pause(2 + chance.word() % 12);
-            if kill {
-                home.kill()
-            } else {
-                home.signal(Signal::STOP)
-            }
-            pause(8);
+            breaks(&mut home, kill, &chance);
             stop.store(true, Ordering::Relaxed);
         });
         let slices = taken(&client);
         watched += slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
-        if kill {
-            home.start()
-        } else {
-            home.signal(Signal::CONT)
-        }
-        assert!(client.wait_reachable(Duration::from_secs(60)));
-        // Its own last reads were seen to end 80 ms after a node was gone.
-        pause(if kill { 100 } else { 20 });
+        goes_on(&mut home, kill, &client);
         changes += changed(&slices);
         if mutant.is_some() && changes > 0 {
             break;
@@ -189,6 +176,29 @@ fn rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
     // With a guard left out, calls may meet each other's landings too; their sums find that.
     assert!(counters.get.adds_up() && (counters.corrupt == 0 || mutant.is_some()), "{counters:?}");
     (changes, watched, cut_off.load(Ordering::Relaxed))
+}
+
+/// The node is stopped or killed while landings are under way, and for some moments nobody knows.
+fn breaks(home: &mut Home, kill: bool, chance: &SeededEntropy) {
+    pause(2 + chance.word() % 12);
+    if kill {
+        home.kill()
+    } else {
+        home.signal(Signal::STOP)
+    }
+    pause(8);
+}
+
+/// It goes on, or another does, and whatever was under way has ended.
+fn goes_on(home: &mut Home, kill: bool, client: &Client) {
+    if kill {
+        home.start()
+    } else {
+        home.signal(Signal::CONT)
+    }
+    assert!(client.wait_reachable(Duration::from_secs(60)));
+    // Its own last reads were seen to end 80 ms after a node was gone.
+    pause(if kill { 100 } else { 20 });
 }
 
 #[test]
@@ -257,26 +267,14 @@ fn lent_rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u6
         withheld += std::thread::scope(|scope| {
             let (space, keys, memory, stop) = (&space, &keys, &memory, &stop);
             let threads = [0, 1].map(|thread| scope.spawn(move || into_places(space, keys, memory, thread, stop)));
-            pause(2 + chance.word() % 12);
-            if kill {
-                home.kill()
-            } else {
-                home.signal(Signal::STOP)
-            }
-            pause(8);
+            breaks(&mut home, kill, &chance);
             stop.store(true, Ordering::Relaxed);
             threads.map(|thread| thread.join().unwrap()).iter().sum::<u64>()
         });
         let mut places: Vec<Place> = (0..PLACES).filter_map(|n| memory.place(n * room(), room()).ok()).collect();
         places.iter_mut().for_each(|place| place.fill(0xa5));
         watched += places.iter().map(|place| place.len() as u64).sum::<u64>();
-        if kill {
-            home.start()
-        } else {
-            home.signal(Signal::CONT)
-        }
-        assert!(client.wait_reachable(Duration::from_secs(60)));
-        pause(if kill { 100 } else { 20 });
+        goes_on(&mut home, kill, &client);
         let changed = |place: &Place| place.iter().filter(|byte| **byte != 0xa5).count() as u64;
         changes += places.iter().map(changed).sum::<u64>();
         if mutant.is_some() && changes > 0 {
