@@ -1,8 +1,9 @@
-//! What a token costs: policies, trace records, cost curves and the arithmetic of a replay.
+//! What a token costs: books of models, hardware and prices, policies, trace records, cost curves and the arithmetic of a replay.
 //!
 //! Everything here is a pure function of its arguments: traces come as readers or bytes, chance as a seed, time not at all. It knows no disk,
 //! no network and no clock, so that the store and a forecast can share one policy.
 
+pub mod book;
 pub mod cost;
 pub mod policy;
 mod replay;

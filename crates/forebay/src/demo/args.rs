@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use forebay_tokenomics::cost::{MODELS, model_by_name};
+use forebay_tokenomics::cost::{model_by_name, models};
 
 /// Replay coding-agent sessions against a real node, kill it in the middle, and see what it was worth.
 #[derive(Debug, Clone, clap::Args)]
@@ -75,9 +75,9 @@ pub(crate) enum SharingArg {
 }
 
 fn parse_model(name: &str) -> Result<&'static str, String> {
-    let known = || MODELS.iter().map(|model| model.name).collect::<Vec<_>>().join(", ");
+    let known = || models().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
     model_by_name(name)
-        .map(|model| model.name)
+        .map(|model| model.name.as_str())
         .ok_or_else(|| format!("it is not one of the models known here: {}", known()))
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use forebay_tokenomics::cost::{Assumptions, CostCurve, MODELS};
+use forebay_tokenomics::cost::{Assumptions, CostCurve, models};
 use forebay_tokenomics::trace::{FleetParams, Plan, PlanParams, Sharing, generate_fleet};
 use forebay_types::{Clock, Key, PutOutcome, RefusedReason, Tier};
 
@@ -82,6 +82,6 @@ pub(crate) fn with_course(clock: &dyn Clock, run: impl FnOnce(&Course)) {
     let fleet = generate_fleet(&FleetParams { sessions: 2, seed: 4 });
     let plan = Plan::new(&fleet, PlanParams { seed: 4, sharing: Sharing::Modelled }).unwrap();
     let requests = plan.requests.len().min(30);
-    let curve = CostCurve::new(&MODELS[0], &Assumptions::default());
+    let curve = CostCurve::new(&models()[0], &Assumptions::default());
     run(&Course { plan: &plan, requests, mark: requests / 2, seed: 4, block_bytes: 96, curve, clock });
 }

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use forebay_client::{Client, Options};
-use forebay_tokenomics::cost::{Assumptions, CostCurve, MODEL_DEFAULT, MODELS, Model, model_by_name};
+use forebay_tokenomics::cost::{Assumptions, CostCurve, MODEL_DEFAULT, Model, model_by_name, models};
 use forebay_types::{Address, SystemClock, format_size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -257,7 +257,7 @@ fn evicted_of(stats: &str) -> Option<u64> {
 
 fn model_of(args: &DemoArgs) -> Result<&'static Model, DemoError> {
     let name = args.model.unwrap_or(MODEL_DEFAULT);
-    model_by_name(name).or(MODELS.first()).ok_or_else(|| DemoError::new(format!("the model {name} is not known")))
+    model_by_name(name).or(models().first()).ok_or_else(|| DemoError::new(format!("the model {name} is not known")))
 }
 
 /// Chooses sizes. Where neither file nor number of requests was given, requests are left out at the end until the KV of `--model` suits the machine.

@@ -1,7 +1,7 @@
 //! What a run found, for people and for programs.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use forebay_tokenomics::cost::{Assumptions, GPU_RATE_SOURCE, GPU_SOURCE, Model, PRICE_SOURCE};
+use forebay_tokenomics::cost::{Assumptions, Model, source_of};
 use forebay_types::format_size;
 use serde_json::{Value, json};
 
@@ -155,7 +155,7 @@ impl Summary<'_> {
             "model": self.model.name,
             "model_source": self.model.source,
             "model_kv_bytes_per_token": self.model.kv_bytes_per_token(),
-            "gpu": GPU_SOURCE,
+            "gpu": source_of("gpus.h100.peak"),
             "gpu_utilisation": self.assumed.gpu_utilisation,
             "gpu_dollars_per_hour": self.assumed.gpu_dollars_per_hour,
             "input_dollars_per_mtoken": self.assumed.input_dollars_per_mtoken,
@@ -252,9 +252,9 @@ impl Summary<'_> {
         format!(
             "Replayed  {}, in blocks of {} tokens.\n\
              KV        {} bytes a token here, to suit this machine; {} has {} in bf16. Drive {}, memory {}.\n\
-             Assumed   {GPU_SOURCE} at {:.0} % of it,\n          \
-             {:.2} $ a GPU-hour ({GPU_RATE_SOURCE}),\n          \
-             {:.2} $ a million input tokens, {:.2} $ cached ({PRICE_SOURCE}).\n\
+             Assumed   {:.0} % of {:.0} TFLOP/s ({}),\n          \
+             {:.2} $ a GPU-hour ({}),\n          \
+             {:.2} $ a million input tokens, {:.2} $ cached ({}).\n\
              Model     {}: shape from {}.\n",
             self.source,
             self.block_tokens,
@@ -264,9 +264,13 @@ impl Summary<'_> {
             format_size(self.sizes.capacity),
             format_size(self.sizes.memory),
             a.gpu_utilisation * 100.0,
+            a.gpu_peak_tflops,
+            source_of("gpus.h100.peak"),
             a.gpu_dollars_per_hour,
+            source_of("gpus.h100.dollars_per_hour"),
             a.input_dollars_per_mtoken,
             a.cached_dollars_per_mtoken,
+            source_of("prices.sonnet-5.input"),
             self.model.name,
             self.model.source,
         )
@@ -304,7 +308,7 @@ mod tests {
     use std::time::Duration;
 
     use forebay_tokenomics::ReplayCount;
-    use forebay_tokenomics::cost::MODELS;
+    use forebay_tokenomics::cost::models;
 
     use super::super::tally::TierBlocks;
     use super::*;
@@ -328,7 +332,7 @@ mod tests {
             distinct: 200,
             block_tokens: 64,
             call_blocks: 128,
-            model: &MODELS[0],
+            model: &models()[0],
             assumed: &Assumptions::default(),
             replay_s: 1.0,
             seed: 5,
