@@ -3,6 +3,7 @@
 //! Everything here is a pure function of its arguments: traces come as readers or bytes, chance as a seed, time not at all. It knows no disk,
 //! no network and no clock, so that the store and a forecast can share one policy.
 
+pub mod bill;
 pub mod book;
 pub mod cost;
 pub mod policy;

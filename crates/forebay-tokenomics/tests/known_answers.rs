@@ -5,6 +5,8 @@ use std::io::BufReader;
 use std::path::PathBuf;
 
 use flate2::bufread::MultiGzDecoder;
+use forebay_tokenomics::bill::{Bill, bill_tokens};
+use forebay_tokenomics::book::Book;
 use forebay_tokenomics::trace::{Pace, Plan, PlanParams, Sharing, Trace, parse_trace, starts_s};
 use forebay_tokenomics::{Lru, ReplayCount, S3Fifo, replay, replay_lru};
 
@@ -87,4 +89,19 @@ fn closed_loops_with_the_recorded_service_times_stay_near_the_recorded_times() {
     apart.sort_by(f64::total_cmp);
     // Recorded times are whole seconds.
     assert!(apart[apart.len() * 9 / 10] < 2.0, "{}", apart[apart.len() * 9 / 10]);
+}
+
+/// In dollars, as published, and with cents, as this code gives it.
+#[test]
+fn the_agent_trace_gives_its_known_bill() {
+    let Some(trace) = trace("agent-sessions.jsonl.gz") else { return };
+    let prices = &Book::built_in().prices["sonnet-5"];
+    let none = bill_tokens(&trace, None);
+    assert_eq!((none.input, none.output), (1_079_743_004, 3_856_037));
+    let total = |ttl_s, write| (Bill::of(bill_tokens(&trace, ttl_s), prices, write).total() * 100.0).round() as u64;
+    assert_eq!(total(None, 0.0), 219_805);
+    let [short, long] = [0, 1].map(|i| prices.cache_writes[i]);
+    assert_eq!((short.ttl_s, long.ttl_s), (300, 3600));
+    assert_eq!(total(Some(300), short.dollars), 48_334);
+    assert_eq!(total(Some(3600), long.dollars), 42_867);
 }
