@@ -38,7 +38,7 @@ from ._errors import (
     RegionFull,
     VersionMismatch,
 )
-from ._forebay import Block, CallQueue, Client, Matched, Namespace, Plan, Region, Spans, __version__, _forked
+from ._forebay import Block, CallQueue, Client, Hashes, Matched, Namespace, Plan, Region, Spans, __version__, _forked
 from ._words import Landing, Miss, Refused, Stored, Tier, TooSmall
 from .fingerprint import Fingerprint
 
@@ -54,6 +54,7 @@ __all__ = [
     "ForebayError",
     "ForgetFailed",
     "ForkedClient",
+    "Hashes",
     "InvalidArgument",
     "Landing",
     "Matched",

@@ -11,8 +11,9 @@ __version__: str
 
 type _Key = bytes | str
 """16 bytes, or 32 hexadecimal digits."""
-type _Keys = Buffer | Iterable[_Key]
-"""Keys in order, or one contiguous buffer of rows of 16 bytes (``bytes``, or a NumPy array of shape (n, 16) and dtype uint8), which is faster."""
+type _Keys = Buffer | Iterable[_Key] | Hashes
+"""Keys in order, or one contiguous buffer of rows of 16 bytes (``bytes``, or a NumPy array of shape (n, 16) and dtype uint8), which is faster; or an
+engine's own hashes, of which keys are made where the call is made."""
 type _Buffers = Iterable[Buffer] | Spans
 """One contiguous buffer for each key, or spans of a region."""
 type _Reuse = Literal["tool", "turn", "done"] | float
@@ -282,6 +283,9 @@ class Region:
     def spans(self, offsets: Sequence[int], nbytes: int) -> Spans:
         """``nbytes`` bytes at each of these offsets, for ``put`` and ``get(into=...)``: cheaper than as many views."""
 
+    def rows(self, numbers: Buffer, nbytes: int) -> Spans:
+        """The same for a region that is rows of ``nbytes``: numbers of rows, as a contiguous buffer of 64-bit integers."""
+
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __dlpack__(
@@ -301,6 +305,21 @@ class Spans:
     @property
     def region(self) -> Region: ...
     def __len__(self) -> int: ...
+
+@final
+class Hashes:
+    """An engine's own hashes, for whoever must not take long: making keys of thousands takes milliseconds, and is left to the thread that makes the
+    call. Goes wherever keys go."""
+
+    def __new__(cls, rows: Buffer, width: int, /, *, suffixes: Sequence[bytes] | None = None) -> Hashes:
+        """rows: hashes of ``width`` bytes each, one behind the other; they are copied.
+        suffixes: each hash is a key with each of these behind it, hash by hash; one empty suffix unless said otherwise.
+
+        Raises InvalidArgument.
+        """
+
+    def __len__(self) -> int:
+        """Keys."""
 
 @final
 class Matched:
@@ -376,8 +395,9 @@ class CallQueue:
         into: _Buffers | None = None,
         deadline_ms: float | None = None,
         reuse: _Reuse | None = None,
+        packed: bool = False,
     ) -> int:
-        """``Namespace.get``."""
+        """``Namespace.get``. packed: with ``into``, the answer is ``bytes``, one for each key: 1 where the buffer was filled to its end, else 0."""
 
     def submit_put(
         self,
@@ -393,11 +413,17 @@ class CallQueue:
         ttl_s: float | None = None,
         reuse: _Reuse | None = None,
         deadline_ms: float | None = None,
+        packed: bool = False,
     ) -> int:
-        """``Namespace.put``."""
+        """``Namespace.put``. packed: the answer is ``bytes``, one for each key: 0 refused, 1 cached, 2 durable, 3 exists."""
 
-    def submit_contains(self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None) -> int:
-        """``Namespace.contains``."""
+    def submit_contains(
+        self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None, packed: bool = False
+    ) -> int:
+        """``Namespace.contains``. packed: the answer is ``bytes``, one for each key: 0 where it is missed, 1 in DRAM, 2 on NVMe."""
+
+    def submit_plan(self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None) -> int:
+        """``Namespace.plan_fetch``."""
 
     def submit_match(
         self, namespace: Namespace, keys: _Keys, /, *, hold_ms: float | None = None, deadline_ms: float | None = None

@@ -158,3 +158,56 @@ def test_counters_add_up(space: forebay.Namespace, client: forebay.Client) -> No
 def test_content_has_a_key_of_its_own(space: forebay.Namespace) -> None:
     assert space.content_key(b"abc") == space.content_key(bytearray(b"abc")) != space.key(b"abc")
     assert space.keys([b"abc", b"def"]) == space.key(b"abc") + space.key(b"def")
+
+
+def test_hashes_become_keys_where_the_call_is_made(space: forebay.Namespace, client: forebay.Client) -> None:
+    hashes = [os.urandom(20) for _ in range(5)]
+    two = forebay.Hashes(b"".join(hashes), 20, suffixes=[b"", b" rank 1"])
+    keys = space.keys(hash_ + suffix for hash_ in hashes for suffix in (b"", b" rank 1"))
+    assert len(two) == 10
+    assert space.put(keys, blocks(10, 100)) == [Stored.CACHED] * 10
+    one = forebay.Hashes(bytearray(b"".join(hashes)), 20)
+    assert space.contains(one) == space.contains(two)[::2] == [Tier.DRAM] * 5
+    assert [block.key for block in space.get(two)] == [keys[at : at + 16] for at in range(0, 160, 16)]
+    assert space.match_prefix(one).n == 5 and space.plan_fetch(one).missing == 0
+    assert space.forget(one) == [True] * 5 and space.contains(two)[1::2] == [Tier.DRAM] * 5
+    for rows, width in [(b"seven b", 3), (b"", 0)]:
+        with pytest.raises(forebay.InvalidArgument, match="no whole number"):
+            forebay.Hashes(rows, width)
+    with pytest.raises(forebay.InvalidArgument, match="without one there are no keys"):
+        forebay.Hashes(b"abc", 3, suffixes=[])
+
+
+def test_answers_of_a_queue_may_be_packed(space: forebay.Namespace, client: forebay.Client) -> None:
+    queue = client.queue()
+    hashes = forebay.Hashes(os.urandom(5 * 8), 8)
+
+    def answer(ticket: int) -> object:
+        assert queue.wait(60_000)
+        ((drained, found),) = queue.drain()
+        assert drained == ticket
+        return found
+
+    region = forebay.Region.borrow(np.arange(6 * 64, dtype=np.uint8).reshape(6, 64))
+    rows = region.rows(np.array([5, 0, 3, 1, 2], dtype=np.int64), 64)
+    some = forebay.Hashes(os.urandom(3 * 8), 8)
+    assert answer(queue.submit_put(space, hashes, rows, packed=True)) == bytes([1] * 5)
+    assert answer(queue.submit_put(space, hashes, rows, packed=True)) == bytes([3] * 5)
+    assert answer(queue.submit_contains(space, hashes, packed=True)) == bytes([1] * 5)
+    assert answer(queue.submit_contains(space, some, packed=True)) == bytes(3)
+    into = np.zeros((5, 64), dtype=np.uint8)
+    assert answer(queue.submit_get(space, hashes, into=forebay.Region.borrow(into).rows(np.arange(5), 64), packed=True)) == bytes([1] * 5)
+    assert (into[0] == np.arange(5 * 64, 6 * 64, dtype=np.int64).astype(np.uint8)).all() and (into[1] == np.arange(64)).all()
+    # A block that does not fill its buffer is none of the caller's layout.
+    wide = forebay.Region.borrow(np.zeros((5, 65), dtype=np.uint8))
+    assert answer(queue.submit_get(space, hashes, into=wide.rows(np.arange(5), 65), packed=True)) == bytes(5)
+    plan = answer(queue.submit_plan(space, hashes))
+    assert isinstance(plan, forebay.Plan) and plan.missing == 0
+    with pytest.raises(forebay.InvalidArgument, match="not inside"):
+        region.rows(np.array([6], dtype=np.int64), 64)
+    with pytest.raises(forebay.InvalidArgument, match="not inside"):
+        region.rows(np.array([-1], dtype=np.int64), 64)
+    with pytest.raises(forebay.InvalidArgument, match="64-bit"):
+        region.rows(b"123", 64)
+    with pytest.raises(forebay.InvalidArgument, match="into"):
+        queue.submit_get(space, hashes, packed=True)

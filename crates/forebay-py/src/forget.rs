@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 
 use crate::call::blocking;
 use crate::errors::raised;
-use crate::keys::keys;
+use crate::keys::asked;
 use crate::namespace::{Namespace, Terms};
 
 #[pymethods]
@@ -12,8 +12,8 @@ impl Namespace {
     #[pyo3(signature = (keys, /, *, deadline_ms=None))]
     #[pyo3(name = "forget")]
     fn forget_verb(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, deadline_ms: Option<f64>) -> PyResult<Vec<bool>> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let handle = self.under(py, &Terms { deadline_ms, ..Terms::default() })?;
-        blocking(py, || handle.forget(&keys))?.map_err(|error| raised(py, &error))
+        blocking(py, || handle.forget(&keys.of(&handle)))?.map_err(|error| raised(py, &error))
     }
 }

@@ -8,7 +8,7 @@ use crate::block::Block;
 use crate::buffers::Memory;
 use crate::call::blocking;
 use crate::errors::invalid;
-use crate::keys::keys;
+use crate::keys::asked;
 use crate::namespace::{Namespace, Terms};
 use crate::words::words;
 
@@ -24,13 +24,13 @@ impl Namespace {
         deadline_ms: Option<f64>,
         reuse: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let handle = self.under(py, &Terms { deadline_ms, reuse, ..Terms::default() })?;
         let Some(into) = into else {
-            return kept(py, blocking(py, || handle.get(&keys))?);
+            return kept(py, blocking(py, || handle.get(&keys.of(&handle)))?);
         };
         let mut memory = Memory::many(into)?.for_keys(py, keys.len())?.writable(py)?;
-        let results = blocking(py, || handle.get_into(&keys, &mut memory.slices_mut()))?;
+        let results = blocking(py, || handle.get_into(&keys.of(&handle), &mut memory.slices_mut()))?;
         filled(py, results)
     }
 
@@ -43,7 +43,7 @@ impl Namespace {
         deadline_ms: Option<f64>,
         reuse: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         if ranges.len() != keys.len() {
             return Err(invalid(py, format!("there are {} keys and {} ranges", keys.len(), ranges.len())));
         }
@@ -51,8 +51,12 @@ impl Namespace {
             return Err(invalid(py, "a range (start, stop) does not end before it starts"));
         }
         let handle = self.under(py, &Terms { deadline_ms, reuse, ..Terms::default() })?;
-        let asked: Vec<_> = keys.into_iter().zip(ranges).map(|(key, (start, stop))| (key, start..stop)).collect();
-        kept(py, blocking(py, || handle.get_ranges(&asked))?)
+        let ranges = ranges.into_iter().map(|(start, stop)| start..stop);
+        let results = blocking(py, || {
+            let ranged: Vec<_> = keys.of(&handle).into_iter().zip(ranges).collect();
+            handle.get_ranges(&ranged)
+        })?;
+        kept(py, results)
     }
 }
 

@@ -1,5 +1,9 @@
-//! Keys as Python has them: a sequence of 16 bytes or 32 hexadecimal digits each, or one buffer of rows of 16 bytes.
+//! Keys as Python has them: a sequence of 16 bytes or 32 hexadecimal digits each, one buffer of rows of 16 bytes, or an engine's own hashes, of which
+//! keys are made where the call is made.
 
+use std::sync::Arc;
+
+use forebay_client::NamespaceHandle;
 use forebay_types::Key;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -10,8 +14,96 @@ use crate::errors::invalid;
 
 const KEY_BYTES: usize = 16;
 
+/// See `_forebay.pyi`.
+#[pyclass(frozen, module = "forebay")]
+pub(crate) struct Hashes {
+    rows: Arc<Rows>,
+}
+
+/// Hashes of one width, each with every suffix.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    bytes: Vec<u8>,
+    width: usize,
+    suffixes: Vec<Vec<u8>>,
+}
+
+#[pymethods]
+impl Hashes {
+    #[new]
+    #[pyo3(signature = (rows, width, /, *, suffixes=None))]
+    fn new(rows: &Bound<'_, PyAny>, width: usize, suffixes: Option<Vec<Vec<u8>>>) -> PyResult<Hashes> {
+        let bytes = Source::new(rows)?.copied();
+        if width == 0 || !bytes.len().is_multiple_of(width) {
+            let text = format!("{} bytes are no whole number of hashes of {width} bytes", bytes.len());
+            return Err(invalid(rows.py(), text));
+        }
+        let suffixes = suffixes.unwrap_or_else(|| vec![Vec::new()]);
+        if suffixes.is_empty() {
+            return Err(invalid(rows.py(), "each hash is a key with each suffix: without one there are no keys"));
+        }
+        Ok(Hashes { rows: Arc::new(Rows { bytes, width, suffixes }) })
+    }
+
+    fn __len__(&self) -> usize {
+        self.rows.len()
+    }
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        self.bytes.len() / self.width * self.suffixes.len()
+    }
+
+    fn keys(&self, handle: &NamespaceHandle) -> Vec<Key> {
+        let mut keys = Vec::with_capacity(self.len());
+        let mut hash = Vec::new();
+        for row in self.bytes.chunks_exact(self.width) {
+            for suffix in &self.suffixes {
+                hash.clear();
+                hash.extend_from_slice(row);
+                hash.extend_from_slice(suffix);
+                keys.push(handle.derive_key(&hash));
+            }
+        }
+        keys
+    }
+}
+
+/// The keys of a call, which may still have to be made.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Keys(Vec<Key>),
+    Hashes(Arc<Rows>),
+}
+
+impl Asked {
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Asked::Keys(keys) => keys.len(),
+            Asked::Hashes(rows) => rows.len(),
+        }
+    }
+
+    /// They, made.
+    pub(crate) fn of(self, handle: &NamespaceHandle) -> Vec<Key> {
+        match self {
+            Asked::Keys(keys) => keys,
+            Asked::Hashes(rows) => rows.keys(handle),
+        }
+    }
+}
+
 /// The keys of a call.
-pub(crate) fn keys(given: &Bound<'_, PyAny>) -> PyResult<Vec<Key>> {
+pub(crate) fn asked(given: &Bound<'_, PyAny>) -> PyResult<Asked> {
+    match given.cast::<Hashes>() {
+        Ok(hashes) => Ok(Asked::Hashes(hashes.get().rows.clone())),
+        Err(_) => keys(given).map(Asked::Keys),
+    }
+}
+
+fn keys(given: &Bound<'_, PyAny>) -> PyResult<Vec<Key>> {
     if let Ok(rows) = given.cast::<PyBytes>() {
         return of_rows(given.py(), rows.as_bytes());
     }

@@ -36,6 +36,7 @@ fn _forebay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<matching::Matched>()?;
     module.add_class::<plan::Plan>()?;
     module.add_class::<queue::CallQueue>()?;
+    module.add_class::<keys::Hashes>()?;
     module.add_function(wrap_pyfunction!(hash::hash_file, module)?)?;
     module.add_function(wrap_pyfunction!(hash::hash_bytes, module)?)?;
     module.add_function(wrap_pyfunction!(call::forked, module)?)?;

@@ -8,7 +8,7 @@ use pyo3::types::PyList;
 
 use crate::call::blocking;
 use crate::errors::invalid;
-use crate::keys::keys;
+use crate::keys::asked;
 use crate::namespace::{Namespace, Terms};
 use crate::words::words;
 
@@ -73,10 +73,10 @@ impl Namespace {
         hold_ms: Option<f64>,
         deadline_ms: Option<f64>,
     ) -> PyResult<Matched> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let hold = hold(py, hold_ms)?;
         let handle = self.under(py, &Terms { deadline_ms, ..Terms::default() })?;
-        Ok(blocking(py, || handle.match_prefix(&keys, hold))?.into())
+        Ok(blocking(py, || handle.match_prefix(&keys.of(&handle), hold))?.into())
     }
 
     #[pyo3(signature = (keys, /, *, deadline_ms=None))]
@@ -87,9 +87,9 @@ impl Namespace {
         keys: &Bound<'py, PyAny>,
         deadline_ms: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let handle = self.under(py, &Terms { deadline_ms, ..Terms::default() })?;
-        seen(py, &blocking(py, || handle.contains(&keys))?)
+        seen(py, &blocking(py, || handle.contains(&keys.of(&handle)))?)
     }
 }
 

@@ -4,13 +4,19 @@ use forebay_types::Tier;
 use pyo3::prelude::*;
 
 use crate::call::blocking;
-use crate::keys::keys;
+use crate::keys::asked;
 use crate::namespace::{Namespace, Terms};
 
 /// See `_forebay.pyi`.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Plan {
     plan: forebay_client::Plan,
+}
+
+impl From<forebay_client::Plan> for Plan {
+    fn from(plan: forebay_client::Plan) -> Self {
+        Plan { plan }
+    }
 }
 
 #[pymethods]
@@ -58,8 +64,8 @@ impl Namespace {
     #[pyo3(signature = (keys, /, *, deadline_ms=None))]
     #[pyo3(name = "plan_fetch")]
     fn plan_verb(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, deadline_ms: Option<f64>) -> PyResult<Plan> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let handle = self.under(py, &Terms { deadline_ms, ..Terms::default() })?;
-        Ok(Plan { plan: blocking(py, || handle.plan_fetch(&keys))? })
+        Ok(Plan { plan: blocking(py, || handle.plan_fetch(&keys.of(&handle)))? })
     }
 }

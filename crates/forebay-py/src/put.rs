@@ -8,7 +8,7 @@ use pyo3::types::{PyList, PyMapping};
 use crate::buffers::{Memory, Shares};
 use crate::call::blocking;
 use crate::errors::{invalid, raised};
-use crate::keys::{key, keys};
+use crate::keys::{asked, key};
 use crate::namespace::{Namespace, Terms};
 use crate::words::words;
 
@@ -40,12 +40,12 @@ impl Namespace {
         reuse: Option<&Bound<'py, PyAny>>,
         deadline_ms: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let memory = Memory::many(buffers)?.for_keys(py, keys.len())?;
         let about = About { tokens, chain, parent: parent.map(key).transpose()?, position };
         let handle = self.under(py, &Terms { deadline_ms, reuse, ttl_s })?;
         let shares = self.shares();
-        let outcomes = blocking(py, || handle.put_blocks(blocks(&keys, &memory, shares, about)))?;
+        let outcomes = blocking(py, || handle.put_blocks(blocks(&keys.of(&handle), &memory, shares, about)))?;
         answered(py, &outcomes)
     }
 

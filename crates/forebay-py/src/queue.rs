@@ -8,15 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use forebay_client::{AsyncClient, Call, ClientError, Completions, GetResult, IntoError, NamespaceHandle, Reuse};
 use forebay_types::{MissReason, PutOutcome, RefusedReason, Tier};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyBytes, PyList};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::buffers::Memory;
 use crate::call::{Rooted, cancellable, deadline};
-use crate::errors::raised;
-use crate::keys::{key, keys};
+use crate::errors::{invalid, raised};
+use crate::keys::{asked, key};
 use crate::matching::{Matched, hold};
 use crate::namespace::{Namespace, Terms};
+use crate::plan::Plan;
 use crate::put::{About, blocks};
 
 /// See `_forebay.pyi`.
@@ -54,7 +55,10 @@ enum Answer {
     Filled(Vec<Result<usize, IntoError>>),
     Put(Vec<PutOutcome>),
     Seen(Vec<Result<Tier, MissReason>>),
+    /// Any of these as one byte for each key, 0 where there is nothing.
+    Packed(Vec<u8>),
     Matched(forebay_client::Matched),
+    Planned(forebay_client::Plan),
     Forgotten(Result<Vec<bool>, ClientError>),
     /// Of hints, which nobody answers.
     Said,
@@ -158,7 +162,8 @@ impl CallQueue {
         Ok(pending.is_some())
     }
 
-    #[pyo3(signature = (namespace, keys, /, *, into=None, deadline_ms=None, reuse=None))]
+    #[pyo3(signature = (namespace, keys, /, *, into=None, deadline_ms=None, reuse=None, packed=false))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn submit_get(
         &self,
         py: Python<'_>,
@@ -167,23 +172,29 @@ impl CallQueue {
         into: Option<&Bound<'_, PyAny>>,
         deadline_ms: Option<f64>,
         reuse: Option<&Bound<'_, PyAny>>,
+        packed: bool,
     ) -> PyResult<u64> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let handle = namespace.get().under(py, &Terms { deadline_ms, reuse, ..Terms::default() })?;
         let count = keys.len();
         let Some(into) = into else {
+            if packed {
+                return Err(invalid(py, "an answer with blocks in it cannot be packed: say where they go with `into`"));
+            }
             let busy = Answer::Kept((0..count).map(|_| GetResult::Miss(MissReason::Busy)).collect());
-            return self.submit(py, &handle, None, busy, move |handle, _| Answer::Kept(handle.get(&keys)));
+            return self.submit(py, &handle, None, busy, move |handle, _| Answer::Kept(handle.get(&keys.of(handle))));
         };
         let memory = Memory::many(into)?.for_keys(py, count)?.writable(py)?;
-        let busy = Answer::Filled(vec![Err(IntoError::Miss(MissReason::Busy)); count]);
+        let busy = vec![Err(IntoError::Miss(MissReason::Busy)); count];
+        let busy = if packed { Answer::Packed(vec![0; count]) } else { Answer::Filled(busy) };
         self.submit(py, &handle, Some(memory), busy, move |handle, memory| {
             let mut slices = memory.map(Memory::slices_mut).unwrap_or_default();
-            Answer::Filled(handle.get_into(&keys, &mut slices))
+            let results = handle.get_into(&keys.of(handle), &mut slices);
+            if packed { Answer::Packed(whole(&results, &slices)) } else { Answer::Filled(results) }
         })
     }
 
-    #[pyo3(signature = (namespace, keys, buffers, /, *, tokens=0, chain=0, parent=None, position=None, ttl_s=None, reuse=None, deadline_ms=None))]
+    #[pyo3(signature = (namespace, keys, buffers, /, *, tokens=0, chain=0, parent=None, position=None, ttl_s=None, reuse=None, deadline_ms=None, packed=false))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn submit_put(
         &self,
@@ -198,31 +209,43 @@ impl CallQueue {
         ttl_s: Option<f64>,
         reuse: Option<&Bound<'_, PyAny>>,
         deadline_ms: Option<f64>,
+        packed: bool,
     ) -> PyResult<u64> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let memory = Memory::many(buffers)?.for_keys(py, keys.len())?;
         let about = About { tokens, chain, parent: parent.map(key).transpose()?, position };
         let handle = namespace.get().under(py, &Terms { deadline_ms, reuse, ttl_s })?;
         let shares = namespace.get().shares().clone();
-        let busy = Answer::Put(vec![PutOutcome::Refused(RefusedReason::Busy); keys.len()]);
+        let shape = move |outcomes: Vec<PutOutcome>| match packed {
+            true => Answer::Packed(outcomes.into_iter().map(kept).collect()),
+            false => Answer::Put(outcomes),
+        };
+        let busy = shape(vec![PutOutcome::Refused(RefusedReason::Busy); keys.len()]);
         self.submit(py, &handle, Some(memory), busy, move |handle, memory| {
-            let blocks = memory.map(|memory| blocks(&keys, memory, &shares, about)).unwrap_or_default();
-            Answer::Put(handle.put_blocks(blocks))
+            let blocks = memory.map(|memory| blocks(&keys.of(handle), memory, &shares, about)).unwrap_or_default();
+            shape(handle.put_blocks(blocks))
         })
     }
 
-    #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]
+    #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None, packed=false))]
     fn submit_contains(
         &self,
         py: Python<'_>,
         namespace: &Bound<'_, Namespace>,
         keys: &Bound<'_, PyAny>,
         deadline_ms: Option<f64>,
+        packed: bool,
     ) -> PyResult<u64> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
-        let busy = Answer::Seen(vec![Err(MissReason::Busy); keys.len()]);
-        self.submit(py, &handle, None, busy, move |handle, _| Answer::Seen(handle.contains(&keys)))
+        let shape = move |seen: Vec<Result<Tier, MissReason>>| match packed {
+            true => {
+                Answer::Packed(seen.into_iter().map(|seen| seen.map_or(0, |tier| 1 + tier.index() as u8)).collect())
+            }
+            false => Answer::Seen(seen),
+        };
+        let busy = shape(vec![Err(MissReason::Busy); keys.len()]);
+        self.submit(py, &handle, None, busy, move |handle, _| shape(handle.contains(&keys.of(handle))))
     }
 
     #[pyo3(signature = (namespace, keys, /, *, hold_ms=None, deadline_ms=None))]
@@ -234,12 +257,28 @@ impl CallQueue {
         hold_ms: Option<f64>,
         deadline_ms: Option<f64>,
     ) -> PyResult<u64> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let hold = hold(py, hold_ms)?;
         let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
-        let gap = (!keys.is_empty()).then_some(MissReason::Busy);
+        let gap = (keys.len() > 0).then_some(MissReason::Busy);
         let busy = Answer::Matched(forebay_client::Matched { gap, ..forebay_client::Matched::default() });
-        self.submit(py, &handle, None, busy, move |handle, _| Answer::Matched(handle.match_prefix(&keys, hold)))
+        self.submit(py, &handle, None, busy, move |handle, _| {
+            Answer::Matched(handle.match_prefix(&keys.of(handle), hold))
+        })
+    }
+
+    #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]
+    fn submit_plan(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        deadline_ms: Option<f64>,
+    ) -> PyResult<u64> {
+        let keys = asked(keys)?;
+        let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
+        let busy = Answer::Planned(forebay_client::Plan { missing: keys.len(), ..forebay_client::Plan::default() });
+        self.submit(py, &handle, None, busy, move |handle, _| Answer::Planned(handle.plan_fetch(&keys.of(handle))))
     }
 
     #[pyo3(signature = (namespace, keys, /, *, reuse=None))]
@@ -250,11 +289,11 @@ impl CallQueue {
         keys: &Bound<'_, PyAny>,
         reuse: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<u64> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let hint = reuse.map_or(Ok(Reuse::Unknown), crate::namespace::reuse)?;
         let handle = namespace.get().handle(py)?;
         self.submit(py, handle, None, Answer::Said, move |handle, _| {
-            handle.touch(&keys, hint);
+            handle.touch(&keys.of(handle), hint);
             Answer::Said
         })
     }
@@ -267,11 +306,11 @@ impl CallQueue {
         keys: &Bound<'_, PyAny>,
         within_ms: f64,
     ) -> PyResult<u64> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let within = deadline(py, within_ms)?;
         let handle = namespace.get().handle(py)?;
         self.submit(py, handle, None, Answer::Said, move |handle, _| {
-            handle.prefetch(&keys, within);
+            handle.prefetch(&keys.of(handle), within);
             Answer::Said
         })
     }
@@ -284,11 +323,26 @@ impl CallQueue {
         keys: &Bound<'_, PyAny>,
         deadline_ms: Option<f64>,
     ) -> PyResult<u64> {
-        let keys = self::keys(keys)?;
+        let keys = asked(keys)?;
         let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
         let text = "too many calls are unfinished; drain the queue, or allow more with `Client.queue(calls_max=...)`";
         let busy = Answer::Forgotten(Err(ClientError::Invalid(text.into())));
-        self.submit(py, &handle, None, busy, move |handle, _| Answer::Forgotten(handle.forget(&keys)))
+        self.submit(py, &handle, None, busy, move |handle, _| Answer::Forgotten(handle.forget(&keys.of(handle))))
+    }
+}
+
+/// 1 for each buffer that is full.
+fn whole(results: &[Result<usize, IntoError>], buffers: &[&mut [u8]]) -> Vec<u8> {
+    let full = |(result, buffer): (&Result<usize, IntoError>, &&mut [u8])| u8::from(result == &Ok(buffer.len()));
+    results.iter().zip(buffers).map(full).collect()
+}
+
+fn kept(outcome: PutOutcome) -> u8 {
+    match outcome {
+        PutOutcome::Refused(_) => 0,
+        PutOutcome::Cached => 1,
+        PutOutcome::Durable => 2,
+        PutOutcome::Exists => 3,
     }
 }
 
@@ -299,6 +353,8 @@ fn answered(py: Python<'_>, answer: Answer) -> PyResult<Py<PyAny>> {
         Answer::Filled(results) => crate::get::filled(py, results)?.into_any().unbind(),
         Answer::Put(outcomes) => crate::put::answered(py, &outcomes)?.into_any().unbind(),
         Answer::Seen(seen) => crate::matching::seen(py, &seen)?.into_any().unbind(),
+        Answer::Packed(seen) => PyBytes::new(py, &seen).into_any().unbind(),
+        Answer::Planned(plan) => Plan::from(plan).into_pyobject(py)?.into_any().unbind(),
         Answer::Matched(matched) => Matched::from(matched).into_pyobject(py)?.into_any().unbind(),
         Answer::Forgotten(Ok(forgotten)) => PyList::new(py, forgotten)?.into_any().unbind(),
         Answer::Said => py.None(),

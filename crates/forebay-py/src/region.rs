@@ -11,6 +11,7 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyMemoryView};
 
+use crate::buffers::Source;
 use crate::call::Rooted;
 use crate::dlpack;
 use crate::errors::invalid;
@@ -116,6 +117,22 @@ impl Region {
         let py = slf.py();
         let ranges = offsets.iter().map(|offset| slf.get().inside(py, *offset, nbytes)).collect::<PyResult<_>>()?;
         Ok(Spans { region: slf.clone().unbind(), ranges })
+    }
+
+    #[pyo3(signature = (numbers, nbytes))]
+    fn rows(slf: &Bound<'_, Self>, numbers: &Bound<'_, PyAny>, nbytes: usize) -> PyResult<Spans> {
+        let py = slf.py();
+        let numbers = Source::new(numbers)?.copied();
+        let (numbers, rest) = numbers.as_chunks::<8>();
+        if !rest.is_empty() {
+            return Err(invalid(py, "numbers of rows are a contiguous buffer of 64-bit integers"));
+        }
+        let one = |number: &[u8; 8]| {
+            let number = usize::try_from(i64::from_ne_bytes(*number)).ok();
+            let at = number.and_then(|number| number.checked_mul(nbytes));
+            slf.get().inside(py, at.unwrap_or(usize::MAX), nbytes)
+        };
+        Ok(Spans { region: slf.clone().unbind(), ranges: numbers.iter().map(one).collect::<PyResult<_>>()? })
     }
 
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut pyo3::ffi::Py_buffer, flags: c_int) -> PyResult<()> {
