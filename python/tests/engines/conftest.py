@@ -29,6 +29,16 @@ def node() -> Iterator[Node]:
         node.kill()
 
 
+@pytest.fixture
+def small_node() -> Iterator[Node]:
+    """A node whose drive is soon written ten times over."""
+    with tempfile.TemporaryDirectory(prefix="forebay-engines-") as folder:
+        node = Node(Path(folder), capacity_mib=96, segment_mib=4)
+        node.start()
+        yield node
+        node.kill()
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama with random weights: no hub, no tokenizer, the architecture of the real ones."""

@@ -25,15 +25,18 @@ LENGTHS = (300, 700, 640, 40)
 class Node:
     """A node of `forebay serve` on a drive in a temporary folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, capacity_mib: int = 512, segment_mib: int = 16) -> None:
         self.folder = folder
+        self.capacity = capacity_mib << 20
+        self._segment_mib = segment_mib
         self.address = f"unix:{folder}/forebay.sock"
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Starts it, and returns when it serves."""
         binary = os.environ["FOREBAY_BINARY"]
-        command = [binary, "serve", "--data", f"{self.folder}/drive", "--capacity", "512MiB", "--memory", "96MiB", "--segment", "16MiB"]
+        command = [binary, "serve", "--data", f"{self.folder}/drive", "--memory", "96MiB"]
+        command += ["--capacity", f"{self.capacity >> 20}MiB", "--segment", f"{self._segment_mib}MiB"]
         # A node complains of settings it does not know.
         plain = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}
         log = open(f"{self.folder}/node.log", "a")

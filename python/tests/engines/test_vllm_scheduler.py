@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from support import Node, wait_for
 
 from forebay import Fingerprint
 from forebay.integrations._common import Link, Report
+from forebay.integrations.vllm import touches
 from forebay.integrations.vllm.messages import Stored
 from forebay.integrations.vllm.scheduler import SchedulerHalf
 
@@ -177,3 +179,47 @@ def test_what_was_stored_is_published_also_when_its_request_is_over(half: Half) 
         ([asked.block_hashes[1]], asked.block_hashes[0], list(range(TOKENS, 2 * TOKENS))),
     ]
     assert {event.medium for event in events} == {"FOREBAY"} and half.half.take_events() == []
+
+
+def test_a_prefix_that_only_the_engine_hits_does_not_look_cold_in_the_store(small_node: Node) -> None:
+    """A thousand requests whose prefix the engine has itself ask the node for nothing. It outlives ten times the store's capacity all the same."""
+    half = Half(small_node, world=2)
+    space = half.link.namespace
+    assert space is not None
+    hot, cold = request("hot", 4 * TOKENS + 1), request("cold", 4 * TOKENS + 1, seed=1)
+    nbytes = 64 << 10
+    for each in (hot, cold):
+        keys = half.half._keys(space, each.block_hashes, b"")
+        assert all(space.put(keys, [os.urandom(nbytes)] * 8, chain=1, position=0))
+    written = 0
+    for turn in range(1000):
+        again = request(f"again {turn}", 4 * TOKENS + 1)
+        assert half.half.matched_tokens(again, 4 * TOKENS) == (0, False), "there is nothing to ask for"
+        half.half.allocated(again, [1, 2, 3, 4, 5], 0)
+        half.half.step(output(new=[(again.request_id, [1, 2, 3, 4, 5], 4 * TOKENS)], scheduled={again.request_id: 1}))
+        half.half.finished(again)
+        while written < turn * small_node.capacity // 100:
+            keys = space.keys([f"{written} {number}".encode() for number in range(16)])
+            written += sum(outcome == "cached" for outcome in space.put(keys, [os.urandom(nbytes)] * 16)) * nbytes
+    left = [sum(map(bool, space.contains(half.half._keys(space, each.block_hashes, b"")))) for each in (hot, cold)]
+    assert left == [8, 0], "what is used is kept, what nobody uses is gone"
+    half.half.close()
+
+
+def test_touches_are_told_in_parts_ends_first_and_not_all_the_time(half: Half, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(touches, "STEP_MAX", 3)
+    told: list[int] = []
+    line = touches.Touches()
+    space = half.link.namespace
+    queue = SimpleNamespace(submit_touch=lambda _, hashes: told.append(len(hashes)))
+    hashes = request("a", 5 * TOKENS).block_hashes
+    line.add(hashes, (b"",), now=10.0)
+    line.add(hashes, (b"",), now=10.05)
+    assert len(line) == 5
+    line.tell(queue, space)
+    line.add(hashes, (b"",), now=10.2)
+    assert told == [3] and len(line) == 7
+    line.tell(queue, space)
+    line.tell(queue, space)
+    line.tell(queue, space)
+    assert sum(told) == 10 and len(line) == 0

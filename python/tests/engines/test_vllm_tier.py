@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import signal
 import uuid
@@ -21,6 +22,8 @@ from vllm.v1.kv_offload.config import (
     OffloadingParallelConfig,
 )
 from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
+
+from forebay.integrations.vllm import tier as tier_module
 
 CHUNK_BYTES = 64 * 1024
 CHUNKS = 48
@@ -169,8 +172,8 @@ def test_a_load_that_fails_is_a_miss_and_not_asked_for_again(node: Node) -> None
     request = reader.begin()
     ask = reader.tier._ask
 
-    def ask_and_kill(asked: list[OffloadKey]) -> None:
-        ask(asked)
+    def ask_and_kill() -> None:
+        ask()
         wait_for(lambda: reader.tier._queue.wait(timeout_ms=10))
         node.kill()
 
@@ -201,10 +204,72 @@ def test_draining_leaves_nothing_under_way(node: Node, scheduler: Scheduler) -> 
     request = scheduler.begin()
     scheduler.store(keys, request)
     scheduler.tier.drain_jobs()
-    assert not scheduler.tier._transfers
+    assert not scheduler.tier._calls
     scheduler.manager.reset_cache()
     assert scheduler.look_until_known(keys, request) == [LookupResult.HIT] * 16
     scheduler.end(request)
+
+
+def test_a_large_job_is_handed_over_some_with_each_step_and_reported_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tier_module, "STEP_KEYS", 5)
+    writer = Scheduler(node)
+    keys = [key(number) for number in range(17)]
+    request = writer.begin()
+    writer.store(keys, request)
+    assert len(writer.tier._calls) == 1, "the step's share"
+    writer.settle()
+    writer.end(request)
+    assert writer.tier._report.counts["stored"] == 17
+    reader = Scheduler(node)
+    request = reader.begin()
+    assert reader.look_until_known(keys, request) == [LookupResult.HIT] * 17 and reader.loads == 1
+    for ours, theirs in zip(reader.read(keys, request), keys, strict=True):
+        assert np.array_equal(ours, content(theirs))
+    reader.end(request)
+    reader.close()
+    writer.close()
+
+
+def test_a_preempted_request_asks_anew(node: Node, scheduler: Scheduler) -> None:
+    request = scheduler.begin()
+    assert scheduler.look_until_known([key(1)], request) == [LookupResult.MISS]
+    other = Scheduler(node)
+    writing = other.begin()
+    other.store([key(1)], writing)
+    other.settle()
+    other.end(writing)
+    other.close()
+    assert scheduler.look_until_known([key(1)], request) == [LookupResult.MISS], "known is known"
+    scheduler.manager.on_schedule_end(ScheduleEndContext((), (request.req_id,)))
+    assert scheduler.look_until_known([key(1)], request) == [LookupResult.HIT]
+    scheduler.end(request)
+
+
+def test_what_only_the_engine_uses_does_not_look_cold_in_the_store(small_node: Node) -> None:
+    """vLLM tells tiers of no hit in its GPU or CPU memory. A prefix that is hit there a thousand times outlives ten times the store's capacity."""
+    scheduler = Scheduler(small_node)
+    hot, cold = ([key(number) for number in numbers] for numbers in (range(8), range(100, 108)))
+    request = scheduler.begin()
+    scheduler.store(hot, request)
+    scheduler.store(cold, request)
+    scheduler.settle()
+    scheduler.end(request)
+    space = scheduler.tier._link.namespace
+    assert space is not None and all(space.contains(space.keys(hot + cold)))
+    written = 0
+    for turn in range(1000):
+        request = scheduler.begin()
+        for at, each in enumerate(hot):
+            # As vLLM does for all chunks of a request; none of them is looked up in any tier.
+            request.set_offload_key_position(each, (at + 1) * 16)
+        scheduler.manager.on_schedule_end(ScheduleEndContext((request.req_id,), ()))
+        scheduler.end(request)
+        while written < turn * small_node.capacity // 100:
+            keys = space.keys([f"{written} {number}".encode() for number in range(16)])
+            written += sum(outcome == "cached" for outcome in space.put(keys, [os.urandom(CHUNK_BYTES)] * 16)) * CHUNK_BYTES
+    assert sum(map(bool, space.contains(space.keys(cold)))) == 0, "what nobody uses is gone, so the test can fail"
+    assert all(space.contains(space.keys(hot)))
+    scheduler.close()
 
 
 def test_weights_that_cannot_be_told_from_others_are_refused(node: Node) -> None:

@@ -14,8 +14,9 @@ from vllm.distributed.kv_events import BlockStored, KVCacheEvent
 from vllm.logger import init_logger
 
 import forebay
-from forebay.integrations._common import Hints, Link, Report
+from forebay.integrations._common import Link, Report
 from forebay.integrations.vllm.messages import Move, Step, Stored
+from forebay.integrations.vllm.touches import Touches
 
 logger = init_logger(__name__)
 
@@ -64,11 +65,13 @@ class SchedulerHalf:
         self._matches: dict[str, _Match] = {}
         self._tickets: dict[int, str] = {}
         self._tracked: dict[str, _Tracked] = {}
+        # Blocks of waiting requests that the engine has in its own memory, as it said last.
+        self._own: dict[str, int] = {}
         self._loads: list[Move] = []
         self._events: list[KVCacheEvent] | None = [] if events else None
         # Requests that ended while puts of theirs were under way, for their events.
         self._ended: dict[str, _Tracked] = {}
-        self._hints = Hints()
+        self._touches = Touches()
 
     def _space(self) -> forebay.Namespace | None:
         space, client = self._link.namespace, self._link.client
@@ -81,11 +84,20 @@ class SchedulerHalf:
         lora = request.lora_request
         return b"" if lora is None else self._lora_digest(lora)
 
+    def _suffixes(self, salt: bytes) -> tuple[bytes, ...]:
+        """What the keys of a block, one for each rank, have behind its hash."""
+        if self._world == 1:
+            return (salt,)
+        return tuple(salt + rank.to_bytes(4, "big") for rank in range(self._world))
+
     def _keys(self, space: forebay.Namespace, hashes: Iterable[bytes], salt: bytes) -> bytes:
         """A row for each block and rank."""
-        if self._world == 1:
-            return space.keys([hash_ + salt for hash_ in hashes] if salt else list(hashes))
-        return space.keys([hash_ + salt + rank.to_bytes(4, "big") for hash_ in hashes for rank in range(self._world)])
+        suffixes = self._suffixes(salt)
+        return space.keys([hash_ + suffix for hash_ in hashes for suffix in suffixes])
+
+    def _hashes(self, hashes: list[bytes], salt: bytes) -> forebay.Hashes:
+        """The same, made by whoever makes the call."""
+        return forebay.Hashes(b"".join(hashes), len(hashes[0]), suffixes=self._suffixes(salt))
 
     # Looking up.
 
@@ -93,6 +105,7 @@ class SchedulerHalf:
         """Tokens to be loaded behind the computed ones; None while that is not known yet."""
         self._drain()
         first = computed_tokens // self._block_tokens
+        self._own[request.request_id] = first
         # At least one token is computed: its logits are what generation goes on from.
         last = min((request.num_tokens - 1) // self._block_tokens, len(request.block_hashes))
         space, queue = self._space(), self._queue
@@ -107,15 +120,11 @@ class SchedulerHalf:
             salt = self._salt(request)
             if salt is None or queue.pending >= LOOKUPS_MAX:
                 return 0, False
-            keys = self._keys(space, request.block_hashes[first:last], salt)
-            ticket = queue.submit_match(space, keys, hold_ms=HOLD_MS, deadline_ms=self._lookup_deadline_ms)
+            hashes = self._hashes(request.block_hashes[first:last], salt)
+            ticket = queue.submit_match(space, hashes, hold_ms=HOLD_MS, deadline_ms=self._lookup_deadline_ms)
             self._matches[request.request_id] = _Match(first, now, ticket)
             self._tickets[ticket] = request.request_id
             self._report.add(asked=last - first)
-            if first:
-                # What the engine's own memory had never reaches the node, and must not look cold there.
-                known = self._keys(space, request.block_hashes[:first], salt)
-                self._hints.give(lambda: space.touch(known))
             return None, False
         if match.ticket is not None:
             if now - match.asked_at <= 2 * self._lookup_deadline_ms / 1000:
@@ -181,8 +190,10 @@ class SchedulerHalf:
         step = Step(fingerprint=self._link.fingerprint.as_dict())
         for new in output.scheduled_new_reqs:
             tracked = self._tracked.get(new.req_id)
+            own = self._own.pop(new.req_id, 0)
             if tracked is not None:
                 tracked.block_ids = list(new.block_ids[0])
+                self._touches.add(tracked.request.block_hashes[:own], self._suffixes(tracked.salt), time.monotonic())
                 self._save(step, tracked, new.num_computed_tokens, output, new.num_computed_tokens)
         cached = output.scheduled_cached_reqs
         for request_id, new_ids, computed in zip(cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True):
@@ -194,6 +205,9 @@ class SchedulerHalf:
             elif new_ids:
                 tracked.block_ids.extend(new_ids[0])
             self._save(step, tracked, computed, output, None)
+        space, queue = self._space(), self._queue
+        if space is not None and queue is not None:
+            self._touches.tell(queue, space)
         self._report.tick()
         return step
 
@@ -250,6 +264,7 @@ class SchedulerHalf:
 
     def finished(self, request: Any) -> None:
         """The request is over. Its saves were copied in their steps, so its blocks may go at once."""
+        self._own.pop(request.request_id, None)
         match = self._matches.pop(request.request_id, None)
         if match is not None and match.ticket is not None and self._queue is not None:
             self._queue.cancel(match.ticket)
@@ -264,7 +279,6 @@ class SchedulerHalf:
         if self._queue is not None:
             for ticket in self._tickets:
                 self._queue.cancel(ticket)
-        self._hints.close()
         self._report.say()
         self._queue = None
         self._link.close()

@@ -8,8 +8,9 @@ it is borrowed as it is, chunks are copied and verified straight into it, and Py
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from vllm.logger import init_logger
@@ -22,11 +23,12 @@ from vllm.v1.kv_offload.base import (
     RequestOffloadingContext,
     ScheduleEndContext,
 )
-from vllm.v1.kv_offload.tiering.base import JobId, JobResult, SecondaryTierManager, TransferJob
+from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
 import forebay
-from forebay.integrations._common import Hints, Link, Report
+from forebay.integrations._common import Link, Report
 from forebay.integrations.vllm import identity
+from forebay.integrations.vllm.touches import Touches
 
 logger = init_logger(__name__)
 
@@ -38,20 +40,50 @@ TRANSFER_DEADLINE_MS = 5000.0
 CALLS_MAX = 256
 #: Bytes of stores on their way. Behind that they are not made: the chunks stay in the CPU tier, which is where they are used first.
 STORE_BYTES_MAX = 1 << 30
+#: Bytes of one call: several are under way at once, so that copies overlap with reads.
+CALL_BYTES = 32 << 20
+#: Chunks that are handed to the client in one step, so that no step takes long for them. The rest of a large job follows in the next ones.
+STEP_KEYS = 1024
+
+#: What is known of a chunk is one byte: what the client answers, or that it is asked for.
+_MISS, _ASKED = 0, 3
+_EXISTS = 3
+_RESULTS = (LookupResult.MISS, LookupResult.HIT, LookupResult.HIT, LookupResult.RETRY)
+
+
+@dataclass(slots=True)
+class _Request:
+    """What a live request asked for. Each has its own, so that it is forgotten with it at once."""
+
+    context: ReqContext
+    slots: dict[OffloadKey, int] = field(default_factory=dict)
+    states: bytearray = field(default_factory=bytearray)
+    #: Keys to be asked for at the end of this step: those of the last slots.
+    rows: bytearray = field(default_factory=bytearray)
+    row_bytes: int = 0
 
 
 @dataclass(slots=True)
 class _Lookup:
-    keys: list[OffloadKey]
+    """A question for chunks of several requests: each with its first slot and how many."""
+
+    asked: list[tuple[_Request, int, int]]
+    count: int
     until: float
 
 
 @dataclass(slots=True)
 class _Transfer:
-    job_id: JobId
+    """A job, handed over call by call."""
+
+    job: TransferJob
     keys: list[OffloadKey]
     is_load: bool
     begun: float
+    done: bytearray
+    #: Chunks that were handed over, and calls that are not answered yet.
+    given: int = 0
+    waiting: int = 0
 
 
 class ForebayTier(SecondaryTierManager):
@@ -100,14 +132,18 @@ class ForebayTier(SecondaryTierManager):
         self._link: Link | None = None
         self._report: Report | None = None
         self._queue: forebay.CallQueue | None = None
-        self._hints = Hints()
+        self._touches = Touches()
 
-        # What is known of chunks that live requests asked for. RETRY: asked, or to be asked at the end of this step.
-        self._known: dict[OffloadKey, LookupResult] = {}
-        self._first_asked_by: dict[str, list[OffloadKey]] = {}
-        self._to_ask: list[OffloadKey] = []
+        self._requests: dict[str, _Request] = {}
+        #: Those that have rows to be asked for.
+        self._to_ask: list[_Request] = []
         self._lookups: dict[int, _Lookup] = {}
-        self._transfers: dict[int, _Transfer] = {}
+        #: Tickets: the transfer, its first chunk, and how many.
+        self._calls: dict[int, tuple[_Transfer, int, int]] = {}
+        #: Those that are not handed over whole.
+        self._line: deque[_Transfer] = deque()
+        self._room = STEP_KEYS
+        self._chunks_per_call = max(1, min(STEP_KEYS, CALL_BYTES // self._stride))
         self._store_bytes = 0
         self._finished: list[JobResult] = []
         events_on = enable_kv_events and offloading_spec.kv_events_config.enable_kv_cache_events
@@ -144,53 +180,95 @@ class ForebayTier(SecondaryTierManager):
     # Lookups.
 
     def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
-        known = self._known.get(key)
-        if known is not None:
-            return known
-        return self._begin_lookup(key, req_context.req_id)
+        request = self._requests.get(req_context.req_id)
+        if request is not None:
+            slot = request.slots.get(key)
+            if slot is not None:
+                return _RESULTS[request.states[slot]]
+        return self._begin_lookup(key, req_context, request)
 
-    def _begin_lookup(self, key: OffloadKey, request: str) -> LookupResult:
-        if self._space() is None:
+    def _begin_lookup(self, key: OffloadKey, context: ReqContext, request: _Request | None) -> LookupResult:
+        if self._queue is None and self._space() is None:
             return LookupResult.MISS
-        self._known[key] = LookupResult.RETRY
-        self._first_asked_by.setdefault(request, []).append(key)
-        self._to_ask.append(key)
+        if request is None:
+            # Somebody else's, through this engine.
+            request = self._requests[context.req_id] = _Request(context)
+        if not request.rows:
+            self._to_ask.append(request)
+            request.row_bytes = len(key)
+        if len(key) != request.row_bytes:
+            return LookupResult.MISS
+        request.slots[key] = len(request.states)
+        request.states.append(_ASKED)
+        request.rows += key
         return LookupResult.RETRY
 
     def on_schedule_end(self, context: ScheduleEndContext) -> None:
-        del context
+        self._room = STEP_KEYS
+        for request_id in context.preempted_req_ids:
+            # It comes again, and much may have been stored until then.
+            request = self._requests.get(request_id)
+            if request is not None:
+                self._requests[request_id] = _Request(request.context)
         if self._to_ask:
-            asked, self._to_ask = self._to_ask, []
-            # A request may be gone before its question was asked.
-            asked = [key for key in asked if self._known.get(key) is LookupResult.RETRY]
-            self._ask(asked)
+            self._ask()
+        self._pump()
         self._drain()
+        space, queue = self._space(), self._queue
+        if space is not None and queue is not None:
+            for request_id in context.new_req_ids:
+                self._touch_own(request_id)
+            self._touches.tell(queue, space)
         if self._report is not None:
             self._report.tick()
 
-    def _ask(self, keys: list[OffloadKey]) -> None:
-        space, queue = self._space(), self._queue
-        if not keys:
-            return
-        if space is None or queue is None or queue.pending >= CALLS_MAX:
-            self._answer(keys, ())
-            return
-        ticket = queue.submit_contains(space, space.keys(keys), deadline_ms=self._lookup_deadline_ms)
-        self._lookups[ticket] = _Lookup(keys, time.monotonic() + self._lookup_deadline_ms / 1000)
+    def _ask(self) -> None:
+        requests, self._to_ask = self._to_ask, []
+        for width in {request.row_bytes for request in requests}:
+            rows = bytearray()
+            asked = []
+            for request in requests:
+                # It may be gone before its question was asked.
+                if request.row_bytes != width or self._requests.get(request.context.req_id) is not request:
+                    continue
+                count = len(request.rows) // width
+                asked.append((request, len(request.states) - count, count))
+                rows += request.rows
+                request.rows = bytearray()
+            if asked:
+                self._ask_for(_Lookup(asked, len(rows) // width, time.monotonic() + self._lookup_deadline_ms / 1000), rows, width)
 
-    def _answer(self, keys: list[OffloadKey], found: Collection[object]) -> None:
+    def _ask_for(self, lookup: _Lookup, rows: bytearray, width: int) -> None:
+        space, queue = self._space(), self._queue
+        if space is None or queue is None or queue.pending >= CALLS_MAX:
+            self._answer(lookup, b"")
+            return
+        ticket = queue.submit_contains(space, forebay.Hashes(rows, width), deadline_ms=self._lookup_deadline_ms, packed=True)
+        self._lookups[ticket] = lookup
+
+    def _answer(self, lookup: _Lookup, found: bytes) -> None:
         """Writes down what was found; keys without an answer are missing."""
-        hits = 0
-        known, hit, miss, retry = self._known, LookupResult.HIT, LookupResult.MISS, LookupResult.RETRY
-        answers = list(found) + [None] * (len(keys) - len(found))
-        for key, answer in zip(keys, answers, strict=True):
-            if answer:
-                hits += 1
-            # Gone with its request, or known better by a load that failed meanwhile.
-            if known.get(key) is retry:
-                known[key] = hit if answer else miss
-        if self._report is not None:
-            self._report.add(asked=len(keys), hits=hits)
+        found = found.ljust(lookup.count, b"\0")
+        at = 0
+        for request, first, count in lookup.asked:
+            request.states[first : first + count] = found[at : at + count]
+            at += count
+        self._count(asked=lookup.count, hits=lookup.count - found.count(0))
+
+    def _touch_own(self, request_id: str) -> None:
+        """What the engine and the CPU tier have of a request is never asked for: it lies before the first chunk that was."""
+        request = self._requests.get(request_id)
+        positions: dict[OffloadKey, int] | None = getattr(request and request.context, "_offload_key_positions", None)
+        if request is None or not positions:
+            return
+        keys = list(positions)
+        first = next(iter(request.slots), None)
+        if first is not None:
+            until = positions.get(first, 0)
+            tokens = self._chunk_tokens()
+            several = len(self._config.groups) > 1
+            keys = [key for key in keys if positions[key] < until] if several else keys[: max(0, until // tokens - 1)]
+        self._touches.add(keys, (b"",), time.monotonic())
 
     # Transfers.
 
@@ -199,15 +277,11 @@ class ForebayTier(SecondaryTierManager):
         nbytes = len(keys) * self._stride
         space, queue = self._space(), self._queue
         if space is None or queue is None or queue.pending >= CALLS_MAX or self._store_bytes + nbytes > STORE_BYTES_MAX:
-            if self._report is not None:
-                self._report.add(dropped=len(keys))
+            self._count(dropped=len(keys))
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
-        ticket = queue.submit_put(
-            space, space.keys(keys), self._spans(job_metadata), tokens=self._chunk_tokens(), deadline_ms=self._transfer_deadline_ms
-        )
         self._store_bytes += nbytes
-        self._transfers[ticket] = _Transfer(job_metadata.job_id, keys, False, time.monotonic())
+        self._begin(_Transfer(job_metadata, keys, False, time.monotonic(), bytearray(len(keys))))
 
     def submit_load(self, job_metadata: TransferJob) -> None:
         keys = list(job_metadata.keys)
@@ -216,12 +290,43 @@ class ForebayTier(SecondaryTierManager):
             self._load_failed(keys)
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
-        ticket = queue.submit_get(space, space.keys(keys), into=self._spans(job_metadata), deadline_ms=self._transfer_deadline_ms)
-        self._transfers[ticket] = _Transfer(job_metadata.job_id, keys, True, time.monotonic())
+        self._begin(_Transfer(job_metadata, keys, True, time.monotonic(), bytearray(len(keys))))
 
-    def _spans(self, job: TransferJob) -> forebay.Spans:
+    def _begin(self, transfer: _Transfer) -> None:
+        self._line.append(transfer)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Hands over as much as this step may."""
+        while self._line and self._room > 0:
+            transfer = self._line[0]
+            count = min(self._room, self._chunks_per_call, len(transfer.keys) - transfer.given)
+            space, queue = self._space(), self._queue
+            if space is None or queue is None or queue.pending >= CALLS_MAX:
+                # The rest fails as if it had been asked for.
+                transfer.given = len(transfer.keys)
+            else:
+                self._give(transfer, count, space, queue)
+            if transfer.given == len(transfer.keys):
+                self._line.popleft()
+                if transfer.waiting == 0:
+                    self._finish(transfer)
+
+    def _give(self, transfer: _Transfer, count: int, space: forebay.Namespace, queue: forebay.CallQueue) -> None:
         assert self._region is not None, "a transfer after the shutdown"
-        return self._region.spans((job.chunk_ids.astype("int64") * self._stride).tolist(), self._stride)
+        first = transfer.given
+        keys = transfer.keys[first : first + count]
+        hashes = forebay.Hashes(b"".join(keys), len(keys[0]))
+        spans = self._region.rows(transfer.job.chunk_ids[first : first + count].astype("int64"), self._stride)
+        deadline_ms = self._transfer_deadline_ms
+        if transfer.is_load:
+            ticket = queue.submit_get(space, hashes, into=spans, deadline_ms=deadline_ms, packed=True)
+        else:
+            ticket = queue.submit_put(space, hashes, spans, tokens=self._chunk_tokens(), deadline_ms=deadline_ms, packed=True)
+        self._calls[ticket] = (transfer, first, count)
+        transfer.given += count
+        transfer.waiting += 1
+        self._room -= count
 
     def _chunk_tokens(self) -> int:
         return int(self._config.cache.tokens_per_hash * self._config.cache.blocks_per_chunk)
@@ -240,13 +345,19 @@ class ForebayTier(SecondaryTierManager):
         if queue is None:
             return
         for ticket, answer in queue.drain():
+            packed = b"" if answer is None or isinstance(answer, Exception) else answer
             lookup = self._lookups.pop(ticket, None)
             if lookup is not None:
-                self._answer(lookup.keys, () if isinstance(answer, Exception) else answer)
+                self._answer(lookup, packed)
                 continue
-            transfer = self._transfers.pop(ticket, None)
-            if transfer is not None:
-                self._finish(transfer, answer)
+            call = self._calls.pop(ticket, None)
+            if call is None:
+                continue
+            transfer, first, count = call
+            transfer.done[first : first + count] = packed.ljust(count, b"\0")
+            transfer.waiting -= 1
+            if transfer.waiting == 0 and transfer.given == len(transfer.keys):
+                self._finish(transfer)
         if self._lookups:
             self._give_up_lookups()
 
@@ -258,49 +369,35 @@ class ForebayTier(SecondaryTierManager):
                 del self._lookups[ticket]
                 if self._queue is not None:
                     self._queue.cancel(ticket)
-                self._answer(lookup.keys, ())
+                self._answer(lookup, b"")
 
-    def _finish(self, transfer: _Transfer, answer: Any) -> None:
-        answers = [] if isinstance(answer, Exception) else answer
+    def _finish(self, transfer: _Transfer) -> None:
         seconds = time.monotonic() - transfer.begun
-        keys = transfer.keys
+        keys, done = transfer.keys, transfer.done
+        count, bad = len(keys), done.count(0)
+        # Whole chunks only: what is shorter was put by somebody with another layout.
+        good = keys if not bad else [key for key, outcome in zip(keys, done, strict=True) if outcome]
+        result = JobResult(transfer.job.job_id, success=not bad, transfer_time=seconds, transfer_bytes=(count - bad) * self._stride)
         if transfer.is_load:
-            # Whole chunks only: what is shorter was put by somebody with another layout.
-            good = [key for key, nbytes in zip(keys, answers, strict=False) if nbytes == self._stride]
-            failed = list(set(keys).difference(good))
-            self._load_failed(failed)
-            self._count(loaded=len(good), load_failed=len(failed))
-            self._finished.append(
-                JobResult(
-                    transfer.job_id,
-                    success=not failed,
-                    successful_keys=tuple(good) if failed and good else None,
-                    transfer_time=seconds,
-                    transfer_bytes=len(good) * self._stride,
-                )
-            )
-            return
-        self._store_bytes -= len(keys) * self._stride
-        kept = [key for key, outcome in zip(keys, answers, strict=False) if outcome]
-        if self._report is not None:
-            self._report.put(answers)
-        for key in kept:
-            # Whoever was told that it is missing may have it now.
-            if self._known.get(key) is LookupResult.MISS:
-                self._known[key] = LookupResult.HIT
-        if self._events is not None and kept:
-            self._events.append(OffloadingEvent(keys=kept, medium=self.medium, removed=False, locality=self.locality))
-        self._finished.append(
-            JobResult(
-                transfer.job_id, success=len(kept) == len(keys), transfer_time=seconds, transfer_bytes=len(kept) * self._stride
-            )
-        )
+            if bad:
+                self._load_failed([key for key, outcome in zip(keys, done, strict=True) if not outcome])
+                result.successful_keys = tuple(good) if good else None
+            self._count(loaded=count - bad, load_failed=bad)
+        else:
+            self._store_bytes -= count * self._stride
+            present = done.count(_EXISTS)
+            self._count(refused=bad, present=present, stored=count - bad - present)
+            if self._events is not None and good:
+                self._events.append(OffloadingEvent(keys=good, medium=self.medium, removed=False, locality=self.locality))
+        self._finished.append(result)
 
     def _load_failed(self, keys: Collection[OffloadKey]) -> None:
         """Such a chunk stays missing for those who ask for it now: a hit that fails, again and again, would never be computed."""
-        for key in keys:
-            if key in self._known:
-                self._known[key] = LookupResult.MISS
+        for request in self._requests.values():
+            for key in keys:
+                slot = request.slots.get(key)
+                if slot is not None and request.states[slot] != _ASKED:
+                    request.states[slot] = _MISS
 
     def _count(self, **counts: int) -> None:
         if self._report is not None:
@@ -309,21 +406,18 @@ class ForebayTier(SecondaryTierManager):
     # Requests.
 
     def on_new_request(self, req_context: ReqContext) -> RequestOffloadingContext:
-        del req_context
         if self._link is None:
             self._connect()
+        self._requests[req_context.req_id] = _Request(req_context)
         return RequestOffloadingContext()
 
     def on_request_finished(self, req_context: ReqContext) -> None:
-        for key in self._first_asked_by.pop(req_context.req_id, ()):
-            self._known.pop(key, None)
+        self._requests.pop(req_context.req_id, None)
 
     def touch(self, keys: Collection[OffloadKey], req_context: ReqContext) -> None:
+        """vLLM 0.32 calls this nowhere; what it would say is found out in `_touch_own`."""
         del req_context
-        space = self._space()
-        if space is not None and keys:
-            rows = space.keys(list(keys))
-            self._hints.give(lambda: space.touch(rows))
+        self._touches.add(list(keys), (b"",), time.monotonic())
 
     def take_events(self) -> Iterable[OffloadingEvent]:
         if self._events:
@@ -335,14 +429,20 @@ class ForebayTier(SecondaryTierManager):
 
     def drain_jobs(self) -> None:
         """Waits until nothing touches the CPU tier any more: each call ends by its deadline, and writes nothing after it."""
-        while self._transfers and self._queue is not None:
+        while self._line and self._queue is not None:
+            # What was not handed over is over.
+            transfer = self._line.popleft()
+            transfer.given = len(transfer.keys)
+            if transfer.waiting == 0:
+                self._finish(transfer)
+        while self._calls and self._queue is not None:
             self._queue.wait(timeout_ms=1000.0)
             self._drain()
 
     def shutdown(self) -> None:
         queue = self._queue
         if queue is not None:
-            for ticket, transfer in self._transfers.items():
+            for ticket, (transfer, _, _) in self._calls.items():
                 # A load is for nobody now. A store is still worth its deadline.
                 if transfer.is_load:
                     queue.cancel(ticket)
@@ -350,7 +450,6 @@ class ForebayTier(SecondaryTierManager):
             while queue.pending:
                 queue.wait(timeout_ms=1000.0)
                 queue.drain()
-        self._hints.close()
         if self._report is not None:
             self._report.say()
         # vLLM closes the mapping next, which it cannot while somebody has it exported.
