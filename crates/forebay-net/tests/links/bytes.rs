@@ -1,9 +1,11 @@
 //! Bytes arrive as they were sent, on either kind of link, whatever the sizes of the calls.
 
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use forebay_net::{Listener, Socket};
+use forebay_types::Address;
 
 use crate::scratch::{LONG, Scratch, meet};
 
@@ -128,4 +130,22 @@ fn a_socket_can_be_handed_over_as_a_descriptor() {
     }
     let file = std::fs::File::open("/dev/null").unwrap();
     assert!(Socket::from_fd(file.into()).is_err(), "a file is no socket");
+}
+
+#[test]
+fn a_connection_inside_the_machine_is_not_paced() {
+    let listener = Listener::tcp("127.0.0.1:0", false).unwrap();
+    let (near, far) = meet(&listener);
+    let begun = Socket::begin(listener.address()).unwrap();
+    let handed = Socket::from_fd(TcpStream::connect(here(&listener)).unwrap().into()).unwrap();
+    for socket in [&near, &far, &begun, &handed] {
+        assert_eq!(rustix::net::sockopt::tcp_congestion(socket).unwrap(), "reno");
+    }
+}
+
+fn here(listener: &Listener) -> &str {
+    match listener.address() {
+        Address::Tcp(at) => at,
+        Address::Unix(_) => unreachable!("it listens on TCP"),
+    }
 }
