@@ -70,31 +70,57 @@ pub(crate) fn echo(args: &EchoArgs) -> Outcome<()> {
     Ok(())
 }
 
+/// Bytes of a block that the plain request/response sends.
+const BLOCK: usize = 1 << 20;
+/// Congestion control of the limits: what Forebay's connections inside a machine have, and faster there than those that pace.
+const CONGESTION: &str = "reno";
+
+/// What a plain request/response sends, and where it lands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Payload {
+    /// The same block into the same place again and again: neither leaves the core's cache.
+    Cached,
+    /// This many blocks in turn, into as many places as are in flight, as a store sends and lands them: bytes come from memory.
+    FromMemory(usize),
+}
+
 /// Plain request/response over TCP loopback: 64 bytes there, 1 MiB back, `depth` requests in flight; GB/s, and the microseconds of each.
-pub(crate) fn request_response(seconds: f64, depth: usize) -> Outcome<(f64, Vec<f64>)> {
-    const BLOCK: usize = 1 << 20;
+pub(crate) fn request_response(seconds: f64, depth: usize, payload: Payload) -> Outcome<(f64, Vec<f64>)> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(why("listening"))?;
     let address = listener.local_addr().map_err(why("listening"))?;
+    let (blocks, places) = match payload {
+        Payload::Cached => (1, 1),
+        Payload::FromMemory(blocks) => (blocks, depth),
+    };
+    // Written, or all of it would be the kernel's one page of zeros.
+    let answers = vec![3u8; blocks * BLOCK];
     std::thread::scope(|scope| {
+        let answers = &answers;
         let server = scope.spawn(move || -> std::io::Result<()> {
             let (mut socket, _) = listener.accept()?;
-            socket.set_nodelay(true)?;
-            let (mut request, answer) = ([0u8; 64], vec![3u8; BLOCK]);
-            while socket.read_exact(&mut request).is_ok() {
-                socket.write_all(&answer)?;
+            tune(&socket)?;
+            let mut request = [0u8; 64];
+            for answer in answers.chunks(BLOCK).cycle() {
+                if socket.read_exact(&mut request).is_err() {
+                    break;
+                }
+                socket.write_all(answer)?;
             }
             Ok(())
         });
         let mut socket = TcpStream::connect(address).map_err(why("connecting"))?;
-        socket.set_nodelay(true).map_err(why("connecting"))?;
-        let (request, mut answer) = ([1u8; 64], vec![0u8; BLOCK]);
+        tune(&socket).map_err(why("connecting"))?;
+        let (request, mut place) = ([1u8; 64], vec![7u8; places * BLOCK]);
         for _ in 0..depth {
             socket.write_all(&request).map_err(why("asking"))?;
         }
         let watch = Watch::start();
         let mut window = Window::start(depth);
+        let mut came = 0;
         while watch.s() < seconds {
-            socket.read_exact(&mut answer).map_err(why("reading"))?;
+            let at = came % places * BLOCK;
+            socket.read_exact(&mut place[at..at + BLOCK]).map_err(why("reading"))?;
+            came += 1;
             window.came();
             socket.write_all(&request).map_err(why("asking"))?;
         }
@@ -104,6 +130,13 @@ pub(crate) fn request_response(seconds: f64, depth: usize) -> Outcome<(f64, Vec<
         let _ = server.join();
         Ok((gb_s, us))
     })
+}
+
+fn tune(socket: &TcpStream) -> std::io::Result<()> {
+    socket.set_nodelay(true)?;
+    // A kernel that forbids the name leaves the limit with what it has.
+    let _ = rustix::net::sockopt::set_tcp_congestion(socket, CONGESTION);
+    Ok(())
 }
 
 /// One stream of iperf3 over loopback, in GB/s.
@@ -131,7 +164,7 @@ pub(crate) fn iperf3_gb_s(seconds: u32) -> Outcome<f64> {
     let watch = Watch::start();
     while watch.s() < 5.0 {
         let output = Command::new("iperf3")
-            .args(["-c", "127.0.0.1", "-p", &port, "-t", &seconds.to_string(), "-J"])
+            .args(["-c", "127.0.0.1", "-p", &port, "-t", &seconds.to_string(), "-C", CONGESTION, "-J"])
             .output()
             .map_err(why("running iperf3"))?;
         let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
