@@ -85,6 +85,10 @@ impl<D: Disk> Store<D> {
                 if self.undurable.get(&(ns, key)).is_some_and(|(waits_for, _)| *waits_for == seq)
                     && let Some((_, others)) = self.undurable.remove(&(ns, key))
                 {
+                    if !ok {
+                        // Whoever put it was told that it is not kept. A later put that was told `exists` would believe that it is durable.
+                        self.drop_entry(ns, &key);
+                    }
                     let outcome = if ok { PutOutcome::Exists } else { outcome };
                     self.events.extend(others.into_iter().map(|token| Event::Put { token, outcome }));
                 }

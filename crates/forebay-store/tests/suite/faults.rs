@@ -14,6 +14,9 @@ fn a_failed_flush_refuses_what_waited_and_all_later_puts_and_still_serves() {
     rig.medium.fault(Fault::next(OpKind::Flush));
     let unavailable = PutOutcome::Refused(RefusedReason::Unavailable);
     assert_eq!(rig.put(DURABLE, key(2), 5000), unavailable);
+    // A client that tries again was told `exists` once, and took that for durable.
+    assert_eq!(rig.put(DURABLE, key(2), 5000), unavailable, "it is not durable and not kept");
+    assert_eq!(rig.get(DURABLE, key(2)), Got::Miss(MissReason::Absent));
     assert_eq!(rig.put(DURABLE, key(3), 5000), unavailable, "never retried");
     assert_eq!(rig.put(CACHE, key(3), 5000), unavailable);
     assert!(matches!(rig.get(DURABLE, key(1)), Got::Hit(1)));
