@@ -2,6 +2,7 @@
 //! reason by the deadline, what can be served is served, the sums add up, and all is well again without a restart when the fault is gone.
 #![expect(clippy::unwrap_used, reason = "all of this is a test")]
 
+mod faulty;
 mod support;
 
 use std::fs::File;
@@ -9,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use faulty::{FLUSHES, Faulty, READS, WRITES};
 use forebay_client::{Client, NamespaceHandle, Options};
 use forebay_types::{Address, Class, Fingerprint, Key, MissReason, PutOutcome, RefusedReason};
 use support::{Node, Place, bytes};
@@ -224,6 +226,102 @@ fn a_node_that_is_asked_for_more_than_its_memory_answers_all_of_it_in_time() {
     println!("{hits} hits and {misses} misses in {} MiB of memory", 24);
     assert!(hits > 100, "{hits} hits, {misses} misses");
     all_hit(&space, &blocks);
+    assert!(node.lives());
+    well(&client);
+}
+
+/// How many blocks the shard on the drive `sick` holds.
+fn on_the_sick_drive(client: &Client) -> usize {
+    let stats: serde_json::Value = serde_json::from_str(&client.node_stats().unwrap()).unwrap();
+    let shards = stats["shards"].as_array().unwrap();
+    let sick = shards.iter().find(|shard| shard["path"].as_str().unwrap().ends_with("sick")).unwrap();
+    sick["blocks"].as_u64().unwrap() as usize
+}
+
+/// Puts all of them. Those that the kernel's EIO kept from being durable are refused as `unavailable`, and they are returned apart.
+fn put_all(space: &NamespaceHandle, blocks: Blocks) -> (Blocks, Blocks) {
+    let refused = PutOutcome::Refused(RefusedReason::Unavailable);
+    blocks.into_iter().partition(|block| match put(space, block) {
+        PutOutcome::Durable => true,
+        outcome => {
+            assert_eq!(outcome, refused, "{}", block.0);
+            false
+        }
+    })
+}
+
+/// A node on the drives `steady` and `sick`, and a client of it.
+fn two_drives(place: &Place, faulty: &Faulty) -> (Node, Client, NamespaceHandle) {
+    let args =
+        ["serve", "--data", "steady", "--data", "sick", "--capacity", "96MiB", "--memory", "128MiB", "--socket", "s"];
+    let node = faulty.start(&place.forebay(args));
+    let (client, space) = attached(place, "kept", None);
+    (node, client, space)
+}
+
+/// Reads fail: the blocks of the sick drive are missed with the reason, and are hits when reads work again. Nothing of them is in DRAM.
+fn reads_fail(faulty: &Faulty, client: &Client, space: &NamespaceHandle, kept: &Blocks) {
+    let sick = on_the_sick_drive(client);
+    assert!(sick > 10 && sick + 10 < kept.len(), "{sick} of {} on one of two drives", kept.len());
+    faulty.fail(READS);
+    for _ in 0..2 {
+        let missed = missed(space, kept);
+        let unavailable = missed.iter().filter(|reason| **reason == Some(MissReason::Unavailable)).count();
+        let hits = missed.iter().filter(|reason| reason.is_none()).count();
+        assert_eq!((unavailable, hits), (sick, kept.len() - sick), "{missed:?}");
+    }
+    assert!(faulty.fail(0) >= 2 * sick as u64, "no read met the fault");
+    all_hit(space, kept);
+}
+
+/// Writes or flushes fail while these are put: the other drive takes what is its own, the rest is refused, and stays so when they would work again.
+fn puts_fail(faulty: &Faulty, faults: u8, space: &NamespaceHandle, blocks: Blocks, kept: &mut Blocks) -> Blocks {
+    let before = faulty.fail(faults);
+    let (taken, refused) = put_all(space, blocks);
+    assert!(taken.len() > 5 && refused.len() > 5, "{} taken, {} refused", taken.len(), refused.len());
+    assert!(faulty.fail(0) > before, "nothing met the fault");
+    kept.extend(taken);
+    assert_eq!(put(space, &refused[0]), PutOutcome::Refused(RefusedReason::Unavailable), "until its node starts anew");
+    all_hit(space, kept);
+    refused
+}
+
+#[test]
+fn eio_in_reads_writes_and_flushes_of_one_drive_is_a_miss_or_a_refusal_and_the_other_serves() {
+    let place = Place::new();
+    let faulty = match Faulty::new(&place, 96 * MIB) {
+        Ok(faulty) => faulty,
+        Err(why) => {
+            println!("skipped: EIO by the kernel's hand; a file system in user space cannot be mounted: {why}");
+            return;
+        }
+    };
+    let (node, client, space) = two_drives(&place, &faulty);
+    let (mut kept, refused) = put_all(&space, made(&space, 0..80, 200_000));
+    assert!(refused.is_empty());
+    drop((client, space));
+    node.kill();
+
+    let (node, client, space) = two_drives(&place, &faulty);
+    reads_fail(&faulty, &client, &space, &kept);
+    puts_fail(&faulty, WRITES, &space, made(&space, 100..140, 200_000), &mut kept);
+    well(&client);
+    drop((client, space));
+    assert_eq!(node.end(rustix::process::Signal::TERM).0, 0);
+
+    // What no flush covered is not durable, and nobody is told that it is.
+    let (node, client, space) = two_drives(&place, &faulty);
+    all_hit(&space, &kept);
+    let again = puts_fail(&faulty, FLUSHES, &space, made(&space, 200..240, 200_000), &mut kept);
+    well(&client);
+    drop((client, space));
+    node.kill();
+
+    let (mut node, client, space) = two_drives(&place, &faulty);
+    all_hit(&space, &kept);
+    // A refused put may have reached the drive all the same. Either way the block can be had.
+    again.iter().for_each(|block| assert!(matches!(put(&space, block), PutOutcome::Durable | PutOutcome::Exists)));
+    all_hit(&space, &again);
     assert!(node.lives());
     well(&client);
 }
