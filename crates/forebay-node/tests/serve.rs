@@ -72,6 +72,35 @@ fn a_block_put_from_a_region_comes_back_to_a_region() {
 }
 
 #[test]
+fn what_exists_is_told_before_its_bytes_move() {
+    let folder = Folder::new();
+    let node = folder.start();
+    let mut hand = Hand::shard(&node);
+    let region = Region::owned(2 << 20).unwrap();
+    hand.lend(1, &region);
+    for (name, class) in [("a", Class::Cache), ("b", Class::Durable)] {
+        let ns = Hand::control(&node).namespace(name, class).id;
+        let bytes = block(1, 300_000);
+        assert!(hand.put_stream(ns, key(1), &bytes).is_kept());
+        let descriptor = descriptor(ns, key(1), &bytes);
+        // In frames: the node asks for none of them.
+        let item = PutItem { descriptor: descriptor.clone(), from: Place::default() };
+        let (request, put) = hand.put_message(ns, vec![item]);
+        let exists = Message::PutOutcomes { request, outcomes: vec![(0, PutOutcome::Exists)] };
+        assert_eq!(hand.ask(&put), exists);
+        // Out of a region where there are other bytes: nobody has looked.
+        let slice = region.alloc(bytes.len()).unwrap();
+        let item = PutItem { descriptor, from: place(1, slice.offset(), bytes.len()) };
+        let (request, put) = hand.put_message(ns, vec![item]);
+        hand.send(&put);
+        assert_eq!(hand.put_outcome(request), PutOutcome::Exists);
+    }
+    let all = samples(&node.metrics_text());
+    assert_eq!((all["forebay_put_sum_mismatch_total"], all["forebay_put_exists_total"]), (0.0, 4.0));
+    assert_identity(&node.metrics_text());
+}
+
+#[test]
 fn blocks_come_back_in_frames_and_after_a_restart() {
     let folder = Folder::new();
     let lens = [1usize, 5_000, 65_536, 300_000, 1_048_576];

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use forebay_client::Options;
-use forebay_types::{MissReason, PutOutcome, RefusedReason};
+use forebay_client::{Client, IntoError, NamespaceHandle, Options};
+use forebay_types::{Class, Fingerprint, Key, MissReason, PutOutcome, RefusedReason, Reuse};
 
 use crate::fake::{Fake, Trick, wait_ms};
 use crate::{assert_adds_up, assert_hits, attached, filled, keys};
@@ -29,6 +29,80 @@ fn a_silent_node_costs_no_more_than_the_deadline() {
         assert!(fake.state.cancels.load(Ordering::Relaxed) >= 1, "nobody told the node");
         fake.state.set(Trick::None);
         assert_hits(space.get(&keys), &blocks);
+        assert_adds_up(&client);
+    }
+}
+
+type Verb = (&'static str, Box<dyn FnOnce() + Send>);
+
+/// Every verb, and what it must answer when its time is over.
+fn verbs(client: &Client, hasty: &NamespaceHandle, keys: &[Key]) -> Vec<Verb> {
+    fn late(reason: Option<MissReason>) {
+        assert_eq!(reason, Some(MissReason::Deadline));
+    }
+    let refused = PutOutcome::Refused(RefusedReason::Deadline);
+    let mut all: Vec<Verb> = Vec::new();
+    let mut of_handle = |name, verb: fn(&NamespaceHandle, &[Key])| {
+        let (hasty, keys) = (hasty.clone(), keys.to_vec());
+        all.push((name, Box::new(move || verb(&hasty, &keys))));
+    };
+    of_handle("get", |space, keys| space.get(keys).iter().for_each(|result| late(result.miss())));
+    of_handle("get_ranges", |space, keys| late(space.get_ranges(&[(keys[0], 0..10)])[0].miss()));
+    of_handle("get_each", |space, keys| space.get_each(keys, |_, result| late(result.err())));
+    of_handle("get_into", |space, keys| {
+        let into = space.get_into(&keys[..1], &mut [&mut [0; 5000]]);
+        assert!(matches!(into[0], Err(IntoError::Miss(MissReason::Deadline))), "{into:?}");
+    });
+    of_handle("match_prefix", |space, keys| late(space.match_prefix(keys, None).gap));
+    of_handle("contains", |space, keys| space.contains(keys).iter().for_each(|found| late(found.err())));
+    of_handle("plan_fetch", |space, keys| assert_eq!(space.plan_fetch(keys).missing, keys.len()));
+    of_handle("touch", |space, keys| space.touch(keys, Reuse::default()));
+    of_handle("prefetch", |space, keys| space.prefetch(keys, Duration::from_millis(50)));
+    // It is forgotten all the same when the node goes on, so it is one that nobody asks for.
+    of_handle("forget", |space, _| assert!(space.forget(&[space.derive_key(b"other")]).is_err()));
+    let (space, key) = (hasty.clone(), hasty.derive_key(b"new"));
+    all.push(("put", Box::new(move || assert_eq!(space.put(&[(key, b"bytes")]), [refused]))));
+    let space = hasty.clone();
+    let parts: [(&str, &[u8]); 2] = [("a", b"bytes"), ("b", b"more")];
+    all.push(("put_group", Box::new(move || assert_eq!(space.put_group(key, &parts).unwrap(), refused))));
+    let mut of_client = |name, verb: fn(&Client) -> bool| {
+        let client = client.clone();
+        all.push((name, Box::new(move || assert!(verb(&client), "{name} answered"))));
+    };
+    of_client("namespace", |client| client.namespace("kv").is_err());
+    of_client("list_namespaces", |client| client.list_namespaces().is_err());
+    of_client("node_stats", |client| client.node_stats().is_err());
+    of_client("delete_namespace", |client| client.delete_namespace("n").is_err());
+    of_client("create_namespace", |client| {
+        client.create_namespace("n", Class::Cache, None, &Fingerprint::default()).is_err()
+    });
+    all
+}
+
+#[test]
+fn every_verb_ends_by_its_deadline_when_the_node_is_stopped() {
+    for fake in both() {
+        let options = Options { deadline: Duration::from_secs(1), ..Options::default() };
+        let (client, space) = attached(&fake, options);
+        let patient = space.with_deadline(Duration::from_secs(60));
+        let blocks = filled(&patient, &[5000; 3]);
+        let hasty = space.with_deadline(Duration::from_millis(50));
+        for (name, verb) in verbs(&client, &hasty, &keys(&blocks)) {
+            fake.state.set(Trick::Frozen);
+            let (told, ended) = std::sync::mpsc::channel();
+            let caller = std::thread::Builder::new().spawn(move || {
+                verb();
+                told.send(())
+            });
+            // Without a deadline it would wait for ever.
+            let in_time = ended.recv_timeout(Duration::from_secs(60));
+            fake.state.set(Trick::None);
+            assert!(caller.unwrap().join().is_ok(), "{name} ends otherwise");
+            assert!(in_time.is_ok(), "{name} does not end");
+            // What the silence has taught is forgotten: nothing but its deadline ends the next one.
+            assert!(client.wait_reachable(Duration::from_secs(60)));
+            assert_hits(patient.get(&keys(&blocks)), &blocks);
+        }
         assert_adds_up(&client);
     }
 }

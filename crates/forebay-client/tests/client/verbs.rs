@@ -202,11 +202,15 @@ fn a_match_ends_at_the_first_gap_across_all_shards() {
     let matched = space.match_prefix(&keys, None);
     assert_eq!((matched.n, matched.leased, matched.gap), (400, 400, None));
     assert_eq!(matched.tiers, vec![Tier::Dram; 400]);
+    // Two seconds unless asked otherwise, and thirty at most.
+    assert_eq!(fake.state.hold_ms.load(Ordering::Relaxed), 2000);
+    assert_eq!(space.match_prefix(&keys[..1], Some(Duration::from_secs(500))).n, 1);
+    assert_eq!(fake.state.hold_ms.load(Ordering::Relaxed), 30_000);
     lock(&fake.state.blocks).remove(&(space.namespace().id, keys[250]));
     let matched = space.match_prefix(&keys, Some(Duration::ZERO));
     assert_eq!((matched.n, matched.leased, matched.gap), (250, 0, Some(MissReason::Absent)));
     let counters = client.counters().matched;
-    assert_eq!((counters.hits(), counters.not_asked, counters.missed(MissReason::Absent)), (650, 149, 1));
+    assert_eq!((counters.hits(), counters.not_asked, counters.missed(MissReason::Absent)), (651, 149, 1));
     assert_eq!(space.match_prefix(&[], None).n, 0);
     assert_adds_up(&client);
     assert_hits(space.get(&keys[..250]), &blocks[..250]);
@@ -241,7 +245,9 @@ fn contains_answers_key_by_key_and_forget_says_what_was_there() {
     let blocks = filled(&space, &[100; 10]);
     let mut keys = keys(&blocks);
     keys.insert(5, space.derive_key(b"never put"));
+    fake.state.hold_ms.store(99, Ordering::Relaxed);
     let answers = space.contains(&keys);
+    assert_eq!(fake.state.hold_ms.load(Ordering::Relaxed), 0, "no lease was asked for");
     assert_eq!(answers[5], Err(MissReason::Absent));
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 10);
     let forgotten = space.forget(&keys[4..7]).unwrap();

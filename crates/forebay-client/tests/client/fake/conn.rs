@@ -159,6 +159,7 @@ impl<'s> Conn<'s> {
                 self.put(request, items)
             }
             Message::Match { request, namespace, hold_ms, stop_at_gap, keys, .. } => {
+                self.state.hold_ms.store(hold_ms, Ordering::Relaxed);
                 self.look(request, namespace, hold_ms > 0, stop_at_gap, &keys)
             }
             Message::Forget { request, namespace, keys, .. } => {

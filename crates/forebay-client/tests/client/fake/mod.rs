@@ -75,6 +75,8 @@ pub(crate) struct State {
     /// Streams although there is a region.
     pub(crate) stream: AtomicBool,
     pub(crate) leases: AtomicBool,
+    /// How long the last match asked to hold what is there.
+    pub(crate) hold_ms: AtomicU32,
     /// The shard (from 1) that is frozen; 0 none.
     pub(crate) frozen_shard: AtomicU32,
     pub(crate) corrupt_reports: Mutex<Vec<(Key, u64)>>,
@@ -158,6 +160,7 @@ impl Fake {
             direct: AtomicBool::new(false),
             stream: AtomicBool::new(false),
             leases: AtomicBool::new(true),
+            hold_ms: AtomicU32::new(0),
             frozen_shard: AtomicU32::new(0),
             corrupt_reports: Mutex::default(),
             cancels: AtomicU32::new(0),
