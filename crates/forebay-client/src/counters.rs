@@ -132,7 +132,8 @@ pub struct Counters {
     pub lent_copied: u64,
     /// Places of lent memory that were withheld at the end of their call.
     pub lent_withheld: u64,
-    /// Places that are free again because their shard was found to have started anew. The others come back by the node's word.
+    /// Places that are free again because their shard was found to have started anew, or to have let go of them after a connection broke. The others
+    /// come back by the node's word.
     pub lent_freed: u64,
     /// Blocks whose bytes did not match what they claimed to be. Each is a miss, and was told to the node.
     pub corrupt: u64,

@@ -187,7 +187,7 @@ impl NamespaceHandle {
     /// Gets blocks into places of memory that was lent with [`crate::Client::lend`], one for each key, and gives the places back with their blocks. If
     /// it was lent for direct landings, the drive writes there where it can. A place that may still be written to when the call's time is over,
     /// or when its node is gone, is withheld: the result says so, and [`crate::LentMemory::place`] gives the range again when that is proved to
-    /// have ended. In no place that was given back does anything write any more.
+    /// have ended: with the next call that reaches the node. In no place that was given back does anything write any more.
     pub fn get_lent(&self, asked: Vec<(Key, Place)>) -> Vec<LentResult> {
         let (keys, places): (Vec<Key>, Vec<Place>) = asked.into_iter().unzip();
         let asks: Vec<Ask> = keys.into_iter().map(Ask::whole).collect();

@@ -1,7 +1,8 @@
 //! Memory that the caller lends: places in it, and gets that bring blocks there.
 //!
 //! A place is a range of lent memory in one owner's hand. A get takes it by value and gives it back with the block in it, or without one; what may
-//! still be written to is *withheld*, and can be had again when that is proved to have ended. See `docs/decisions/0021-direct-into-lent-memory.md`.
+//! still be written to is *withheld*, and can be had again when that is proved to have ended. See `docs/decisions/0021-direct-into-lent-memory.md`
+//! and `0031`.
 
 use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;

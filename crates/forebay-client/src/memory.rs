@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use forebay_io::{Region, Slice, Writer};
-use forebay_types::RegionId;
+use forebay_types::{RegionId, ShardId};
 
 /// One region, in bytes, unless a block is longer: a handful of large blocks or a window of small ones.
 const STEP_BYTES: usize = 16 << 20;
@@ -142,13 +142,40 @@ impl Regions {
         self.version.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// This start of a shard has welcomed us, so whatever earlier ones had under way has ended. Gives how many pieces are free for that.
-    pub(crate) fn started(&self, now: Writer) -> usize {
-        if self.lent.load(Ordering::Relaxed) == 0 {
-            return 0;
+    /// This start of a shard has welcomed us, so whatever earlier ones had under way has ended, and so has what it had let go before we greeted it.
+    /// Gives how many pieces are free for that.
+    pub(crate) fn welcomed(&self, shard: ShardId, start: u64, let_go: &[Writer]) -> usize {
+        let ended = |of: Writer| of.shard == shard.0 && (of.start != start || let_go.contains(&of));
+        self.lent().iter().map(|region| region.ended(ended)).sum()
+    }
+
+    /// Who of a shard has let go of lent memory that is withheld for his sake. That he lived afterwards is to be seen.
+    pub(crate) fn let_go(&self, shard: ShardId) -> Vec<Writer> {
+        let mut all = Vec::new();
+        for region in self.lent() {
+            let writers = region.withheld_for(|of| of.shard == shard.0 && of.witness.is_some());
+            let gone = |of: &Writer| of.witness.is_some_and(|number| region.is_let_go(number));
+            all.extend(writers.into_iter().filter(gone));
         }
-        let lent = self.lock().lent.clone();
-        lent.iter().map(|(_, region)| region.ended(|of| of.shard == now.shard && of.start != now.start)).sum()
+        all
+    }
+
+    /// All for whose sake lent memory is withheld: see [`crate::options::Mutant`].
+    pub(crate) fn withheld_for(&self, shard: ShardId) -> Vec<Writer> {
+        self.lent().iter().flat_map(|region| region.withheld_for(|of| of.shard == shard.0)).collect()
+    }
+
+    /// What is lent; nothing on an ordinary day, without a lock.
+    fn lent(&self) -> Vec<Region> {
+        if self.lent.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        self.lock().lent.iter().map(|(_, region)| region.clone()).collect()
+    }
+
+    /// Whether it is the caller's.
+    pub(crate) fn is_lent(&self, id: RegionId) -> bool {
+        self.lent.load(Ordering::Relaxed) > 0 && self.lock().lent.iter().any(|(other, _)| *other == id)
     }
 
     /// The number of the region that `slice` lies in, if it is one of these.

@@ -206,6 +206,7 @@ impl Core {
             epoch: Epoch(0),
             regions: false,
             interrupt: self.options.interrupt.as_ref(),
+            let_go: Vec::new(),
         };
         let left = std::time::Duration::from_micros(deadline_us.saturating_sub(self.clock.now_us()).max(1));
         Link::connect(&self.address, &about, left, &self.clock).map_err(|error| match error {

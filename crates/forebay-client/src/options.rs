@@ -46,6 +46,10 @@ pub enum Mutant {
     ReuseOverdue,
     /// Payload is handed over whatever its sums say.
     SkipCheck,
+    /// Lent memory is free as soon as a node has let go of it, whether it lived afterwards or not.
+    LetGoIsEnough,
+    /// Lent memory is free as soon as a node greets, whether it has let go of it or not.
+    GreetingIsEnough,
 }
 
 impl Default for Options {

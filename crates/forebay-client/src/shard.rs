@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use forebay_io::Writer;
 use forebay_types::{Address, Clock, Entropy, Epoch, ShardId};
 use forebay_wire::ErrorCode;
 
@@ -12,6 +11,7 @@ use crate::breaker::{Admit, Breaker};
 use crate::coming::Coming;
 use crate::link::{Introduction, Link, LinkError};
 use crate::mesh::Core;
+use crate::options::Mutant;
 
 /// Longest one attempt may take, in microseconds: it may be the connection that is lost, not the node.
 const CONNECT_US_MAX: u64 = 1_000_000;
@@ -77,13 +77,16 @@ impl Shard {
     /// A connection: an idle one, else a new one that is on its way. No word to the kernel while the shard is taken for dead.
     pub(crate) fn checkout(self: &Arc<Self>, core: &Core, deadline_us: u64) -> Checkout {
         let now = core.clock.now_us();
+        let proves = self.may_prove(core);
         {
             let mut state = self.lock();
             let admitted = state.breaker.admit(now);
             if admitted == Admit::Never {
                 return Checkout::Dead;
             }
-            if let Some(link) = self.take_idle(&mut state, core, now) {
+            // What it has let go is free when it has greeted once more.
+            let greets = proves && admitted == Admit::Ask && make_way(&mut state, core.options.connections);
+            if !greets && let Some(link) = self.take_idle(&mut state, core, now) {
                 return Checkout::Ready(Lent { shard: self.clone(), link: Some(link) });
             }
             if state.open >= core.options.connections {
@@ -137,8 +140,9 @@ impl Shard {
             core.cells.reconnects.fetch_add(1, Ordering::Relaxed);
         }
         let incarnation = link.welcome.incarnation;
-        // It has the drive, and it has it alone: what an earlier start had under way there has ended.
-        let freed = core.regions.started(Writer { shard: self.id.0, start: incarnation });
+        // It has the drive, and it has it alone: what an earlier start had under way there has ended. And it has lived since it was seen to have let
+        // go of what it was lent over connections that are no more, so it has done that itself, behind the last landing.
+        let freed = core.regions.welcomed(self.id, incarnation, &link.let_go);
         core.cells.lent_freed.fetch_add(freed as u64, Ordering::Relaxed);
         if state.incarnation.replace(incarnation).is_some_and(|old| old != incarnation) {
             core.cells.restarts.fetch_add(1, Ordering::Relaxed);
@@ -156,7 +160,20 @@ impl Shard {
             epoch,
             regions: core.options.region_bytes > 0 && !self.without_regions.load(Ordering::Relaxed),
             interrupt: core.options.interrupt.as_ref(),
+            let_go: match core.options.mutant(Mutant::GreetingIsEnough) {
+                true => core.regions.withheld_for(self.id),
+                false => core.regions.let_go(self.id),
+            },
         }
+    }
+
+    /// Whether a greeting would prove that lent memory is free.
+    fn may_prove(&self, core: &Core) -> bool {
+        let let_go = core.regions.let_go(self.id);
+        if core.options.mutant(Mutant::LetGoIsEnough) && !let_go.is_empty() {
+            core.regions.welcomed(self.id, let_go[0].start, &let_go);
+        }
+        !let_go.is_empty()
     }
 
     /// A connection that a call has made; it counts among the shard's already.
@@ -261,6 +278,17 @@ impl Shard {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// Room for one more connection, if need be in the place of an idle one that owes nothing.
+fn make_way(state: &mut State, connections: usize) -> bool {
+    if state.open >= connections
+        && let Some(at) = state.idle.iter().position(|(_, link)| !link.owes())
+    {
+        state.idle.swap_remove(at);
+        state.open -= 1;
+    }
+    state.open < connections
 }
 
 impl Lent {

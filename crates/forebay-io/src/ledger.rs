@@ -25,13 +25,15 @@ struct State {
     named_bytes: usize,
 }
 
-/// Who writes a lent piece: a shard, and the start of it that was asked.
+/// Who writes a lent piece: a shard, the start of it that was asked, and over which connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Writer {
     /// Which shard.
     pub shard: [u8; 16],
     /// Which start of its node.
     pub start: u64,
+    /// Number of the witness that it has of the region, if it has one: see [`crate::Region::witness`].
+    pub witness: Option<u64>,
 }
 
 impl Ledger {
@@ -66,6 +68,17 @@ impl Ledger {
             state.extents.release(start, capacity);
         }
         before - state.withheld.len()
+    }
+
+    /// For whose sake pieces are withheld, of those that are meant; each once.
+    pub(crate) fn withheld_for(&self, meant: impl Fn(Writer) -> bool) -> Vec<Writer> {
+        let mut writers = Vec::new();
+        for (writer, ..) in &self.lock().withheld {
+            if meant(*writer) && !writers.contains(writer) {
+                writers.push(*writer);
+            }
+        }
+        writers
     }
 
     /// Bytes that a writer has by name.

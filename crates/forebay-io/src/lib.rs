@@ -19,6 +19,7 @@ mod region;
 mod signals;
 pub mod sim;
 mod slice;
+mod witness;
 
 /// What files share with `tests/model.rs`, which has them compiled with loom's in place of these.
 mod sync {

@@ -93,6 +93,11 @@ impl Region {
         self.0.ledger.ended(ended)
     }
 
+    /// Writers of a shard for whose sake pieces are withheld, of those that are meant; each once.
+    pub fn withheld_for(&self, meant: impl Fn(Writer) -> bool) -> Vec<Writer> {
+        self.0.ledger.withheld_for(meant)
+    }
+
     /// Bytes that some writer may still write: lent by [`Slice::lend_to`] and not come back.
     pub fn withheld_bytes(&self) -> usize {
         self.0.ledger.named_bytes()
@@ -376,7 +381,7 @@ mod tests {
     #[test]
     fn what_a_writer_may_still_write_is_withheld_until_it_is_known_to_have_ended() {
         let region = Region::lent(memfd(1 << 20, SealFlags::SHRINK), 1 << 20).unwrap();
-        let writer = |shard, start| Writer { shard: [shard; 16], start };
+        let writer = |shard, start| Writer { shard: [shard; 16], start, witness: None };
         drop(region.take(0, 4096).unwrap().lend_to(writer(1, 1)));
         drop(region.take(4096, 4096).unwrap().lend_to(writer(2, 1)));
         drop(region.take(8192, 4096).unwrap().lend_to(writer(1, 2)).returned());

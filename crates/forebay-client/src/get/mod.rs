@@ -11,7 +11,7 @@ pub(crate) mod take;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use forebay_io::{Loan, Slice, Writer};
+use forebay_io::{Loan, Slice};
 use forebay_types::limits::BLOCK_BYTES_MAX;
 use forebay_types::{Descriptor, Key, MissReason, RegionId, ShardId, Tier, Version};
 use forebay_wire::{GetItem, Message, Place};
@@ -137,7 +137,7 @@ impl GetPart {
             if !self.is_worth_asking(cost, call) {
                 break;
             }
-            link.sync_regions(&call.core.regions, self.in_flight == 0)?;
+            link.sync_regions(&call.core.regions, self.in_flight == 0, &call.core.chance)?;
             let number = link.number();
             let mut request = Request { number, items: Vec::new(), left: 0 };
             let mut asked = Vec::new();
@@ -219,10 +219,10 @@ impl GetPart {
         }
         if let Some((region, slice)) = call.taker.own(item.index as usize) {
             if !link.knows(region) {
-                link.sync_regions(&call.core.regions, false)?;
+                link.sync_regions(&call.core.regions, false, &call.core.chance)?;
             }
             if link.knows(region) {
-                let loan = slice.lend_to(Writer { shard: self.shard.0, start: link.welcome.incarnation });
+                let loan = slice.lend_to(link.writer(self.shard, region));
                 let to = Place { region, offset: loan.offset() as u64, room: loan.capacity() as u64 };
                 (item.own, item.state) = (true, State::Landing(region, loan));
                 return Ok(Some(to));
@@ -239,7 +239,7 @@ impl GetPart {
         if let Some((region, mut slice)) = slice {
             if !link.knows(region) {
                 // It was just made. The node learns of it before it reads of this item.
-                link.sync_regions(&call.core.regions, false)?;
+                link.sync_regions(&call.core.regions, false, &call.core.chance)?;
             }
             if link.knows(region) {
                 slice.set_len(slice.capacity());

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use forebay_io::Writer;
 use forebay_net::Socket;
 use forebay_types::limits::CREDIT_BYTES_DEFAULT;
 use forebay_types::{Address, Clock, Epoch, ShardId};
@@ -22,6 +23,8 @@ pub(crate) struct Introduction<'a> {
     pub(crate) regions: bool,
     /// Asked while the greeting is waited for.
     pub(crate) interrupt: Option<&'a Interrupt>,
+    /// Who was seen to have let go of lent memory, before this.
+    pub(crate) let_go: Vec<Writer>,
 }
 
 impl Link {
@@ -68,7 +71,9 @@ impl Link {
             },
             local,
             with_regions: false,
+            let_go: Vec::new(),
             known_regions: Vec::new(),
+            witnesses: Vec::new(),
             regions_version: 0,
             adding: Vec::new(),
             out: Vec::new(),
@@ -115,6 +120,7 @@ impl Handshake {
             credit_bytes: CREDIT_BYTES_DEFAULT,
         };
         let mut link = Link::raw(socket, local);
+        link.let_go.clone_from(&about.let_go);
         link.queue(&Message::Hello(hello))?;
         Ok(Handshake { link, greeting: Greeting(None), with_regions })
     }

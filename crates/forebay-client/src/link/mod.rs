@@ -10,12 +10,12 @@ mod send;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use forebay_io::Region;
+use forebay_io::{Region, Writer};
 use forebay_net::Socket;
-use forebay_types::{Clock, MissReason, RefusedReason, RegionId};
+use forebay_types::{Clock, Entropy, MissReason, RefusedReason, RegionId, ShardId};
 use forebay_wire::{DataHeader, ErrorCode, GetOutcomesView, Message, Welcome, WireError, encode};
 
 use crate::interrupt::Until;
@@ -106,6 +106,21 @@ impl Source for Nothing {
     }
 }
 
+/// A descriptor that rides on a message.
+enum Rider {
+    Region(Region),
+    Witness(OwnedFd),
+}
+
+impl AsFd for Rider {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Rider::Region(region) => region.fd(),
+            Rider::Witness(fd) => fd.as_fd(),
+        }
+    }
+}
+
 /// A connection after its handshake.
 pub(crate) struct Link {
     socket: Socket,
@@ -114,14 +129,18 @@ pub(crate) struct Link {
     pub(crate) local: bool,
     /// Regions are in force.
     pub(crate) with_regions: bool,
+    /// Who was seen to have let go of lent memory, before the greeting.
+    pub(crate) let_go: Vec<Writer>,
     known_regions: Vec<RegionId>,
+    /// Of lent regions that the node knows: what it holds of them is a witness of this number.
+    witnesses: Vec<(RegionId, u64)>,
     regions_version: u64,
     /// Requests that add regions; the node's refusal comes with one of these numbers.
     adding: Vec<u32>,
     out: Vec<u8>,
     sent: usize,
     /// Descriptors, and the place in `out` of the byte each rides on.
-    riding: VecDeque<(usize, Region)>,
+    riding: VecDeque<(usize, Rider)>,
     /// A DATA frame whose header is the last in `out`, and how much of its payload is sent. What is queued meanwhile waits in `behind`.
     sending: Option<(DataHeader, usize)>,
     behind: Vec<u8>,
@@ -157,7 +176,12 @@ impl Link {
 
     /// Tells the node of regions it does not know yet; their use may follow at once, for messages are read in order. When nothing is unanswered
     /// (`quiet`), also of those that are no more: what is unanswered may still need them.
-    pub(crate) fn sync_regions(&mut self, regions: &Regions, quiet: bool) -> Result<(), LinkError> {
+    pub(crate) fn sync_regions(
+        &mut self,
+        regions: &Regions,
+        quiet: bool,
+        chance: &dyn Entropy,
+    ) -> Result<(), LinkError> {
         if !self.with_regions || self.regions_version == regions.version() || self.sending.is_some() {
             return Ok(());
         }
@@ -168,7 +192,16 @@ impl Link {
             }
             let request = self.number();
             self.adding.push(request);
-            self.riding.push_back((self.out.len(), region.clone()));
+            let number = chance.word();
+            let witness = if regions.is_lent(*id) { region.witness(number) } else { None };
+            let rider = match witness {
+                Some(fd) => {
+                    self.witnesses.push((*id, number));
+                    Rider::Witness(fd)
+                }
+                None => Rider::Region(region.clone()),
+            };
+            self.riding.push_back((self.out.len(), rider));
             let length = region.len() as u64;
             self.queue(&Message::RegionAdd { request, region: *id, length, owned: true })?;
             self.known_regions.push(*id);
@@ -183,6 +216,7 @@ impl Link {
             let request = self.number();
             self.queue(&Message::RegionDrop { request, region })?;
             self.known_regions.retain(|id| *id != region);
+            self.witnesses.retain(|(id, _)| *id != region);
         }
         self.regions_version = version;
         Ok(())
@@ -191,6 +225,12 @@ impl Link {
     /// Whether the node knows this region.
     pub(crate) fn knows(&self, region: RegionId) -> bool {
         self.known_regions.contains(&region)
+    }
+
+    /// Who writes what the node is told to land in this region over this connection.
+    pub(crate) fn writer(&self, shard: ShardId, region: RegionId) -> Writer {
+        let witness = self.witnesses.iter().find(|(id, _)| *id == region).map(|(_, number)| *number);
+        Writer { shard: shard.0, start: self.welcome.incarnation, witness }
     }
 
     /// Something waits to be sent.

@@ -1,7 +1,7 @@
 //! A link's way out: messages, descriptors that ride on them, and payload straight from where it lies.
 
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use forebay_wire::{DataHeader, HEADER_BYTES, encode_data_header};
 
@@ -46,9 +46,9 @@ impl Link {
     fn send_some(&mut self, source: &dyn Source) -> io::Result<usize> {
         // A descriptor rides on the first byte of what is sent with it.
         let (fd, stop) = match self.riding.front() {
-            Some((at, region)) if *at == self.sent => {
+            Some((at, rider)) if *at == self.sent => {
                 let next = self.riding.get(1).map_or(self.out.len(), |(at, _)| *at);
-                (Some(region.fd()), next)
+                (Some(rider.as_fd()), next)
             }
             Some((at, _)) => (None, *at),
             None => (None, self.out.len()),

@@ -119,7 +119,7 @@ impl<'b> PutPart<'b> {
             if !self.is_worth_sending(self.items[first as usize].length, link, call) {
                 break;
             }
-            link.sync_regions(&call.core.regions, self.in_flight == 0)?;
+            link.sync_regions(&call.core.regions, self.in_flight == 0, &call.core.chance)?;
             let number = link.number();
             let (mut asked, mut slots, mut bytes) = (Vec::new(), Vec::new(), 0);
             while let Some(next) = self.peek() {
@@ -187,7 +187,7 @@ impl<'b> PutPart<'b> {
             if let (Some(region), Some((slice, start))) = (region, item.bytes.in_region()) {
                 let offset = (slice.offset() + start) as u64;
                 if !link.knows(region) {
-                    link.sync_regions(&call.core.regions, false)?;
+                    link.sync_regions(&call.core.regions, false, &call.core.chance)?;
                 }
                 if link.knows(region) {
                     if item.descriptor.is_empty() {

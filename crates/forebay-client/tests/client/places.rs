@@ -8,7 +8,7 @@ use std::time::Duration;
 use forebay_client::{Client, ClientError, Lending, LentMemory, LentResult, Mutant, NamespaceHandle, Options, Place};
 use forebay_types::{Key, LandingKind, MissReason};
 
-use crate::fake::{Fake, Trick, lock};
+use crate::fake::{Fake, Ghost, Trick, lock};
 use crate::{assert_adds_up, attached, filled, keys};
 
 const BYTES: usize = 4 << 20;
@@ -217,7 +217,7 @@ fn a_place_comes_back_when_its_node_has_started_anew_and_not_before() {
     let results = space.get_lent(places(&memory, &keys(&stored)));
     assert!(results.iter().all(|result| matches!(result, LentResult::Miss { place: None, .. })), "{results:?}");
     fake.state.set(Trick::None);
-    // The same node over a new connection: what the old one had under way may still come.
+    // The same node over a new connection: what the old one had under way may still come, for it holds the memory.
     assert!(client.wait_reachable(Duration::from_secs(30)));
     assert!(space.contains(&keys(&stored)).iter().all(Result::is_ok));
     assert_eq!(memory.withheld_bytes(), 4 * ROOM);
@@ -231,4 +231,90 @@ fn a_place_comes_back_when_its_node_has_started_anew_and_not_before() {
     assert_eq!((memory.withheld_bytes(), client.counters().lent_freed), (0, 4));
     got(&space, &memory, &fd, &stored);
     assert_adds_up(&client);
+}
+
+/// Gets that break off with their connection; what they lent is in the fake node's hand.
+fn broken_off(space: &NamespaceHandle, memory: &LentMemory, fake: &Fake, stored: &[(Key, Vec<u8>)]) {
+    fake.state.set(Trick::Late(true));
+    let results = space.get_lent(places(memory, &keys(stored)));
+    assert!(results.iter().all(|result| matches!(result, LentResult::Miss { place: None, .. })), "{results:?}");
+    fake.state.set(Trick::None);
+    assert_eq!(memory.withheld_bytes(), 4 * ROOM);
+}
+
+#[test]
+fn a_place_comes_back_when_its_connection_broke_and_the_node_that_lives_has_let_go() {
+    let fake = Fake::unix();
+    // One connection, which is idle when the place may come back: it makes way for a greeting.
+    for connections in [1, 16] {
+        let options = Options { patience: Duration::ZERO, connections, ..Options::default() };
+        let (client, space) = attached(&fake, options);
+        let stored = filled(&space, &[BLOCK; 4]);
+        let (memory, fd) = lent(&client, Lending::Direct);
+        broken_off(&space, &memory, &fake, &stored);
+        assert!(client.wait_reachable(Duration::from_secs(30)));
+        let all_there = || space.contains(&keys(&stored)).iter().all(Result::is_ok);
+        assert!(all_there() && all_there());
+        assert_eq!(memory.withheld_bytes(), 4 * ROOM, "something is on its way");
+        // Three of four have landed: the connection has not let go.
+        let mut ghosts = std::mem::take(&mut *lock(&fake.state.late));
+        ghosts.drain(1..).for_each(|ghost| ghost.write(0xee));
+        assert!(all_there());
+        assert_eq!(memory.withheld_bytes(), 4 * ROOM, "one is still on its way");
+        ghosts.drain(..).for_each(|ghost| ghost.write(0xee));
+        assert!(all_there());
+        assert_eq!((memory.withheld_bytes(), client.counters().lent_freed), (0, 4));
+        assert_eq!(client.counters().restarts, 0);
+        let before = fake.state.connections.load(Ordering::Relaxed);
+        got(&space, &memory, &fd, &stored);
+        assert!(all_there());
+        assert_eq!(fake.state.connections.load(Ordering::Relaxed), before, "and nobody greets for nothing");
+        assert_adds_up(&client);
+    }
+}
+
+/// A connection breaks, its node lives and is talked to; then the landings come. Bytes changed in what the engine had by then.
+fn changed_behind_a_break(mutant: Option<Mutant>) -> usize {
+    let fake = Fake::unix();
+    let (client, space) = attached(&fake, Options { patience: Duration::ZERO, mutant, ..Options::default() });
+    let stored = filled(&space, &[BLOCK; 4]);
+    let (memory, _fd) = lent(&client, Lending::Direct);
+    broken_off(&space, &memory, &fake, &stored);
+    assert!(client.wait_reachable(Duration::from_secs(30)));
+    assert!((0..3).all(|_| space.contains(&keys(&stored)).iter().all(Result::is_ok)));
+    let held = marked(&memory);
+    lock(&fake.state.late).drain(..).for_each(|ghost| ghost.write(0xee));
+    held.iter().map(|place| place.iter().filter(|byte| **byte != 0xa5).count()).sum()
+}
+
+/// The node is killed: with it goes its hand on the memory, and what its drive was told to write there is still to come. Bytes changed.
+fn changed_behind_a_kill(mutant: Option<Mutant>) -> usize {
+    let mut fake = Fake::unix();
+    let (client, space) = attached(&fake, Options { patience: Duration::ZERO, mutant, ..Options::default() });
+    let stored = filled(&space, &[BLOCK; 4]);
+    let (memory, _fd) = lent(&client, Lending::Direct);
+    broken_off(&space, &memory, &fake, &stored);
+    fake.stop();
+    let ghosts: Vec<_> = lock(&fake.state.late).drain(..).map(Ghost::of_the_dead).collect();
+    for _ in 0..3 {
+        assert!(space.contains(&keys(&stored)).iter().all(Result::is_err));
+    }
+    let held = marked(&memory);
+    ghosts.iter().for_each(|ghost| ghost.write(0xee));
+    held.iter().map(|place| place.iter().filter(|byte| **byte != 0xa5).count()).sum()
+}
+
+#[test]
+fn a_landing_behind_a_broken_connection_or_a_killed_node_changes_no_place_that_was_given_back() {
+    assert_eq!((changed_behind_a_break(None), changed_behind_a_kill(None)), (0, 0));
+}
+
+#[test]
+fn taking_a_greeting_for_proof_is_found() {
+    assert_ne!(changed_behind_a_break(Some(Mutant::GreetingIsEnough)), 0, "the test cannot fail");
+}
+
+#[test]
+fn taking_a_dead_nodes_letting_go_for_proof_is_found() {
+    assert_ne!(changed_behind_a_kill(Some(Mutant::LetGoIsEnough)), 0, "the test cannot fail");
 }

@@ -1,4 +1,4 @@
-//! Real nodes, as processes of their own, stopped and killed in the middle of landings. Memory that was given back to the application meanwhile
+//! Real nodes, as processes of their own, stopped, killed and cut off in the middle of landings. Memory that was given back to the application meanwhile
 //! does not change by a byte. With the guard left out the same course of events changes some.
 
 #![expect(clippy::unwrap_used, reason = "all of this is a test")]
@@ -11,7 +11,8 @@ use std::time::Duration;
 use forebay_client::{Client, Lending, LentMemory, LentResult, Mutant, NamespaceHandle, Options, Place, Slice};
 use forebay_node::{DataConfig, Landings, Node, NodeConfig};
 use forebay_types::{Address, Entropy, Key, SeededEntropy};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::net::{Shutdown, SocketAddrUnix, getpeername, shutdown};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, getpid, kill_process, pidfd_getfd, pidfd_open};
 
 /// Names the folder of the node that this process is to be.
 const SERVE: &str = "FOREBAY_TEST_LATE_NODE";
@@ -41,6 +42,15 @@ fn a_process_that_serves() {
 #[expect(clippy::disallowed_methods, reason = "when a node breaks is what these tests vary")]
 fn pause(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
+}
+
+/// How what is under way is broken off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Break {
+    Stop,
+    Kill,
+    /// The connections break, and the node lives.
+    Cut,
 }
 
 struct Home {
@@ -78,6 +88,20 @@ impl Home {
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
+    }
+
+    /// Breaks every connection of this process to the node, whatever comes and goes on it.
+    fn cut(&self) {
+        let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+        for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+            let number = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
+            // It may be gone by now.
+            let Ok(fd) = pidfd_getfd(&me, number, PidfdGetfdFlags::empty()) else { continue };
+            let peer = getpeername(&fd).ok().flatten().and_then(|peer| SocketAddrUnix::try_from(peer).ok());
+            if peer.is_some_and(|peer| peer.path_bytes() == Some(self.dir.join("s").as_os_str().as_encoded_bytes())) {
+                let _ = shutdown(&fd, Shutdown::Both);
+            }
+        }
     }
 
     fn kill(&mut self) {
@@ -132,7 +156,7 @@ fn changed(slices: &[Slice]) -> u64 {
 /// Rounds of gets with deadlines too short for most, while the node is stopped, or killed, in the middle. After each the application has all
 /// memory, and watches it while the node goes on or its last reads end. Gives the bytes that changed, the bytes watched, and the landings
 /// that did not end in time.
-fn rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
+fn rounds(how: Break, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
     let mut home = Home::new();
     let options = Options { region_bytes: REGION_BYTES, mutant, ..Options::default() };
     let client = Client::connect(&address(&home.dir), options).unwrap();
@@ -157,12 +181,12 @@ fn rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
                     }
                 });
             }
-            breaks(&mut home, kill, &chance);
+            breaks(&mut home, how, &chance);
             stop.store(true, Ordering::Relaxed);
         });
         let slices = taken(&client);
         watched += slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
-        goes_on(&mut home, kill, &client);
+        goes_on(&mut home, how, &client);
         changes += changed(&slices);
         if mutant.is_some() && changes > 0 {
             break;
@@ -170,7 +194,7 @@ fn rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
         drop(slices);
         // One call without haste: the next round begins with memory that has come back.
         let patient = space.with_deadline(Duration::from_secs(30));
-        assert!(patient.get(&keys[..4]).iter().all(|result| kill || result.miss().is_none()));
+        assert!(patient.get(&keys[..4]).iter().all(|result| how != Break::Stop || result.miss().is_none()));
     }
     let counters = client.counters();
     // With a guard left out, calls may meet each other's landings too; their sums find that.
@@ -179,31 +203,31 @@ fn rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
 }
 
 /// The node is stopped or killed while landings are under way, and for some moments nobody knows.
-fn breaks(home: &mut Home, kill: bool, chance: &SeededEntropy) {
+fn breaks(home: &mut Home, how: Break, chance: &SeededEntropy) {
     pause(2 + chance.word() % 12);
-    if kill {
-        home.kill()
-    } else {
-        home.signal(Signal::STOP)
+    match how {
+        Break::Stop => home.signal(Signal::STOP),
+        Break::Kill => home.kill(),
+        Break::Cut => home.cut(),
     }
     pause(8);
 }
 
 /// It goes on, or another does, and whatever was under way has ended.
-fn goes_on(home: &mut Home, kill: bool, client: &Client) {
-    if kill {
-        home.start()
-    } else {
-        home.signal(Signal::CONT)
+fn goes_on(home: &mut Home, how: Break, client: &Client) {
+    match how {
+        Break::Stop => home.signal(Signal::CONT),
+        Break::Kill => home.start(),
+        Break::Cut => {}
     }
     assert!(client.wait_reachable(Duration::from_secs(60)));
     // Its own last reads were seen to end 80 ms after a node was gone.
-    pause(if kill { 100 } else { 20 });
+    pause(if how == Break::Kill { 100 } else { 20 });
 }
 
 #[test]
 fn nodes_stopped_in_mid_landing_change_no_byte_that_was_given_back() {
-    let (changes, watched, cut_off) = rounds(false, 20, None);
+    let (changes, watched, cut_off) = rounds(Break::Stop, 20, None);
     println!("{cut_off} gets cut off, {} MiB watched", watched >> 20);
     assert!(cut_off > 20 && watched > 20 << 20, "{cut_off} gets were cut off, {watched} bytes watched");
     assert_eq!(changes, 0);
@@ -211,7 +235,7 @@ fn nodes_stopped_in_mid_landing_change_no_byte_that_was_given_back() {
 
 #[test]
 fn nodes_killed_in_mid_landing_change_no_byte_that_was_given_back() {
-    let (changes, watched, cut_off) = rounds(true, 10, None);
+    let (changes, watched, cut_off) = rounds(Break::Kill, 10, None);
     println!("{cut_off} gets cut off, {} MiB watched", watched >> 20);
     assert!(cut_off > 10 && watched > 10 << 20, "{cut_off} gets were cut off, {watched} bytes watched");
     assert_eq!(changes, 0);
@@ -219,7 +243,7 @@ fn nodes_killed_in_mid_landing_change_no_byte_that_was_given_back() {
 
 #[test]
 fn reusing_what_a_stopped_node_still_owes_is_found() {
-    let (changes, _, _) = rounds(false, 200, Some(Mutant::ReuseOverdue));
+    let (changes, _, _) = rounds(Break::Stop, 200, Some(Mutant::ReuseOverdue));
     assert_ne!(changes, 0, "the test cannot fail");
 }
 
@@ -249,7 +273,7 @@ fn into_places(space: &NamespaceHandle, keys: &[Key], memory: &LentMemory, threa
 
 /// As [`rounds`], with blocks that land in memory which the application lends. Gives the bytes that changed in places it could have, the bytes
 /// watched, and the places that were withheld.
-fn lent_rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
+fn lent_rounds(how: Break, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u64) {
     let mut home = Home::new();
     let client = Client::connect(&address(&home.dir), Options { mutant, ..Options::default() }).unwrap();
     let space = client.namespace("default").unwrap();
@@ -267,14 +291,14 @@ fn lent_rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u6
         withheld += std::thread::scope(|scope| {
             let (space, keys, memory, stop) = (&space, &keys, &memory, &stop);
             let threads = [0, 1].map(|thread| scope.spawn(move || into_places(space, keys, memory, thread, stop)));
-            breaks(&mut home, kill, &chance);
+            breaks(&mut home, how, &chance);
             stop.store(true, Ordering::Relaxed);
             threads.map(|thread| thread.join().unwrap()).iter().sum::<u64>()
         });
         let mut places: Vec<Place> = (0..PLACES).filter_map(|n| memory.place(n * room(), room()).ok()).collect();
         places.iter_mut().for_each(|place| place.fill(0xa5));
         watched += places.iter().map(|place| place.len() as u64).sum::<u64>();
-        goes_on(&mut home, kill, &client);
+        goes_on(&mut home, how, &client);
         let changed = |place: &Place| place.iter().filter(|byte| **byte != 0xa5).count() as u64;
         changes += places.iter().map(changed).sum::<u64>();
         if mutant.is_some() && changes > 0 {
@@ -284,7 +308,7 @@ fn lent_rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u6
         // One call without haste, and a place that is free again for each that was withheld.
         let patient = space.with_deadline(Duration::from_secs(30));
         for _ in 0..3000 {
-            assert!(patient.get(&keys[..4]).iter().all(|result| kill || result.miss().is_none()));
+            assert!(patient.get(&keys[..4]).iter().all(|result| how != Break::Stop || result.miss().is_none()));
             if memory.place(0, bytes).is_ok() {
                 break;
             }
@@ -299,7 +323,7 @@ fn lent_rounds(kill: bool, rounds: u32, mutant: Option<Mutant>) -> (u64, u64, u6
 
 #[test]
 fn nodes_stopped_in_mid_landing_change_no_place_of_lent_memory_that_was_given_back() {
-    let (changes, watched, withheld) = lent_rounds(false, 20, None);
+    let (changes, watched, withheld) = lent_rounds(Break::Stop, 20, None);
     println!("{withheld} places withheld, {} MiB watched", watched >> 20);
     assert!(withheld > 20 && watched > 5 << 20, "{withheld} places were withheld, {watched} bytes watched");
     assert_eq!(changes, 0);
@@ -307,7 +331,15 @@ fn nodes_stopped_in_mid_landing_change_no_place_of_lent_memory_that_was_given_ba
 
 #[test]
 fn nodes_killed_in_mid_landing_change_no_place_of_lent_memory_that_was_given_back() {
-    let (changes, watched, withheld) = lent_rounds(true, 10, None);
+    let (changes, watched, withheld) = lent_rounds(Break::Kill, 10, None);
+    println!("{withheld} places withheld, {} MiB watched", watched >> 20);
+    assert!(withheld > 5 && watched > 5 << 20, "{withheld} places were withheld, {watched} bytes watched");
+    assert_eq!(changes, 0);
+}
+
+#[test]
+fn connections_cut_in_mid_landing_change_no_place_of_lent_memory_that_was_given_back_and_all_come_back() {
+    let (changes, watched, withheld) = lent_rounds(Break::Cut, 20, None);
     println!("{withheld} places withheld, {} MiB watched", watched >> 20);
     assert!(withheld > 5 && watched > 5 << 20, "{withheld} places were withheld, {watched} bytes watched");
     assert_eq!(changes, 0);
@@ -315,6 +347,6 @@ fn nodes_killed_in_mid_landing_change_no_place_of_lent_memory_that_was_given_bac
 
 #[test]
 fn giving_back_a_place_that_a_stopped_node_still_owes_is_found() {
-    let (changes, _, _) = lent_rounds(false, 200, Some(Mutant::ReuseOverdue));
+    let (changes, _, _) = lent_rounds(Break::Stop, 200, Some(Mutant::ReuseOverdue));
     assert_ne!(changes, 0, "the test cannot fail");
 }

@@ -5,7 +5,7 @@ mod get;
 mod put;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -105,6 +105,13 @@ pub(crate) struct Ghost {
 }
 
 impl Ghost {
+    /// As a drive writes whose node was killed: nothing holds the client's descriptor any more, only the memory.
+    pub(crate) fn of_the_dead(self) -> Ghost {
+        let path = format!("/proc/self/fd/{}", self.memory.as_raw_fd());
+        let memory = std::fs::File::options().write(true).open(path).unwrap().into();
+        Ghost { memory, ..self }
+    }
+
     pub(crate) fn write(&self, byte: u8) {
         let written = rustix::io::pwrite(&self.memory, &vec![byte; self.bytes], self.offset).unwrap();
         assert_eq!(written, self.bytes);
