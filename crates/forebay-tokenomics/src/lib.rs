@@ -7,6 +7,7 @@ pub mod bill;
 pub mod book;
 pub mod cost;
 pub mod policy;
+pub mod prefix;
 mod replay;
 mod seeded;
 pub mod trace;

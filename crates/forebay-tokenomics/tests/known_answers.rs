@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use flate2::bufread::MultiGzDecoder;
 use forebay_tokenomics::bill::{Bill, bill_tokens};
 use forebay_tokenomics::book::Book;
+use forebay_tokenomics::cost::{Assumptions, CostCurve, model_by_name};
+use forebay_tokenomics::prefix::{Future, Min, PrefixLru, replay_instant, replay_on};
 use forebay_tokenomics::trace::{Pace, Plan, PlanParams, Sharing, Trace, parse_trace, starts_s};
 use forebay_tokenomics::{Lru, ReplayCount, S3Fifo, replay, replay_lru};
 
@@ -104,4 +106,32 @@ fn the_agent_trace_gives_its_known_bill() {
     assert_eq!((short.ttl_s, long.ttl_s), (300, 3600));
     assert_eq!(total(Some(300), short.dollars), 48_334);
     assert_eq!(total(Some(3600), long.dollars), 42_867);
+}
+
+/// The replay over extents gives what the replay over single blocks gives, and MIN finds what an unlimited cache finds at a tenth of its size.
+#[test]
+fn the_replay_over_extents_gives_the_known_answers_too() {
+    let curve = CostCurve::new(model_by_name("llama-3.1-70b").unwrap(), &Assumptions::default());
+    if let Some(trace) = trace("mooncake-conversation.jsonl.gz") {
+        let plan = Plan::new(&trace, PlanParams::default()).unwrap();
+        for (share, rate) in [(0.01, 525), (0.05, 1958), (0.20, 3453), (0.50, 3631), (1.0, 3664)] {
+            let capacity = (share * f64::from(plan.distinct())).floor() as u32;
+            let lru = replay_instant(&plan, &curve, capacity, &mut PrefixLru::new());
+            assert_eq!(basis_points(lru.count.hit_rate()), rate, "LRU of {share}");
+            assert_eq!(lru.count, replay_lru(&plan, Some(capacity)));
+        }
+        let (tree, future) = Future::new(&plan);
+        let min = replay_on(tree, &plan, &curve, plan.distinct() / 10, &mut Min::new(future));
+        assert_eq!((basis_points(min.count.hit_rate()), basis_points(min.count.token_hit_rate())), (3664, 3734));
+    }
+    if let Some(trace) = trace("agent-sessions.jsonl.gz") {
+        let plan = Plan::new(&trace, PlanParams { seed: 1, sharing: Sharing::Private }).unwrap();
+        for percent in [1, 5, 20, 100] {
+            let capacity = (u64::from(plan.distinct()) * percent / 100) as u32;
+            let lru = replay_instant(&plan, &curve, capacity, &mut PrefixLru::new());
+            assert_eq!(lru.count, replay_lru(&plan, Some(capacity)), "LRU of {percent} %");
+        }
+        let all = replay_instant(&plan, &curve, plan.distinct(), &mut PrefixLru::new());
+        assert_eq!((basis_points(all.count.hit_rate()), basis_points(all.count.token_hit_rate())), (9621, 9618));
+    }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::demo::DemoArgs;
+use crate::plan::PlanArgs;
 use crate::settings::Layer;
 
 /// A pool of memory and NVMe in front of the engines: KV computed once is read back at memory-like speed, also after a restart.
@@ -43,13 +44,15 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
     /// See it at work: agent sessions with real bytes, a SIGKILL in the middle, and what it was worth.
     Demo(DemoArgs),
+    /// Replay a recorded trace without a node: what a policy and a capacity save.
+    Plan(Box<PlanArgs>),
     /// Put and get blocks against a running node and say how fast it was.
     Bench(BenchArgs),
 }
 
 /// True for the name of a verb.
 pub(crate) fn is_verb(word: &str) -> bool {
-    ["serve", "put", "get", "stat", "top", "namespace", "doctor", "inspect", "demo", "bench"].contains(&word)
+    ["serve", "put", "get", "stat", "top", "namespace", "doctor", "inspect", "demo", "plan", "bench"].contains(&word)
 }
 
 /// Flags of `serve`.

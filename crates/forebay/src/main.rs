@@ -14,6 +14,7 @@ mod misuse;
 mod namespace;
 mod notify;
 mod places;
+mod plan;
 mod progress;
 mod put;
 mod say;
@@ -22,6 +23,7 @@ mod settings;
 mod stat;
 mod stop;
 mod top;
+mod trace_file;
 
 use std::process::ExitCode;
 
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Top(args) => settings(&cli.config, args.client.layer()).and_then(|settings| top::run(&args, &settings)),
         Verb::Doctor(args) => settings(&cli.config, args.layer()).and_then(|settings| doctor::run(&args, &settings)),
         Verb::Inspect(args) => inspect::run(&args),
+        Verb::Plan(args) => plan::run(&args),
         Verb::Bench(args) => settings(&cli.config, args.on.layer()).and_then(|settings| bench::run(&args, &settings)),
     };
     match done {

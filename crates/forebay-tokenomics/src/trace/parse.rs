@@ -151,12 +151,17 @@ fn add_entries(
     block_tokens: u32,
     out: &mut Vec<Request>,
 ) -> Result<(), String> {
+    let mut before_s = 0.0;
     for (i, entry) in entries.into_iter().enumerate() {
         let at_s = from_s + entry.t;
         let times = [Some(entry.t), Some(at_s), entry.api_time, entry.think_time];
         if times.into_iter().flatten().any(|s| !(0.0..=SECONDS_MAX).contains(&s)) {
             return Err(format!("entry {} has a time outside 0 to {SECONDS_MAX:e} seconds", i + 1));
         }
+        if entry.t < before_s {
+            return Err(format!("entry {} is at {} s, before the one it follows at {before_s} s", i + 1, entry.t));
+        }
+        before_s = entry.t;
         if let Some(inner) = entry.requests {
             *flows += 1;
             let flow = *flows;
@@ -183,12 +188,20 @@ fn add_entries(
 
 fn mooncake<R: BufRead>(lines: &mut Lines<R>) -> Result<Trace, TraceError> {
     const EXPECTED: &str = "a request";
-    let mut requests = Vec::new();
+    let mut requests: Vec<Request> = Vec::new();
     loop {
         let line: MooncakeLine = lines.parse(EXPECTED)?;
         let at_s = line.timestamp / 1000.0;
         if !(0.0..=SECONDS_MAX).contains(&at_s) {
             return Err(lines.fail(EXPECTED, format!("its timestamp is {} ms", line.timestamp)));
+        }
+        if let Some(before) = requests.last().filter(|before| at_s < before.at_s) {
+            let why = format!(
+                "its timestamp is {} ms, before the line it follows at {} ms",
+                line.timestamp,
+                before.at_s * 1e3
+            );
+            return Err(lines.fail(EXPECTED, why));
         }
         check_blocks(line.input_length, &line.hash_ids, MOONCAKE_BLOCK_TOKENS)
             .map_err(|why| lines.fail(EXPECTED, format!("it {why}")))?;
@@ -208,9 +221,8 @@ fn mooncake<R: BufRead>(lines: &mut Lines<R>) -> Result<Trace, TraceError> {
     Ok(Trace { block_tokens: MOONCAKE_BLOCK_TOKENS, pace: Pace::Open, sessions: vec![session] })
 }
 
-/// Timestamps come in steps; requests of one step are spread evenly until the next.
+/// Timestamps come in order and in steps; requests of one step are spread evenly until the next.
 fn spread(requests: &mut [Request]) {
-    requests.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
     let mut rest = requests;
     while let Some(first) = rest.first() {
         let at_s = first.at_s;
@@ -336,6 +348,12 @@ mod tests {
             (good.replace("[1,2,3]", "[1,-2,3]"), "line 1", "column"),
             (good.replace("20.5", "-20.5"), "line 1", "entry 3 has a time"),
             (good.replace("\"in\":200,", ""), "line 1", "neither `in` nor `requests`"),
+            (good.replace("20.5", "9.5"), "line 1", "entry 3 is at 9.5 s, before the one it follows at 10 s"),
+            (
+                [6, 3].map(|s| format!(r#"{{"timestamp":{s}000,"input_length":1,"hash_ids":[]}}"#)).join("\n"),
+                "line 2",
+                "timestamp is 3000 ms, before the line it follows at 6000 ms",
+            ),
             (r#"{"timestamp":-1,"input_length":1,"hash_ids":[]}"#.to_owned(), "line 1", "timestamp is -1"),
         ];
         for (text, line, why) in cases {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use forebay_types::Reuse;
+
 use super::{Pace, Run, Runs, Session, Trace, start_offset_s, starts_s};
 
 /// What sessions have in common.
@@ -58,6 +60,8 @@ pub struct PlannedRequest {
     pub blocks: u32,
     /// How many of them can save prefill: full blocks, and never the one with the last prompt token.
     pub saving_blocks: u32,
+    /// What the caller could say of the next use when the answer ends, by why it ended; for replays with hints only.
+    pub hint: Reuse,
 }
 
 impl PlannedRequest {
@@ -117,13 +121,14 @@ impl Plan {
                     spans: Vec::new(),
                     blocks: u32::try_from(request.blocks.len()).map_err(|_| TooManyBlocks { distinct: u64::MAX })?,
                     saving_blocks: saving.min(request.blocks.len()) as u32,
+                    hint: hint_of(&request.stop),
                 });
                 scoped.push(shared.place(i as u32, &request.blocks));
             }
         }
         let (ranges, distinct) = number(scoped.iter().flatten())?;
         for (request, runs) in requests.iter_mut().zip(&scoped) {
-            request.spans = runs.iter().map(|(scope, run)| span_of(&ranges, *scope, *run)).collect();
+            request.spans = merged(runs.iter().map(|(scope, run)| span_of(&ranges, *scope, *run)));
         }
         requests.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
         Ok(Plan { block_tokens: trace.block_tokens, requests, ranges, distinct })
@@ -170,6 +175,28 @@ fn number<'a>(runs: impl Iterator<Item = &'a (u32, Run)>) -> Result<(Vec<Range>,
     }
     let distinct = u32::try_from(next).map_err(|_| TooManyBlocks { distinct: next })?;
     Ok((ranges, distinct))
+}
+
+/// Spans that follow each other as one: chunks have ids far apart and numbers side by side.
+fn merged(spans: impl Iterator<Item = Span>) -> Vec<Span> {
+    let mut out: Vec<Span> = Vec::new();
+    for span in spans {
+        match out.last_mut() {
+            Some(last) if last.first + last.count == span.first => last.count += span.count,
+            _ => out.push(span),
+        }
+    }
+    out.shrink_to_fit();
+    out
+}
+
+/// A tool call comes back; a turn that ended may.
+fn hint_of(stop: &str) -> Reuse {
+    match stop {
+        "tool_use" => Reuse::Tool,
+        "end_turn" => Reuse::Turn,
+        _ => Reuse::Unknown,
+    }
 }
 
 fn span_of(ranges: &[Range], scope: u32, run: Run) -> Span {

@@ -1,21 +1,15 @@
 //! What is replayed: a file, plain or gzip, or a generated fleet.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
-
-use flate2::bufread::MultiGzDecoder;
-use forebay_tokenomics::trace::{FleetParams, Plan, PlanParams, Sharing, Trace, generate_fleet, parse_trace};
+use forebay_tokenomics::trace::{FleetParams, Plan, PlanParams, Sharing, generate_fleet};
 
 use super::args::{DemoArgs, SharingArg};
 use super::error::DemoError;
+use crate::trace_file::read_trace;
 
 /// Sessions of a generated fleet unless told otherwise: a first impression, not a proof.
 const SESSIONS_DEFAULT: u32 = 16;
 /// Requests of a generated fleet that are replayed unless told otherwise.
 const GENERATED_REQUESTS_DEFAULT: u64 = 900;
-const READ_BYTES: usize = 1 << 20;
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// A plan, and how much of it to replay.
 pub(crate) struct Workload {
@@ -48,7 +42,7 @@ pub(crate) fn load(args: &DemoArgs) -> Result<Workload, DemoError> {
         Some(path) => {
             let sharing = if args.sharing == SharingArg::Modelled { Sharing::Modelled } else { Sharing::Private };
             let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.display().to_string());
-            (read_trace(path)?, sharing, name)
+            (read_trace(path).map_err(DemoError::new)?, sharing, name)
         }
         None => {
             let sessions = args.sessions.unwrap_or(SESSIONS_DEFAULT);
@@ -69,23 +63,10 @@ pub(crate) fn load(args: &DemoArgs) -> Result<Workload, DemoError> {
     Ok(Workload { plan, requests, requests_in_file, sessions, source })
 }
 
-fn read_trace(path: &Path) -> Result<Trace, DemoError> {
-    let unreadable =
-        |e: std::io::Error| DemoError::new(format!("the trace {} cannot be read: {e}; check its path", path.display()));
-    let file = File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.is_dir() {
-        return Err(DemoError::new(format!("the trace {} is a directory; give one file of it", path.display())));
-    }
-    let mut reader = BufReader::with_capacity(READ_BYTES, file);
-    let gzip = reader.fill_buf().map_err(unreadable)?.starts_with(&GZIP_MAGIC);
-    let plain: Box<dyn Read> = if gzip { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) };
-    parse_trace(BufReader::with_capacity(READ_BYTES, plain))
-        .map_err(|e| DemoError::new(format!("{}: {e}", path.display())))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn args(flags: &[&str]) -> DemoArgs {
         #[derive(clap::Parser)]

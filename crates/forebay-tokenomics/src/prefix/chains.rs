@@ -1,0 +1,76 @@
+//! The cheapest end of a chain to lose.
+
+use super::tree::{ExtentId, ROOT, Tree};
+
+/// An end of a chain.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Suffix {
+    pub(super) leaf: ExtentId,
+    /// How many blocks, from the leaf's end upwards.
+    pub(super) blocks: u32,
+    /// Value by weight.
+    pub(super) density: f64,
+}
+
+/// What is worth least among all ends of chains: for each leaf, the end with the lowest sum of values by sum of weights, then the lowest of those.
+///
+/// Deep blocks cost most to compute, so the last block alone always looks dearest and a long chain would never shrink; but who loses it loses the
+/// chain bit by bit. An end reaches up as far as nothing else hangs on what is above.
+pub(super) fn least_suffix(tree: &Tree, mut of: impl FnMut(ExtentId) -> (f64, f64)) -> Option<Suffix> {
+    let mut least: Option<Suffix> = None;
+    for leaf in tree.leaves() {
+        let suffix = least_of_leaf(tree, *leaf, &mut of);
+        if least.is_none_or(|least| suffix.density < least.density) {
+            least = Some(suffix);
+        }
+    }
+    least
+}
+
+fn least_of_leaf(tree: &Tree, leaf: ExtentId, of: &mut impl FnMut(ExtentId) -> (f64, f64)) -> Suffix {
+    let (mut value, mut weight, mut blocks) = (0.0, 0.0, 0);
+    let mut least = Suffix { leaf, blocks: 0, density: f64::INFINITY };
+    let mut id = leaf;
+    loop {
+        let (more_value, more_weight) = of(id);
+        value += more_value;
+        weight += more_weight;
+        blocks += tree.extent(id).blocks;
+        let density = value / weight;
+        if density < least.density || least.blocks == 0 {
+            least = Suffix { leaf, blocks, density };
+        }
+        id = tree.extent(id).parent;
+        if id == ROOT || tree.extent(id).resident_children > 1 {
+            return least;
+        }
+    }
+}
+
+/// An end that is being taken away, block by block, until there is room: it is not weighed again after each step.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Leaving {
+    /// The extent that leaves next, and how many blocks of the end are left.
+    next: Option<(ExtentId, u32)>,
+}
+
+impl Leaving {
+    pub(super) fn forget(&mut self) {
+        self.next = None;
+    }
+
+    /// The end that was begun, or the one that `choose` gives. Gives the extent and how much of it may go.
+    pub(super) fn next(&mut self, tree: &Tree, need: u32, choose: impl FnOnce() -> Suffix) -> (ExtentId, u32) {
+        let (leaf, left) = match self.next {
+            Some((id, left)) if left > 0 && id != ROOT && tree.is_leaf(id) => (id, left),
+            _ => {
+                let suffix = choose();
+                (suffix.leaf, suffix.blocks)
+            }
+        };
+        let extent = tree.extent(leaf);
+        let blocks = need.min(extent.blocks).min(left).max(1);
+        self.next = (blocks == extent.blocks).then_some((extent.parent, left - blocks));
+        (leaf, blocks)
+    }
+}

@@ -1,0 +1,53 @@
+//! Least recently used.
+
+use super::leaves::Leaves;
+use super::policy::{PrefixPolicy, Use, Victim};
+use super::tree::{ExtentId, ROOT, Splits, Tree};
+
+/// LRU: a prompt's blocks are used from tail to head, so of the extents used last at the same time the deepest leaves first, which is the only
+/// leaf among them. Residence of LRU over single blocks is prefix-closed by itself: this is that LRU, block by block.
+#[derive(Debug, Clone, Default)]
+pub struct PrefixLru {
+    leaves: Leaves,
+}
+
+impl PrefixLru {
+    /// Nothing used yet.
+    pub fn new() -> Self {
+        PrefixLru::default()
+    }
+}
+
+impl Splits for PrefixLru {
+    fn split(&mut self, lower: ExtentId, upper: ExtentId) {
+        let key = self.leaves.key(lower);
+        self.leaves.set_key(upper, key);
+        self.leaves.offer(upper);
+    }
+}
+
+impl PrefixPolicy for PrefixLru {
+    fn name(&self) -> &'static str {
+        "lru"
+    }
+
+    fn touch(&mut self, _: &Tree, path: &[ExtentId], request: &Use) {
+        for id in path {
+            self.leaves.set_key(*id, u64::from(request.index) + 1);
+        }
+        if let Some(last) = path.last() {
+            self.leaves.offer(*last);
+        }
+    }
+
+    fn victim(&mut self, tree: &Tree, need: u32) -> Victim {
+        Victim { leaf: self.leaves.least(tree), blocks: need }
+    }
+
+    fn evicted(&mut self, tree: &Tree, extent: ExtentId) {
+        let parent = tree.extent(extent).parent;
+        if parent != ROOT && tree.is_leaf(parent) {
+            self.leaves.offer(parent);
+        }
+    }
+}

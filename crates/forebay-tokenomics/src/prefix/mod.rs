@@ -1,0 +1,23 @@
+//! Replay over a prefix tree: policies that evict only leaves of what is resident, and what can at best be reached.
+//!
+//! A prompt's KV is used from its head on, so a block without the blocks before it is worth nothing. Policies here rank the ends of chains and never a
+//! block by itself. Prompts are kept as extents (see [`tree`]): 17 million references of blocks are a few hundred thousand of extents.
+
+mod chains;
+mod future;
+mod gdsf;
+mod instant;
+mod leaves;
+mod lru;
+mod policy;
+mod s3_fifo;
+mod sieve;
+pub mod tree;
+
+pub use future::{Clairvoyant, Future, Min};
+pub use gdsf::Gdsf;
+pub use instant::{InstantCount, replay_instant, replay_on};
+pub use lru::PrefixLru;
+pub use policy::{PrefixPolicy, Use, Victim};
+pub use s3_fifo::PrefixS3Fifo;
+pub use sieve::Sieve;

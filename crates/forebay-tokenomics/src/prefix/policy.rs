@@ -1,0 +1,45 @@
+//! The face of a policy that evicts leaves.
+
+use forebay_types::Reuse;
+
+use super::tree::{ExtentId, Splits, Tree};
+
+/// One request, as far as a policy may know of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Use {
+    /// Requests before it.
+    pub index: u32,
+    /// When, in seconds from the replay's start.
+    pub at_s: f64,
+    /// What the caller says of the next use; [`Reuse::Unknown`] without hints.
+    pub hint: Reuse,
+}
+
+/// What is to leave: the last `blocks` blocks of a leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Victim {
+    /// One of [`Tree::leaves`].
+    pub leaf: ExtentId,
+    /// How many of its blocks, from the end; at least 1, more than it has means all.
+    pub blocks: u32,
+}
+
+/// Decides what leaves a cache that holds a prefix tree.
+///
+/// The order of calls: a request's path is walked (with splits), [`PrefixPolicy::touch`] sees it before what is missing is made resident, then
+/// victims are asked for until what is held fits. What just came may be the first to leave: that is bypass.
+pub trait PrefixPolicy: Splits {
+    /// The word for `--policy`.
+    fn name(&self) -> &'static str;
+
+    /// A request uses the extents of `path`, head first. Those not resident are so after the call.
+    fn touch(&mut self, tree: &Tree, path: &[ExtentId], request: &Use);
+
+    /// What is to leave, where `need` blocks are too many. Asked only while something is held.
+    fn victim(&mut self, tree: &Tree, need: u32) -> Victim;
+
+    /// An extent was evicted.
+    fn evicted(&mut self, tree: &Tree, extent: ExtentId) {
+        let _ = (tree, extent);
+    }
+}

@@ -1,0 +1,139 @@
+//! The instant replay: one trace, one policy, one capacity.
+
+use std::path::Path;
+
+use forebay_tokenomics::cost::{Assumptions, CostCurve};
+use forebay_tokenomics::prefix::{
+    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, Sieve, replay_instant,
+    replay_on,
+};
+use forebay_tokenomics::trace::{Plan, PlanParams, Sharing};
+use forebay_types::format_size;
+use serde_json::{Map, Value, json};
+
+use super::args::{PlanArgs, PolicyArg, SharingArg, word};
+use super::card;
+use crate::say::{self, grouped};
+use crate::stop::Stop;
+use crate::trace_file::read_trace;
+
+/// Runs it, and a card again if one was given.
+pub(crate) fn run(args: &PlanArgs) -> Result<(), Stop> {
+    if let Some(path) = &args.replay_card {
+        return card::replay(path, args.trace.as_deref(), args.json, answer);
+    }
+    let (Some(trace), Some(_), Some(_)) = (&args.trace, args.policy, args.capacity) else {
+        return Err(Stop::Misused("a replay needs --trace, --policy and --capacity".to_owned()));
+    };
+    let result = answer(args, trace)?;
+    if let Some(path) = &args.card {
+        card::write(path, args, trace, &result)?;
+    }
+    tell(&result, args.json)
+}
+
+/// Prints a result.
+pub(crate) fn tell(result: &Map<String, Value>, json: bool) -> Result<(), Stop> {
+    if json { say::line(&Value::Object(result.clone()).to_string()) } else { show(result) }
+}
+
+/// What comes out, under the names that scripts read.
+fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
+    let (Some(policy), Some(capacity)) = (args.policy, args.capacity) else {
+        return Err(Stop::Misused("a replay needs --policy and --capacity".to_owned()));
+    };
+    let name = trace.file_name().map_or_else(|| trace.display().to_string(), |name| name.display().to_string());
+    let plan = load(args, trace)?;
+    let block_bytes = u64::from(plan.block_tokens) * args.model.kv_bytes_per_token();
+    let blocks = capacity.blocks(plan.distinct(), block_bytes);
+    let curve = CostCurve::new(args.model, &Assumptions::default());
+    let replayed = replay(policy, &plan, curve, blocks);
+    let result = json!({
+        "trace": name,
+        "replay": word(&args.replay),
+        "policy": word(&policy),
+        "hints": args.hints,
+        "model": args.model.name,
+        "seed": args.seed,
+        "sharing": word(&args.sharing),
+        "block_tokens": plan.block_tokens,
+        "block_bytes": block_bytes,
+        "distinct_blocks": plan.distinct(),
+        "capacity_blocks": blocks,
+        "requests": replayed.count.requests,
+        "blocks": replayed.count.blocks,
+        "hit_blocks": replayed.count.hit_blocks,
+        "hit_rate": replayed.count.hit_rate(),
+        "prompt_tokens": replayed.count.prompt_tokens,
+        "hit_tokens": replayed.count.hit_tokens,
+        "token_hit_rate": replayed.count.token_hit_rate(),
+        "gpu_seconds_saved": replayed.gpu_s_saved,
+        "gpu_seconds_total": replayed.gpu_s_total,
+        "evicted_blocks": replayed.evicted_blocks,
+    });
+    match result {
+        Value::Object(result) => Ok(result),
+        _ => Err(Stop::Failed("a result is an object".to_owned())),
+    }
+}
+
+fn load(args: &PlanArgs, path: &Path) -> Result<Plan, Stop> {
+    let mut trace = read_trace(path).map_err(Stop::Failed)?;
+    if let Some(tokens) = args.chunk_tokens {
+        if tokens % trace.block_tokens != 0 {
+            return Err(Stop::Misused(format!(
+                "--chunk-tokens {tokens} is no multiple of the trace's blocks of {} tokens",
+                trace.block_tokens
+            )));
+        }
+        let blocks = tokens / trace.block_tokens;
+        trace = trace.chunked(blocks);
+    }
+    let sharing = if args.sharing == SharingArg::Modelled { Sharing::Modelled } else { Sharing::Private };
+    Plan::new(&trace, PlanParams { seed: args.seed, sharing })
+        .map_err(|e| Stop::Failed(format!("{}: {e}", path.display())))
+}
+
+fn replay(policy: PolicyArg, plan: &Plan, curve: CostCurve, capacity: u32) -> InstantCount {
+    let mut online: Box<dyn PrefixPolicy> = match policy {
+        PolicyArg::Lru => Box::new(PrefixLru::new()),
+        PolicyArg::S3fifo => Box::new(PrefixS3Fifo::new(capacity)),
+        PolicyArg::Sieve => Box::new(Sieve::new()),
+        PolicyArg::Gdsf => Box::new(Gdsf::new(curve, plan.block_tokens)),
+        PolicyArg::Min => {
+            let (tree, future) = Future::new(plan);
+            return replay_on(tree, plan, &curve, capacity, &mut Min::new(future));
+        }
+        PolicyArg::Clairvoyant => {
+            let (tree, future) = Future::new(plan);
+            return replay_on(tree, plan, &curve, capacity, &mut Clairvoyant::new(future, plan, curve));
+        }
+    };
+    replay_instant(plan, &curve, capacity, online.as_mut())
+}
+
+fn show(result: &Map<String, Value>) -> Result<(), Stop> {
+    let count = |name: &str| grouped(result[name].as_u64().unwrap_or(0));
+    let text = |name: &str| result[name].as_str().unwrap_or("").to_owned();
+    let number = |name: &str| result[name].as_f64().unwrap_or(0.0);
+    let percent = |share: f64| format!("{:.2} %", share * 100.0);
+    let bytes =
+        result["capacity_blocks"].as_u64().unwrap_or(0).saturating_mul(result["block_bytes"].as_u64().unwrap_or(0));
+    let share = number("gpu_seconds_saved") / number("gpu_seconds_total").max(f64::MIN_POSITIVE);
+    let mut table = say::table(&["instant replay", &text("trace")]);
+    for (name, value) in [
+        ("policy", format!("{}{}", text("policy"), if result["hints"] == true { ", with hints" } else { "" })),
+        ("capacity", format!("{} blocks ({} of {})", count("capacity_blocks"), format_size(bytes), text("model"))),
+        ("distinct blocks", format!("{} of {} tokens", count("distinct_blocks"), count("block_tokens"))),
+        ("requests", format!("{}, {} blocks", count("requests"), count("blocks"))),
+        ("blocks found", percent(number("hit_rate"))),
+        ("tokens saved", percent(number("token_hit_rate"))),
+        (
+            "GPU seconds saved",
+            format!("{:.0} of {:.0} ({})", number("gpu_seconds_saved"), number("gpu_seconds_total"), percent(share)),
+        ),
+    ] {
+        table.add_row([name.to_owned(), value]);
+    }
+    say::show(&table)
+}

@@ -1,0 +1,122 @@
+//! `forebay plan` as a person runs it: small traces worked by hand, cards, and what is wrong with a trace in one sentence with its line.
+
+#![expect(clippy::unwrap_used, reason = "a test says so by failing")]
+
+mod support;
+
+use std::io::Write;
+
+use serde_json::Value;
+use support::Place;
+
+/// Four prompts of 512-token blocks; the last id of each stands for a partial block.
+const CHAT: &str = r#"{"timestamp":0,"input_length":1030,"output_length":1,"hash_ids":[1,2,3]}
+{"timestamp":3000,"input_length":600,"output_length":1,"hash_ids":[8,9]}
+{"timestamp":6000,"input_length":1536,"output_length":1,"hash_ids":[1,2,4]}
+{"timestamp":9000,"input_length":1030,"output_length":1,"hash_ids":[1,2,3]}
+"#;
+
+fn plan(place: &Place, more: &[&str]) -> Value {
+    let args = [&["plan", "--trace", "t", "--replay", "instant", "--json"], more].concat();
+    serde_json::from_str(&place.run(&args).ok().out).unwrap()
+}
+
+/// Everything fits: of 3 + 2 + 3 + 3 blocks, 1 and 2 are found by the third request and 1, 2, 3 by the fourth: 5 of 11. Tokens: 1,024 each (3 is
+/// partial: 1,030 tokens fill two blocks), of 4,196 in all.
+#[test]
+fn a_replay_answers_what_scripts_read() {
+    let place = Place::new();
+    place.file("t", CHAT.as_bytes());
+    for policy in ["lru", "s3fifo", "sieve", "gdsf", "min", "clairvoyant"] {
+        let out = plan(&place, &["--policy", policy, "--capacity", "100%"]);
+        assert_eq!((out["policy"].as_str(), out["capacity_blocks"].as_u64()), (Some(policy), Some(6)));
+        assert_eq!((out["hit_blocks"].as_u64(), out["blocks"].as_u64()), (Some(5), Some(11)));
+        let is = |name: &str, rate: f64| (out[name].as_f64().unwrap() - rate).abs() < 1e-12;
+        assert!(is("hit_rate", 5.0 / 11.0) && is("token_hit_rate", 2048.0 / 4196.0), "{out}");
+        let (saved, total) = (out["gpu_seconds_saved"].as_f64().unwrap(), out["gpu_seconds_total"].as_f64().unwrap());
+        assert!(saved > 0.0 && saved < total, "{saved} {total}");
+    }
+    // 327,680 B a token of the 70B model: a block of 512 is 160 MiB, so 1 GiB is six of them; 8B's are 64 MiB.
+    assert_eq!(plan(&place, &["--policy", "lru", "--capacity", "1GiB"])["capacity_blocks"], 6);
+    let small = plan(&place, &["--policy", "lru", "--capacity", "1GiB", "--model", "llama-3.1-8b"]);
+    assert_eq!(small["capacity_blocks"], 16);
+    // LRU of two: the second request leaves [8 9]; the third [1 2] of [1 2 4]; the fourth finds those two.
+    assert_eq!(plan(&place, &["--policy", "lru", "--capacity", "34%"])["hit_blocks"], 2);
+    let people = place.run(&["plan", "--trace", "t", "--policy", "lru", "--capacity", "100%"]).ok().out;
+    assert!(people.contains("45.45 %") && people.contains("GPU seconds saved"), "{people}");
+}
+
+#[test]
+fn a_card_comes_out_the_same_to_the_digit_and_says_when_it_does_not() {
+    let place = Place::new();
+    place.file("t", CHAT.as_bytes());
+    place.run(&["plan", "--trace", "t", "--policy", "gdsf", "--capacity", "50%", "--card", "c"]).ok();
+    let again = place.run(&["plan", "--replay-card", "c"]).ok();
+    assert!(again.err.contains("the same to the digit"), "{again:?}");
+    let card = std::fs::read_to_string(place.path("c")).unwrap();
+    let saved: Value = serde_json::from_str(&card).unwrap();
+    let saved = saved["result"]["gpu_seconds_saved"].to_string();
+    // The last digit is another.
+    let last = saved.chars().last().unwrap();
+    let other = format!("{}{}", &saved[..saved.len() - 1], if last == '1' { '2' } else { '1' });
+    place.file("c2", card.replace(&saved, &other).as_bytes());
+    place.run(&["plan", "--replay-card", "c2"]).complains(1, &["c2", "gpu_seconds_saved", &saved, &other]).once();
+    place.file("t", CHAT.replace("[8,9]", "[8,7]").as_bytes());
+    place.run(&["plan", "--replay-card", "c"]).complains(1, &["another file", "--trace", "CRC-32"]).once();
+    place.file("c3", b"{}");
+    place.run(&["plan", "--replay-card", "c3"]).complains(1, &["c3", "no card of `plan`"]).once();
+    place.run(&["plan", "--replay-card", "none"]).complains(1, &["none", "cannot be read"]).once();
+}
+
+#[test]
+fn what_is_wrong_with_a_trace_is_one_sentence_with_its_line() {
+    let place = Place::new();
+    let lines: Vec<&str> = CHAT.lines().collect();
+    let session = r#"{"id":"s","models":["m"],"block_size":64,"requests":[{"t":0,"in":130,"out":1,"hash_ids":[1,2]}]}"#;
+    let cases: [(&str, String, &[&str]); 8] = [
+        ("empty", String::new(), &["holds no request"]),
+        ("cut", CHAT[..CHAT.len() - 20].to_owned(), &["line 4", "EOF"]),
+        ("unordered", format!("{}\n{}\n", lines[1], lines[0]), &["line 2", "before the line it follows"]),
+        ("mixed", format!("{session}\n{}\n", session.replace(":64", ":32")), &["line 2", "block_size is 32"]),
+        ("both", format!("{session}\n{}\n", lines[0]), &["line 2", "block_size"]),
+        ("ids", CHAT.replace("[8,9]", "[8,9,10]"), &["line 2", "3 hash_ids for 600 tokens"]),
+        ("huge", CHAT.replace("600", "9999999999999"), &["line 2", "9999999999999 prompt tokens"]),
+        ("prose", "hello\n".to_owned(), &["line 1"]),
+    ];
+    for (name, text, words) in cases {
+        place.file(name, text.as_bytes());
+        let ran = place.run(&["plan", "--trace", name, "--policy", "lru", "--capacity", "5%", "--json"]);
+        ran.complains(1, &[words, &[name]].concat()).once();
+    }
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(CHAT.as_bytes()).unwrap();
+    let bytes = packed.finish().unwrap();
+    place.file("cut.gz", &bytes[..bytes.len() / 2]);
+    place.run(&["plan", "--trace", "cut.gz", "--policy", "lru", "--capacity", "5%"]).complains(1, &["cut.gz", "line"]);
+    place
+        .run(&["plan", "--trace", "none", "--policy", "lru", "--capacity", "5%"])
+        .complains(1, &["none", "check its path"]);
+    place.run(&["plan", "--trace", ".", "--policy", "lru", "--capacity", "5%"]).complains(1, &["is a directory"]);
+}
+
+#[test]
+fn what_is_typed_wrong_is_said_before_anything_is_read() {
+    let place = Place::new();
+    place.file("t", CHAT.as_bytes());
+    fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&["plan", "--trace", "t"], more].concat()
+    }
+    place.run(&with(&["--policy", "mru", "--capacity", "5%"])).complains(2, &["mru", "s3fifo"]).once();
+    place.run(&with(&["--policy", "lru", "--capacity", "5"])).complains(2, &["--capacity", "no unit"]).once();
+    place.run(&with(&["--policy", "lru", "--capacity", "101%"])).complains(2, &["between 0% and 100%"]).once();
+    place.run(&with(&["--policy", "lru"])).complains(2, &["--capacity"]).once();
+    place
+        .run(&with(&["--policy", "lru", "--capacity", "5%", "--model", "gpt-2"]))
+        .complains(2, &["gpt-2", "llama-3.1-70b"])
+        .once();
+    place
+        .run(&with(&["--policy", "lru", "--capacity", "5%", "--chunk-tokens", "700"]))
+        .complains(2, &["700", "512"])
+        .once();
+    place.run(&["plan", "--policy", "lru", "--capacity", "5%"]).complains(2, &["--trace"]).once();
+}
