@@ -4,9 +4,10 @@
 //! was used no longer ago than the time to live, every use renews it, and what is not read is written. Times are those of the record.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 
 use crate::book::PriceList;
+use crate::seeded::Mixed;
 use crate::trace::{Request, Session, Trace};
 
 /// Tokens of a bill, by what they are billed as.
@@ -102,24 +103,6 @@ impl Used {
             leading += u64::from(whole);
         }
         leading
-    }
-}
-
-/// Ids are counters: one round of mixing suffices, and chance stays out.
-#[derive(Default)]
-struct Mixed(u64);
-
-impl Hasher for Mixed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        self.0 = crate::seeded::finish(self.0.wrapping_add(n).wrapping_add(0x9e37_79b9_7f4a_7c15));
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod bill;
 pub mod book;
+pub mod chain;
 pub mod cost;
 pub mod policy;
 pub mod prefix;

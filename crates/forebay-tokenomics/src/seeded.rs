@@ -1,4 +1,6 @@
-//! Repeatable chance: SplitMix64 (Steele, Lea, Flood 2014) and the few distributions a workload needs.
+//! Repeatable chance: SplitMix64 (Steele, Lea, Flood 2014) and the few distributions a workload needs; and hashing without chance.
+
+use std::hash::Hasher;
 
 /// The finaliser of SplitMix64.
 pub(crate) fn finish(state: u64) -> u64 {
@@ -36,5 +38,23 @@ impl Seeded {
     /// Log-normal with that median; `spread` is the deviation of its logarithm.
     pub(crate) fn around(&mut self, median: f64, spread: f64) -> f64 {
         median * (spread * self.normal()).exp()
+    }
+}
+
+/// Ids are counters: one round of mixing suffices, and chance stays out.
+#[derive(Default)]
+pub(crate) struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = finish(self.0.wrapping_add(n).wrapping_add(0x9e37_79b9_7f4a_7c15));
     }
 }

@@ -1,0 +1,286 @@
+//! What is asked, when: a trace's sessions at a stated load, each request behind the end of the one it waited for.
+//!
+//! Sessions are closed loops: the next request comes when the simulated answer has ended and its pause has passed. A trace with absolute times is an
+//! open loop. More load is sessions drawn again with blocks of their own.
+
+use super::sessions::{Asked, Shared, Template, open_template, template};
+use crate::seeded::Seeded;
+use crate::trace::{Pace, Sharing, Trace, start_offset_s};
+
+/// Tokens of a chunk, the grain KV is kept in here: many of a trace's blocks, so that a fleet of sessions runs in a second.
+pub const CHUNK_TOKENS: u32 = 512;
+/// Most chunks of a load: a slot costs some forty bytes in all.
+const CHUNKS_MAX: u64 = 200_000_000;
+/// Most sessions of a load.
+const SESSIONS_MAX: u64 = 1_000_000;
+
+/// Why a load cannot be made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum LoadError {
+    /// Sessions by the hour of a trace without sessions.
+    #[error(
+        "the trace has requests at absolute times and no sessions; leave out --sessions-per-hour and scale its load with --speed"
+    )]
+    OpenLoop,
+    /// Speed of a trace of sessions.
+    #[error("the trace has sessions; state its load with --sessions-per-hour instead of --speed")]
+    ClosedLoop,
+    /// Blocks larger than a chunk, or no part of it.
+    #[error("the trace's blocks of {0} tokens do not divide a chunk of {CHUNK_TOKENS} tokens")]
+    Blocks(u32),
+    /// Too much of it.
+    #[error(
+        "the load is {0} sessions with {1} chunks of KV, more than this program simulates; ask for fewer sessions or hours"
+    )]
+    TooLarge(u64, u64),
+    /// Nothing inside the time.
+    #[error("no session starts in the time that is simulated; ask for more sessions or hours")]
+    Empty,
+}
+
+/// How a load is made of a trace.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoadParams {
+    /// Sessions that start in an hour; the trace's own, spread over the time, if `None`.
+    pub sessions_per_hour: Option<f64>,
+    /// How many times faster a trace with absolute times runs.
+    pub speed: Option<f64>,
+    /// Hours in which sessions start. Of a trace with absolute times all is run.
+    pub hours: f64,
+    /// Seeds which sessions are drawn, and when they start.
+    pub seed: u64,
+    /// Sessions are drawn with replacement from all, as a bootstrap does, and not first each once.
+    pub bootstrap: bool,
+}
+
+/// A trace made ready to be loaded at any rate.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    templates: Vec<Template>,
+    /// Chunks of shared prompts.
+    shared: u32,
+    pace: Pace,
+    /// Tokens of a chunk.
+    pub chunk_tokens: u32,
+    /// Longest prompt with its answer, in tokens.
+    pub longest_tokens: u64,
+    /// Seconds the trace spans.
+    pub span_s: f64,
+}
+
+/// One session of a load.
+#[derive(Debug, Clone, Copy)]
+struct Started {
+    template: u32,
+    at_s: f64,
+    base: u32,
+}
+
+/// A workload at a rate.
+#[derive(Debug, Clone)]
+pub struct Load<'a> {
+    work: &'a Workload,
+    sessions: Vec<Started>,
+    /// Chunks of single sessions.
+    pub(crate) own_chunks: u32,
+    /// Seconds in which requests are taken.
+    pub span_s: f64,
+    speed: f64,
+}
+
+impl Workload {
+    /// Prepares a trace: whole chunks of [`CHUNK_TOKENS`] named by their last block, an incomplete one left out.
+    ///
+    /// # Errors
+    /// [`LoadError::Blocks`].
+    pub fn new(trace: &Trace, sharing: Sharing) -> Result<Workload, LoadError> {
+        if !CHUNK_TOKENS.is_multiple_of(trace.block_tokens) {
+            return Err(LoadError::Blocks(trace.block_tokens));
+        }
+        let per_chunk = CHUNK_TOKENS / trace.block_tokens;
+        let mut shared = Shared::default();
+        let (templates, common) = if trace.pace == Pace::Sessions {
+            let all: Vec<Template> =
+                trace.sessions.iter().map(|session| template(session, per_chunk, sharing, &mut shared)).collect();
+            (all, shared.numbers.len() as u32)
+        } else {
+            // Ids are global: any request may ask for any chunk.
+            let (all, common) = open_template(&trace.sessions[0], per_chunk);
+            (vec![all], common)
+        };
+        let asked = || trace.sessions.iter().flat_map(|session| &session.requests);
+        Ok(Workload {
+            templates,
+            shared: common,
+            pace: trace.pace,
+            chunk_tokens: CHUNK_TOKENS,
+            longest_tokens: asked().map(|r| r.prompt_tokens + r.output_tokens).max().unwrap_or(0),
+            span_s: asked().map(|r| r.at_s).fold(0.0, f64::max),
+        })
+    }
+
+    /// Sessions, or 1 for a trace with absolute times.
+    pub fn sessions(&self) -> usize {
+        self.templates.len()
+    }
+
+    /// Distinct chunks of the trace.
+    pub fn distinct_chunks(&self) -> u64 {
+        u64::from(self.shared) + self.templates.iter().map(|t| u64::from(t.chunks)).sum::<u64>()
+    }
+
+    /// True for a trace with absolute times.
+    pub fn is_open(&self) -> bool {
+        self.pace == Pace::Open
+    }
+
+    /// The load of one choice.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load(&self, params: &LoadParams) -> Result<Load<'_>, LoadError> {
+        if self.is_open() {
+            if params.sessions_per_hour.is_some() {
+                return Err(LoadError::OpenLoop);
+            }
+            let speed = params.speed.unwrap_or(1.0);
+            let sessions = vec![Started { template: 0, at_s: 0.0, base: 0 }];
+            let own_chunks = self.templates[0].chunks;
+            return Ok(Load { work: self, sessions, own_chunks, span_s: self.span_s / speed, speed });
+        }
+        if params.speed.is_some() {
+            return Err(LoadError::ClosedLoop);
+        }
+        let have = self.templates.len() as f64;
+        let per_hour = params.sessions_per_hour.unwrap_or(have / params.hours);
+        let wanted = (per_hour * params.hours).round();
+        if wanted < 1.0 {
+            return Err(LoadError::Empty);
+        }
+        if wanted > SESSIONS_MAX as f64 {
+            return Err(LoadError::TooLarge(wanted as u64, 0));
+        }
+        let drawn = self.draw(wanted as usize, params);
+        let mut sessions = Vec::with_capacity(drawn.len());
+        let mut chunks = 0u64;
+        for (i, template) in drawn.into_iter().enumerate() {
+            // Offsets are uniform over an hour; the time is as many times longer.
+            let at_s = start_offset_s(params.seed, i as u64) * params.hours;
+            sessions.push(Started { template, at_s, base: chunks.min(CHUNKS_MAX) as u32 });
+            chunks += u64::from(self.templates[template as usize].chunks);
+        }
+        if chunks + u64::from(self.shared) > CHUNKS_MAX {
+            return Err(LoadError::TooLarge(sessions.len() as u64, chunks));
+        }
+        Ok(Load { work: self, sessions, own_chunks: chunks as u32, span_s: params.hours * 3600.0, speed: 1.0 })
+    }
+
+    /// Which sessions: each once as often as the number allows, and the rest drawn without replacement; a bootstrap draws all with replacement.
+    fn draw(&self, wanted: usize, params: &LoadParams) -> Vec<u32> {
+        let have = self.templates.len();
+        let mut chance = Seeded::new(params.seed ^ 0x6c6f_6164);
+        let mut below = |n: usize| (chance.unit() * n as f64) as usize;
+        if params.bootstrap {
+            // Which sessions a user has is what is uncertain, not how many: the trace's number is drawn, then dealt as before.
+            let pool: Vec<u32> = (0..have).map(|_| below(have) as u32).collect();
+            return (0..wanted).map(|i| pool[i % have]).collect();
+        }
+        let mut drawn: Vec<u32> = (0..wanted / have * have).map(|i| (i % have) as u32).collect();
+        let mut rest: Vec<u32> = (0..have as u32).collect();
+        for i in 0..wanted % have {
+            rest.swap(i, i + below(have - i));
+        }
+        drawn.extend(&rest[..wanted % have]);
+        drawn
+    }
+}
+
+impl Load<'_> {
+    pub(crate) fn shared_chunks(&self) -> u32 {
+        self.work.shared
+    }
+
+    pub(crate) fn chunk_tokens(&self) -> u32 {
+        self.work.chunk_tokens
+    }
+
+    /// Sessions.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(crate) fn start_s(&self, session: u32) -> f64 {
+        self.sessions[session as usize].at_s
+    }
+
+    pub(crate) fn requests(&self, session: u32) -> &[Asked] {
+        &self.work.templates[self.sessions[session as usize].template as usize].requests
+    }
+
+    pub(crate) fn base(&self, session: u32) -> u32 {
+        self.sessions[session as usize].base
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.work.is_open()
+    }
+
+    pub(crate) fn speed(&self) -> f64 {
+        self.speed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::{Request, Session};
+
+    fn session(start: u64) -> Session {
+        let request = |(k, blocks): (usize, u64)| Request {
+            at_s: k as f64 * 100.0,
+            prompt_tokens: blocks * 64 + 1,
+            output_tokens: 5,
+            blocks: (start..start + blocks).collect(),
+            api_s: Some(10.0),
+            think_s: Some(90.0),
+            ..Request::default()
+        };
+        Session {
+            model: "m".into(),
+            tool_tokens: 1024,
+            requests: [8, 16, 33].into_iter().enumerate().map(request).collect(),
+            ..Session::default()
+        }
+    }
+
+    fn trace() -> Trace {
+        Trace { block_tokens: 64, pace: Pace::Sessions, sessions: vec![session(1), session(1000), session(2000)] }
+    }
+
+    #[test]
+    fn sessions_are_drawn_each_once_before_any_twice_and_have_chunks_of_their_own() {
+        let work = Workload::new(&trace(), Sharing::Private).unwrap();
+        assert_eq!((work.sessions(), work.distinct_chunks(), work.longest_tokens), (3, 12, 33 * 64 + 6));
+        let params = LoadParams { sessions_per_hour: Some(3.5), speed: None, hours: 2.0, seed: 1, bootstrap: false };
+        let load = work.load(&params).unwrap();
+        assert_eq!((load.sessions(), load.own_chunks), (7, 28));
+        let mut templates: Vec<u32> = load.sessions[..6].iter().map(|s| s.template).collect();
+        templates.sort_unstable();
+        assert_eq!(templates, [0, 0, 1, 1, 2, 2]);
+        assert!(load.sessions.iter().all(|s| (0.0..7200.0).contains(&s.at_s)));
+        assert!(matches!(work.load(&LoadParams { sessions_per_hour: Some(0.1), ..params }), Err(LoadError::Empty)));
+        assert!(matches!(work.load(&LoadParams { speed: Some(2.0), ..params }), Err(LoadError::ClosedLoop)));
+        assert!(matches!(
+            work.load(&LoadParams { sessions_per_hour: Some(1e9), ..params }),
+            Err(LoadError::TooLarge(..))
+        ));
+    }
+
+    #[test]
+    fn sessions_share_chunks_only_when_asked() {
+        let private = Workload::new(&trace(), Sharing::Private).unwrap();
+        let shared = Workload::new(&trace(), Sharing::Modelled).unwrap();
+        // Of 1,024 tokens of tools the first prompt has 512, one chunk; ids are each session's own, equal tools make the chunk one.
+        assert_eq!((private.distinct_chunks(), shared.distinct_chunks()), (12, 1 + 3 * 3));
+    }
+}
