@@ -15,7 +15,7 @@ type _Keys = Buffer | Iterable[_Key] | Hashes
 """Keys in order, or one contiguous buffer of rows of 16 bytes (``bytes``, or a NumPy array of shape (n, 16) and dtype uint8), which is faster; or an
 engine's own hashes, of which keys are made where the call is made."""
 type _Buffers = Iterable[Buffer] | Spans
-"""One contiguous buffer for each key, or spans of a region."""
+"""One contiguous buffer for each key, or spans of regions."""
 type _Reuse = Literal["tool", "turn", "done"] | float
 """When a block will be used again: after a tool call (seconds), after a person's turn (minutes, or never), not at all, or in so many seconds."""
 
@@ -300,11 +300,17 @@ class Region:
 
 @final
 class Spans:
-    """Places for blocks in one region."""
+    """Places for blocks in one region, or, joined, in several: a block may lie in as many places as an engine's page has tensors."""
+
+    @staticmethod
+    def joined(*spans: Spans) -> Spans:
+        """The first block is the bytes of the first place of each, one behind the other, and so on: one block in the store, put by one copy and
+        got by one verifying copy, whole or not at all. Raises InvalidArgument when they do not have as many places each."""
 
     @property
-    def region(self) -> Region: ...
-    def __len__(self) -> int: ...
+    def regions(self) -> list[Region]: ...
+    def __len__(self) -> int:
+        """Blocks."""
 
 @final
 class Hashes:

@@ -128,7 +128,7 @@ def test_an_engines_pool_is_borrowed_whatever_its_shape(space: forebay.Namespace
         before = flat.tobytes()
         rows = space.keys(f"chunk {n}".encode() for n in range(3))
         places = region.spans([0, 3 * 65_536, 7 * 65_536], 65_536)
-        assert len(places) == 3 and places.region is region
+        assert len(places) == 3 and places.regions == [region]
         assert space.put(rows, places) == [Stored.CACHED] * 3
         flat[:] = 0
         assert space.get(rows, into=places) == [65_536] * 3
@@ -137,6 +137,37 @@ def test_an_engines_pool_is_borrowed_whatever_its_shape(space: forebay.Namespace
             assert flat[span].tobytes() == (before[span] if chunk in (0, 3, 7) else bytes(65_536)), chunk
         del flat, places, region
         view.release()
+
+
+def test_a_page_in_several_tensors_is_one_block(space: forebay.Namespace) -> None:
+    # As engines keep them: keys in one tensor, values in another, scales that are shorter, and memory between.
+    chance = np.random.default_rng(4)
+    pools = [chance.integers(0, 256, 10 * step, np.uint8) for step in (70_000, 70_000, 100)]
+    steps = [70_000, 70_000, 100]
+    pages = [7, 2, 5]
+    before = [pool.copy() for pool in pools]
+    regions = [forebay.Region.borrow(pool) for pool in pools]
+    parts = [region.spans([page * step for page in pages], step) for region, step in zip(regions, steps, strict=True)]
+    places = forebay.Spans.joined(*parts)
+    assert len(places) == 3 and places.regions == regions
+    rows = space.keys(f"page {page}".encode() for page in pages)
+    assert space.put(rows, places) == [Stored.CACHED] * 3
+    for block, page in zip(space.get(rows), pages, strict=True):
+        want = b"".join(pool[page * step : (page + 1) * step].tobytes() for pool, step in zip(before, steps, strict=True))
+        assert bytes(block) == want  # type: ignore[arg-type]
+    for pool in pools:
+        pool[:] = 0
+    assert space.get(rows, into=places) == [140_100] * 3
+    for pool, was, step in zip(pools, before, steps, strict=True):
+        for page in range(10):
+            span = slice(page * step, (page + 1) * step)
+            assert pool[span].tobytes() == (was[span].tobytes() if page in pages else bytes(step)), page
+    with pytest.raises(forebay.InvalidArgument, match=r"3, 1"):
+        forebay.Spans.joined(parts[0], regions[1].spans([0], 10))
+    with pytest.raises(forebay.InvalidArgument, match="overlap"):
+        space.get(rows, into=forebay.Spans.joined(parts[0], parts[0]))
+    short = forebay.Spans.joined(parts[0], parts[2])
+    assert space.get(rows, into=short) == [forebay.TooSmall(140_100)] * 3
 
 
 def test_torch_sees_the_same_memory(client: forebay.Client, space: forebay.Namespace) -> None:

@@ -207,6 +207,36 @@ impl Arrived {
         true
     }
 
+    /// As [`Self::copy_checked`], to places that are filled one behind the other. They have room for the whole block.
+    pub(crate) fn scatter_checked(&self, to: &mut [&mut [u8]]) -> bool {
+        use forebay_types::limits::PIECE_BYTES;
+        let binding = self.descriptor.meta.binding();
+        let mut places = to.iter_mut();
+        // What of the place that is being filled is still free.
+        let mut free: &mut [u8] = &mut [];
+        for (index, piece) in self.memory[..self.length].chunks(PIECE_BYTES).enumerate() {
+            let (mut rest, mut runs) = (piece, Vec::with_capacity(2));
+            while !rest.is_empty() {
+                if free.is_empty() {
+                    let Some(next) = places.next() else { return false };
+                    free = next;
+                    continue;
+                }
+                let length = rest.len().min(free.len());
+                let (run, behind) = std::mem::take(&mut free).split_at_mut(length);
+                run.copy_from_slice(&rest[..length]);
+                runs.push(&*run);
+                (free, rest) = (behind, &rest[length..]);
+            }
+            let right = self.unchecked
+                || self.descriptor.sums.0.get(index).is_some_and(|sum| *sum == binding.sum_of_runs(index, runs));
+            if !right {
+                return false;
+            }
+        }
+        true
+    }
+
     /// To look at it in place.
     pub(crate) fn as_ref(&self) -> BlockRef<'_> {
         BlockRef {

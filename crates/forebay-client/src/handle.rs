@@ -11,7 +11,7 @@ use forebay_types::{Clock, Entropy, Key, MissReason, Namespace, PutOutcome, Refu
 use crate::block::{BlockRef, GetResult, IntoError};
 use crate::counters::{Counters, PutCounters};
 use crate::drive::{Lane, by_owner, drive};
-use crate::get::take::{Fill, Keep, Visit};
+use crate::get::take::{Fill, Keep, Scatter, Visit};
 use crate::get::{self, Ask};
 use crate::lent::{Land, LentResult, Place};
 use crate::matching::{self, Matched};
@@ -184,6 +184,20 @@ impl NamespaceHandle {
         fill.results
     }
 
+    /// As [`Self::get_into`], with several places for each block, filled one behind the other: an engine's page lies in as many places as it has
+    /// tensors, and is one block all the same. Put such a block with [`PutBytes::Scattered`](crate::PutBytes::Scattered).
+    ///
+    /// # Panics
+    /// If there are not as many lists of places as keys.
+    pub fn get_scattered(&self, keys: &[Key], places: &mut [Vec<&mut [u8]>]) -> Vec<Result<usize, IntoError>> {
+        assert_eq!(keys.len(), places.len(), "get_scattered takes the places of one block for each key");
+        let asks: Vec<Ask> = keys.iter().map(|key| Ask::whole(*key)).collect();
+        let results = vec![Err(IntoError::Miss(MissReason::Unavailable)); keys.len()];
+        let mut scatter = Scatter { places, results };
+        get::run(&self.space, &self.core, &asks, &mut scatter, self.limits);
+        scatter.results
+    }
+
     /// Gets blocks into places of memory that was lent with [`crate::Client::lend`], one for each key, and gives the places back with their blocks. If
     /// it was lent for direct landings, the drive writes there where it can. A place that may still be written to when the call's time is over,
     /// or when its node is gone, is withheld: the result says so, and [`crate::LentMemory::place`] gives the range again when that is proved to
@@ -251,7 +265,7 @@ impl NamespaceHandle {
         let core = &*self.core;
         let deadline_us = core.clock.now_us() + self.limits.deadline_us;
         let count = blocks.len();
-        let longest = blocks.iter().map(|block| block.bytes.as_slice().len()).max().unwrap_or(0);
+        let longest = blocks.iter().map(|block| block.bytes.len()).max().unwrap_or(0);
         let mut call = PutCall {
             core,
             namespace: self.space.namespace.id,

@@ -4,7 +4,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
-use forebay_client::{PutBytes, Slice};
+use forebay_client::{IntoError, NamespaceHandle, PutBytes, Slice};
+use forebay_types::Key;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
@@ -31,6 +32,8 @@ struct Span {
 /// any call that releases the GIL (`file.readinto`, `hashlib`), and the worst of it is a block that is refused or bytes that are not what was got.
 pub(crate) struct Memory {
     spans: Vec<Span>,
+    /// Spans of one block, which follow one another.
+    per_block: usize,
     readonly: bool,
     keep: Vec<Keep>,
 }
@@ -45,14 +48,19 @@ impl Memory {
     /// The memory of each object of a sequence, or the spans of a region.
     pub(crate) fn many(given: &Bound<'_, PyAny>) -> PyResult<Memory> {
         let py = given.py();
-        let mut memory = Memory { spans: Vec::new(), readonly: false, keep: Vec::new() };
+        let mut memory = Memory { spans: Vec::new(), per_block: 1, readonly: false, keep: Vec::new() };
         if let Ok(spans) = given.cast::<Spans>() {
-            let spans = spans.get();
-            let held = spans.region(py);
-            let region = held.bind(py).get();
-            memory.readonly = region.is_readonly();
-            memory.spans = spans.ranges().iter().map(|range| region.span(range)).map(Span::from).collect();
-            memory.keep.push(Keep::Region(held));
+            let places = spans.get().places();
+            memory.per_block = places.len().max(1);
+            let blocks = places.first().map_or(0, |(_, ranges)| ranges.len());
+            for block in 0..blocks {
+                let of_block = places.iter().map(|(region, ranges)| region.bind(py).get().span(&ranges[block]));
+                memory.spans.extend(of_block.map(Span::from));
+            }
+            for (region, _) in places {
+                memory.readonly |= region.bind(py).get().is_readonly();
+                memory.keep.push(Keep::Region(region.clone_ref(py)));
+            }
             return Ok(memory);
         }
         for item in given.try_iter()? {
@@ -74,12 +82,17 @@ impl Memory {
         Ok(())
     }
 
-    /// Spans.
+    /// Blocks.
     pub(crate) fn count(&self) -> usize {
-        self.spans.len()
+        self.spans.len() / self.per_block
     }
 
-    /// Complains unless there is one span for each key.
+    /// Bytes that each block has room for.
+    pub(crate) fn lengths(&self) -> Vec<usize> {
+        self.spans.chunks(self.per_block).map(|places| places.iter().map(|place| place.len).sum()).collect()
+    }
+
+    /// Complains unless there is memory of one block for each key.
     pub(crate) fn for_keys(self, py: Python<'_>, keys: usize) -> PyResult<Memory> {
         if self.count() == keys {
             return Ok(self);
@@ -106,7 +119,7 @@ impl Memory {
     }
 
     /// The bytes, to be written. Only of what [`Self::writable`] has let pass.
-    pub(crate) fn slices_mut(&mut self) -> Vec<&mut [u8]> {
+    fn slices_mut(&mut self) -> Vec<&mut [u8]> {
         let readonly = self.readonly;
         let one = |span: &Span| match span.len {
             len if len > 0 && !readonly => {
@@ -120,8 +133,24 @@ impl Memory {
         self.spans.iter().map(one).collect()
     }
 
+    /// Blocks into this memory, which [`Self::writable`] has let pass.
+    pub(crate) fn fill(&mut self, handle: &NamespaceHandle, keys: &[Key]) -> Vec<Result<usize, IntoError>> {
+        let per_block = self.per_block;
+        let mut slices = self.slices_mut();
+        if per_block == 1 {
+            return handle.get_into(keys, &mut slices);
+        }
+        let mut slices = slices.into_iter();
+        let mut places: Vec<Vec<&mut [u8]>> = keys.iter().map(|_| slices.by_ref().take(per_block).collect()).collect();
+        handle.get_scattered(keys, &mut places)
+    }
+
     /// What is put: where it lies in a region of the client, the node reads it from there.
     pub(crate) fn put_bytes<'m>(&'m self, shares: &Shares) -> Vec<PutBytes<'m>> {
+        if self.per_block > 1 {
+            let blocks = self.spans.chunks(self.per_block);
+            return blocks.map(|places| PutBytes::Scattered(places.iter().map(Span::slice).collect())).collect();
+        }
         let one = |span: &'m Span| match shares.find(span.at.addr(), span.len) {
             Some((slice, range)) => PutBytes::Shared(slice, range),
             None => PutBytes::from(span.slice()),
@@ -151,7 +180,7 @@ pub(crate) struct Source(Memory);
 
 impl Source {
     pub(crate) fn new(given: &Bound<'_, PyAny>) -> PyResult<Source> {
-        let mut memory = Memory { spans: Vec::new(), readonly: false, keep: Vec::new() };
+        let mut memory = Memory { spans: Vec::new(), per_block: 1, readonly: false, keep: Vec::new() };
         memory.add(given)?;
         Ok(Source(memory))
     }

@@ -30,7 +30,7 @@ impl Namespace {
             return kept(py, blocking(py, || handle.get(&keys.of(&handle)))?);
         };
         let mut memory = Memory::many(into)?.for_keys(py, keys.len())?.writable(py)?;
-        let results = blocking(py, || handle.get_into(&keys.of(&handle), &mut memory.slices_mut()))?;
+        let results = blocking(py, || memory.fill(&handle, &keys.of(&handle)))?;
         filled(py, results)
     }
 

@@ -188,9 +188,9 @@ impl CallQueue {
         let busy = vec![Err(IntoError::Miss(MissReason::Busy)); count];
         let busy = if packed { Answer::Packed(vec![0; count]) } else { Answer::Filled(busy) };
         self.submit(py, &handle, Some(memory), busy, move |handle, memory| {
-            let mut slices = memory.map(Memory::slices_mut).unwrap_or_default();
-            let results = handle.get_into(&keys.of(handle), &mut slices);
-            if packed { Answer::Packed(whole(&results, &slices)) } else { Answer::Filled(results) }
+            let results = memory.map(|memory| (memory.fill(handle, &keys.of(handle)), memory.lengths()));
+            let (results, lengths) = results.unwrap_or_default();
+            if packed { Answer::Packed(whole(&results, &lengths)) } else { Answer::Filled(results) }
         })
     }
 
@@ -332,9 +332,8 @@ impl CallQueue {
 }
 
 /// 1 for each buffer that is full.
-fn whole(results: &[Result<usize, IntoError>], buffers: &[&mut [u8]]) -> Vec<u8> {
-    let full = |(result, buffer): (&Result<usize, IntoError>, &&mut [u8])| u8::from(result == &Ok(buffer.len()));
-    results.iter().zip(buffers).map(full).collect()
+fn whole(results: &[Result<usize, IntoError>], lengths: &[usize]) -> Vec<u8> {
+    results.iter().zip(lengths).map(|(result, length)| u8::from(result == &Ok(*length))).collect()
 }
 
 fn kept(outcome: PutOutcome) -> u8 {

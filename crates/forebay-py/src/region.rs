@@ -116,7 +116,7 @@ impl Region {
     fn spans(slf: &Bound<'_, Self>, offsets: Vec<usize>, nbytes: usize) -> PyResult<Spans> {
         let py = slf.py();
         let ranges = offsets.iter().map(|offset| slf.get().inside(py, *offset, nbytes)).collect::<PyResult<_>>()?;
-        Ok(Spans { region: slf.clone().unbind(), ranges })
+        Ok(Spans(vec![(slf.clone().unbind(), ranges)]))
     }
 
     #[pyo3(signature = (numbers, nbytes))]
@@ -132,7 +132,8 @@ impl Region {
             let at = number.and_then(|number| number.checked_mul(nbytes));
             slf.get().inside(py, at.unwrap_or(usize::MAX), nbytes)
         };
-        Ok(Spans { region: slf.clone().unbind(), ranges: numbers.iter().map(one).collect::<PyResult<_>>()? })
+        let ranges = numbers.iter().map(one).collect::<PyResult<_>>()?;
+        Ok(Spans(vec![(slf.clone().unbind(), ranges)]))
     }
 
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut pyo3::ffi::Py_buffer, flags: c_int) -> PyResult<()> {
@@ -159,27 +160,36 @@ impl Region {
     }
 }
 
-/// See `_forebay.pyi`.
+/// See `_forebay.pyi`. Places in regions, as many in each: a block is the bytes of all places of its number, one behind the other. Never empty.
 #[pyclass(frozen, module = "forebay")]
-pub(crate) struct Spans {
-    region: Py<Region>,
-    ranges: Vec<Range<usize>>,
-}
+pub(crate) struct Spans(Vec<(Py<Region>, Vec<Range<usize>>)>);
 
 impl Spans {
-    pub(crate) fn ranges(&self) -> &[Range<usize>] {
-        &self.ranges
+    pub(crate) fn places(&self) -> &[(Py<Region>, Vec<Range<usize>>)] {
+        &self.0
     }
 }
 
 #[pymethods]
 impl Spans {
     fn __len__(&self) -> usize {
-        self.ranges.len()
+        self.0.first().map_or(0, |(_, ranges)| ranges.len())
     }
 
     #[getter]
-    pub(crate) fn region(&self, py: Python<'_>) -> Py<Region> {
-        self.region.clone_ref(py)
+    fn regions(&self, py: Python<'_>) -> Vec<Py<Region>> {
+        self.0.iter().map(|(region, _)| region.clone_ref(py)).collect()
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (*spans))]
+    fn joined(py: Python<'_>, spans: Vec<Bound<'_, Spans>>) -> PyResult<Spans> {
+        let blocks = spans.first().map_or(0, |one| one.get().__len__());
+        if spans.is_empty() || spans.iter().any(|one| one.get().__len__() != blocks) {
+            let counts: Vec<_> = spans.iter().map(|one| one.get().__len__()).collect();
+            return Err(invalid(py, format!("spans are joined place by place, and these have {counts:?} places")));
+        }
+        let all = spans.iter().flat_map(|one| one.get().0.iter());
+        Ok(Spans(all.map(|(region, ranges)| (region.clone_ref(py), ranges.clone())).collect()))
     }
 }

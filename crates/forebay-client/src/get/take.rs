@@ -99,3 +99,31 @@ impl Taker for Fill<'_, '_> {
         self.results[index] = Err(IntoError::Miss(reason));
     }
 }
+
+/// Copies blocks into places of the caller's, several for each block, checking the copies.
+pub(crate) struct Scatter<'b, 'm> {
+    pub(crate) places: &'b mut [Vec<&'m mut [u8]>],
+    pub(crate) results: Vec<Result<usize, IntoError>>,
+}
+
+impl Taker for Scatter<'_, '_> {
+    fn take(&mut self, index: usize, arrived: Arrived) -> Result<Option<Memory>, Memory> {
+        let length = arrived.length;
+        let places = &mut self.places[index];
+        let room: usize = places.iter().map(|place| place.len()).sum();
+        let (right, result) = if room < length {
+            (arrived.is_right(), Err(IntoError::TooSmall { need: length }))
+        } else {
+            (arrived.scatter_checked(places), Ok(length))
+        };
+        if !right {
+            return Err(arrived.memory);
+        }
+        self.results[index] = result;
+        Ok(Some(arrived.memory))
+    }
+
+    fn miss(&mut self, index: usize, reason: MissReason) {
+        self.results[index] = Err(IntoError::Miss(reason));
+    }
+}

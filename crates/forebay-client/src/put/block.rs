@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use forebay_io::Slice;
+use forebay_types::limits::PIECE_BYTES;
 use forebay_types::{BlockMeta, Key, NamespaceId, Part, PartName, Version};
 
 use crate::ClientError;
@@ -26,6 +27,8 @@ pub enum PutBytes<'a> {
     /// A range of such a slice, which others keep and put from as well. It must not change until the call returns: a block whose bytes do not match
     /// the sums that were made of them is refused.
     Shared(Arc<Slice>, Range<usize>),
+    /// Places of the caller's memory, one behind the other: copied once, wherever they go.
+    Scattered(Vec<&'a [u8]>),
 }
 
 impl<'a> From<&'a [u8]> for PutBytes<'a> {
@@ -47,18 +50,64 @@ impl From<Slice> for PutBytes<'_> {
 }
 
 impl PutBytes<'_> {
+    /// In one run. Nothing of what is scattered: see [`Self::gather`].
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
             PutBytes::Memory(bytes) => bytes,
             PutBytes::Slice(slice) => slice,
             PutBytes::Shared(slice, range) => slice.get(range.clone()).unwrap_or_default(),
+            PutBytes::Scattered(places) => match places.as_slice() {
+                [place] => place,
+                _ => &[],
+            },
+        }
+    }
+
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            PutBytes::Scattered(places) => places.iter().map(|place| place.len()).sum(),
+            _ => self.as_slice().len(),
+        }
+    }
+
+    /// Makes one run of them, if they are not.
+    pub(crate) fn gather(&mut self) {
+        if let PutBytes::Scattered(places) = self {
+            *self = PutBytes::from(places.concat());
+        }
+    }
+
+    /// Copies them to `to`, which is as long as they are, and shows each piece there right after it was copied, while it is near.
+    pub(crate) fn copy_to(&self, to: &mut [u8], mut copied: impl FnMut(usize, &[u8])) {
+        let whole = [self.as_slice()];
+        let mut places = match self {
+            PutBytes::Scattered(places) => places.iter(),
+            _ => whole.iter(),
+        };
+        let mut rest: &[u8] = &[];
+        for (index, piece) in to.chunks_mut(PIECE_BYTES).enumerate() {
+            let mut free = &mut *piece;
+            while !free.is_empty() {
+                if rest.is_empty() {
+                    match places.next() {
+                        Some(place) => rest = place,
+                        None => return,
+                    }
+                }
+                let (run, behind) = rest.split_at(rest.len().min(free.len()));
+                let (to, still) = std::mem::take(&mut free).split_at_mut(run.len());
+                to.copy_from_slice(run);
+                (rest, free) = (behind, still);
+            }
+            copied(index, piece);
         }
     }
 
     /// The slice they lie in, and their first byte in it.
     pub(crate) fn in_region(&self) -> Option<(&Slice, usize)> {
         match self {
-            PutBytes::Memory(_) => None,
+            PutBytes::Memory(_) | PutBytes::Scattered(_) => None,
             PutBytes::Slice(slice) => Some((slice, 0)),
             PutBytes::Shared(slice, range) => Some((slice, range.start)),
         }
@@ -69,7 +118,7 @@ impl<'a> PutBlock<'a> {
     /// A block of these bytes.
     pub fn new(key: Key, bytes: impl Into<PutBytes<'a>>) -> Self {
         let bytes = bytes.into();
-        let meta = BlockMeta::plain(NamespaceId(0), key, Version(0), bytes.as_slice().len() as u64);
+        let meta = BlockMeta::plain(NamespaceId(0), key, Version(0), bytes.len() as u64);
         PutBlock { bytes, meta }
     }
 

@@ -1,8 +1,7 @@
 //! One block on its way: its sums, and where it stands.
 
 use forebay_io::Slice;
-use forebay_types::limits::PIECE_BYTES;
-use forebay_types::{BlockMeta, Descriptor, NamespaceId, PieceSums, Version};
+use forebay_types::{BlockMeta, Descriptor, NamespaceId, PieceSums, Version, pieces_of};
 
 use super::block::{PutBlock, PutBytes};
 
@@ -34,7 +33,7 @@ pub(crate) struct PutItemState<'b> {
 impl<'b> PutItemState<'b> {
     pub(crate) fn new(index: u32, block: PutBlock<'b>, namespace: NamespaceId, version: Version) -> Self {
         let PutBlock { bytes, mut meta } = block;
-        let length = bytes.as_slice().len();
+        let length = bytes.len();
         meta.namespace = namespace;
         meta.version = version;
         PutItemState { index, meta, bytes, length, descriptor: Vec::new(), request: 0, state: State::Waiting }
@@ -47,20 +46,17 @@ impl<'b> PutItemState<'b> {
     /// Computes the sums, over a copy in `to` if there is one.
     pub(super) fn describe(&mut self, to: Option<&mut Slice>) {
         let binding = self.meta.binding();
-        let bytes = self.bytes.as_slice();
         let sums = match to {
-            None => PieceSums::of(&binding, bytes),
-            // Each piece is summed right after it was copied, while it is near: the sums are of what the node will read.
+            None => {
+                // They go through a socket, in one run.
+                self.bytes.gather();
+                PieceSums::of(&binding, self.bytes.as_slice())
+            }
+            // The sums are of what the node will read.
             Some(to) => {
-                let pieces = bytes.chunks(PIECE_BYTES).zip(to.chunks_mut(PIECE_BYTES)).enumerate();
-                PieceSums(
-                    pieces
-                        .map(|(i, (from, to))| {
-                            to.copy_from_slice(from);
-                            binding.sum(i, to)
-                        })
-                        .collect(),
-                )
+                let mut sums = Vec::with_capacity(pieces_of(self.length as u64));
+                self.bytes.copy_to(to, |index, piece| sums.push(binding.sum(index, piece)));
+                PieceSums(sums)
             }
         };
         Descriptor { meta: self.meta.clone(), sums }.encode(&mut self.descriptor);

@@ -175,7 +175,7 @@ impl<'b> PutPart<'b> {
                         if item.descriptor.is_empty() {
                             item.describe(Some(&mut slice));
                         } else {
-                            slice.copy_from_slice(item.bytes.as_slice());
+                            item.bytes.copy_to(&mut slice, |_, _| {});
                         }
                         item.bytes = PutBytes::Slice(slice);
                         region = Some(id);
@@ -269,7 +269,7 @@ impl<'b> Part<PutCall<'_, 'b>> for PutPart<'b> {
                     match std::mem::replace(&mut item.bytes, PutBytes::from(Vec::new())) {
                         PutBytes::Slice(slice) => owed.push((slot as u32, Owed::Reading(slice))),
                         PutBytes::Shared(slice, _) => owed.push((slot as u32, Owed::Sharing(slice))),
-                        PutBytes::Memory(_) => {}
+                        PutBytes::Memory(_) | PutBytes::Scattered(_) => {}
                     }
                 }
             }

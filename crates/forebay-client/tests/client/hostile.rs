@@ -34,8 +34,12 @@ fn all_missed(fake: &Fake, trick: Trick, reason: MissReason) {
     for result in space.get_into(&keys, &mut lent) {
         assert_eq!(result, Err(IntoError::Miss(reason)), "{trick:?}");
     }
+    let mut places: Vec<_> = buffers.iter_mut().map(|buffer| buffer.chunks_mut(100_000).collect()).collect();
+    for result in space.get_scattered(&keys, &mut places) {
+        assert_eq!(result, Err(IntoError::Miss(reason)), "{trick:?}");
+    }
     space.get_each(&keys, |_, result| assert_eq!(result.map(|_| ()).unwrap_err(), reason, "{trick:?}"));
-    assert_eq!(client.counters().get.missed(reason), 12, "{trick:?}");
+    assert_eq!(client.counters().get.missed(reason), 16, "{trick:?}");
     fake.state.set(Trick::None);
     assert_hits(space.get(&keys), &blocks);
     assert_adds_up(&client);

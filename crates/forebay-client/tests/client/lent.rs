@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use forebay_client::{Interrupt, Options, PutBlock, PutBytes};
+use forebay_client::{Interrupt, IntoError, Options, PutBlock, PutBytes};
 use forebay_types::{MissReason, PutOutcome, RefusedReason};
 
 use crate::fake::{Fake, Trick};
@@ -87,4 +87,31 @@ fn a_call_of_ones_own_is_one_of_the_queue() {
     assert_eq!(results, [Ok(5000); 3]);
     assert!(buffers.iter().zip(&blocks).all(|(buffer, (_, bytes))| buffer == bytes));
     assert_adds_up(&client);
+}
+
+/// An engine's page lies in several tensors, and lives and dies as one block.
+#[test]
+fn a_block_is_put_from_several_places_and_got_into_several() {
+    for fake in [Fake::unix(), Fake::tcp()] {
+        let (client, space) = attached(&fake, Options::default());
+        let bytes = content(3, 300_000);
+        // Places that end inside of pieces, at their borders and beyond, and hold nothing.
+        let cuts = [0, 1, 1, 65_536, 65_536 + 70_000, 299_999, 300_000];
+        let places: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
+        let key = space.derive_key(b"scattered");
+        let put = PutBlock::new(key, PutBytes::Scattered(places));
+        assert_eq!(space.put_blocks(vec![put]), [PutOutcome::Cached]);
+        assert_hits(space.get(&[key]), &[(key, bytes.clone())]);
+        // Into places that are cut otherwise, the last with more room than is needed.
+        let mut room = vec![0xAA; 300_010];
+        let (first, rest) = room.split_at_mut(150_001);
+        let absent = space.derive_key(b"nowhere");
+        let mut spare = [0; 10];
+        let mut to = [vec![&mut [][..], first, rest], vec![&mut spare[..]], vec![]];
+        let got = space.get_scattered(&[key, absent, key], &mut to);
+        let short = IntoError::TooSmall { need: 300_000 };
+        assert_eq!(got, [Ok(300_000), Err(IntoError::Miss(MissReason::Absent)), Err(short)]);
+        assert!(room[..300_000] == bytes && room[300_000..] == [0xAA; 10], "nothing is written behind the block");
+        assert_adds_up(&client);
+    }
 }
