@@ -7,9 +7,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
-use crate::run::{cargo, pass};
-use crate::test::{Report, keep, step};
+use crate::run::{cargo, pass, pass_keeping};
+use crate::test::{Report, step};
 use crate::{Stop, python};
 
 /// What is run under which environment. Tests are files of `python/tests/engines`.
@@ -39,6 +40,8 @@ const ENGINES: [Engine; 3] = [
 
 /// Makes environments: pinned, so that a run from nothing is the same next year.
 const INSTALLER: &str = "uv==0.13.9";
+/// All environments together, in GB, what they share counted as often as it is there.
+const DISK_GB_MAX: u64 = 25;
 /// Left free on the disk whatever an environment takes, in GB: others write there too.
 const SPARE_GB: u64 = 5;
 
@@ -49,53 +52,103 @@ struct Engine {
     tests: &'static [&'static str],
 }
 
-/// Runs them all. `may_skip` names engines that may be missing.
-pub(crate) fn run(root: &Path, may_skip: &[String], report: &mut Report) -> Result<(), Stop> {
-    if let Some(unknown) = may_skip.iter().find(|name| !ENGINES.iter().any(|engine| engine.name == **name)) {
-        let known: Vec<&str> = ENGINES.iter().map(|engine| engine.name).collect();
-        return Err(Stop::Misused(format!(
-            "--allow-skip takes an engine, one of {}, not {unknown:?}",
-            known.join(", ")
-        )));
-    }
+/// What a person asked for beside the engines' tests.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// Engines to run; none: all.
+    pub(crate) only: Vec<String>,
+    /// Engines that may be missing.
+    pub(crate) may_skip: Vec<String>,
+}
+
+/// Runs them. All are run, whatever fails in between: what is broken is said at the end, in one list.
+#[expect(clippy::disallowed_methods, reason = "a chore that says how long it took")]
+pub(crate) fn run(root: &Path, asked: &Asked, report: &mut Report) -> Result<(), Stop> {
+    let begun = Instant::now();
+    let engines = chosen(asked)?;
     step("engines: the binary and the wheel");
     pass("the build of the binary", cargo(root, &["build", "--locked", "--package", "forebay", "--bin", "forebay"]))?;
     let (wheel, interpreter) =
         python::wheel(root)?.map_err(|why| Stop::Failed(format!("the package cannot be built here: {why}")))?;
     let tools = Tools::made(interpreter)?;
     let site = tools.unpack(&wheel, &python::target(root).join("engines/site"))?;
-    let (mut ran, mut skipped) = (0, 0);
-    for engine in &ENGINES {
+    step("engines: what they take");
+    tools.say_what_is_taken(root, &engines)?;
+    let (mut ran, mut tests, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut skipped = 0;
+    for engine in &engines {
         step(&format!("engines: {}", engine.name));
         let ready = tools.environment(root, engine.environment).and_then(|python| {
             pass(&format!("importing {}", engine.modules), imports(&python, engine.modules))?;
             Ok(python)
         });
-        let python = match ready {
-            Ok(python) => python,
-            Err(Stop::Failed(why)) if may_skip.iter().any(|name| name == engine.name) => {
+        match ready {
+            Ok(python) => {
+                let what = format!("the tests with {}", engine.name);
+                let (closing, done) =
+                    pass_keeping(&what, pytest(root, &python, &site, engine), python::is_closing_line);
+                tests.extend(closing.iter().flat_map(|line| counts(line)));
+                report.close(format!("{}: {}", engine.name, closing.join("; ").trim_matches(['=', ' '])));
+                ran.push(engine.name);
+                if let Err(Stop::Failed(why)) = done {
+                    failed.push(why);
+                }
+            }
+            Err(Stop::Failed(why)) if asked.may_skip.iter().any(|name| name == engine.name) => {
                 report.skip(&format!("engine {}: {why}", engine.name));
                 skipped += 1;
-                continue;
             }
             Err(Stop::Failed(why)) => {
                 let hint = format!("`--allow-skip {}` leaves its tests out", engine.name);
-                return Err(Stop::Failed(format!("the engine {} does not run here: {why}; {hint}", engine.name)));
+                failed.push(format!("the engine {} does not run here: {why}; {hint}", engine.name));
             }
             Err(misused) => return Err(misused),
-        };
-        keep(report, &format!("the tests with {}", engine.name), pytest(root, &python, &site, engine))?;
-        ran += 1;
+        }
     }
-    report.close(format!("engines: {ran} ran, {skipped} skipped"));
-    Ok(())
+    let sums = ["passed", "failed", "errors", "skipped"].map(|word| {
+        let sum: u64 =
+            tests.iter().filter(|(_, of)| of.trim_end_matches('s') == word.trim_end_matches('s')).map(|(n, _)| n).sum();
+        (sum, word)
+    });
+    let said: Vec<_> =
+        sums.iter().filter(|(sum, word)| *sum > 0 || *word == "passed").map(|(n, of)| format!("{n} {of}")).collect();
+    let seconds = begun.elapsed().as_secs();
+    let names = ran.join(", ");
+    report.close(format!(
+        "engines: {} ran ({names}), {skipped} left out: {} in {seconds} s",
+        ran.len(),
+        said.join(", ")
+    ));
+    if failed.is_empty() { Ok(()) } else { Err(Stop::Failed(failed.join("\n"))) }
+}
+
+fn chosen(asked: &Asked) -> Result<Vec<&'static Engine>, Stop> {
+    let named =
+        asked.only.iter().map(|name| ("--only", name)).chain(asked.may_skip.iter().map(|name| ("--allow-skip", name)));
+    for (flag, name) in named {
+        if !ENGINES.iter().any(|engine| engine.name == name) {
+            let known: Vec<&str> = ENGINES.iter().map(|engine| engine.name).collect();
+            return Err(Stop::Misused(format!("{flag} takes an engine, one of {}, not {name:?}", known.join(", "))));
+        }
+    }
+    Ok(ENGINES
+        .iter()
+        .filter(|engine| asked.only.is_empty() || asked.only.iter().any(|name| name == engine.name))
+        .collect())
+}
+
+/// What pytest's closing line counts: 3 passed, 1 skipped.
+fn counts(line: &str) -> Vec<(u64, String)> {
+    let words: Vec<&str> = line.split([' ', ',', '=']).filter(|word| !word.is_empty()).collect();
+    let pairs = words.windows(2).filter_map(|pair| Some((pair[0].parse().ok()?, pair[1].to_owned())));
+    pairs.collect()
 }
 
 fn pytest(root: &Path, python: &Path, site: &Path, engine: &Engine) -> Command {
     let mut command = Command::new(python);
-    command.current_dir(root.join("python/tests/engines")).args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]);
-    // An engine's start alone can take minutes on a busy machine.
-    command.args(["-o", "faulthandler_timeout=900"]).args(engine.tests);
+    command.current_dir(root.join("python/tests/engines")).args(["-m", "pytest", "-v", "--no-header"]);
+    // Where the time goes is worth two lines. An engine's start alone can take minutes on a busy machine.
+    command.args(["-p", "no:cacheprovider", "--durations=3", "-o", "faulthandler_timeout=900"]).args(engine.tests);
     // Found by this process and by those that the tests start.
     command.env("PYTHONPATH", site).env("FOREBAY_ENGINES", "1").env("HF_HUB_OFFLINE", "1");
     command.env("FOREBAY_BINARY", python::binary(root));
@@ -136,13 +189,36 @@ impl Tools {
         Ok(Tools { interpreter, uv: home.join("bin/uv") })
     }
 
+    /// Says what disk the environments take, and refuses before anything is fetched if they do not fit.
+    fn say_what_is_taken(&self, root: &Path, engines: &[&Engine]) -> Result<(), Stop> {
+        let folder = cache()?.join("engines");
+        let mut names: Vec<&str> = engines.iter().map(|engine| engine.environment).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut missing_gb = 0;
+        for name in names {
+            let list = List::read(root, &self.interpreter, name)?;
+            let made = folder.join(&list.folder).join(".complete").exists();
+            missing_gb += if made { 0 } else { list.disk_gb };
+            let state = if made { "is there" } else { "is to be made" };
+            println!("{}: {state}; {} GB on its own", folder.join(&list.folder).display(), list.disk_gb);
+        }
+        std::fs::create_dir_all(&folder).map_err(|e| Stop::Failed(format!("{}: {e}", folder.display())))?;
+        let free_gb = free_gb(&folder)?;
+        println!(
+            "at most {missing_gb} GB are taken now (less where lists share packages), of {free_gb} GB free; {DISK_GB_MAX} GB in all are the limit"
+        );
+        if free_gb < missing_gb + SPARE_GB {
+            let text = format!("{missing_gb} GB and {SPARE_GB} GB to spare are needed, and {free_gb} GB are free");
+            return Err(Stop::Failed(format!("{text}: make room, or set XDG_CACHE_HOME to another disk")));
+        }
+        Ok(())
+    }
+
     /// An engine's environment; its Python.
     fn environment(&self, root: &Path, name: &str) -> Result<PathBuf, Stop> {
-        let list = root.join(format!("python/tests/engines/environments/{name}.txt"));
-        let pinned = std::fs::read_to_string(&list).map_err(|e| Stop::Failed(format!("{}: {e}", list.display())))?;
-        let disk_gb = pinned.lines().find_map(|line| line.strip_prefix("# disk_gb: ")?.trim().parse().ok());
-        let disk_gb = disk_gb.ok_or_else(|| Stop::Failed(format!("{} does not say `# disk_gb: N`", list.display())))?;
-        let name = format!("{name}-{}", key(&self.interpreter, &pinned));
+        let list = List::read(root, &self.interpreter, name)?;
+        let (name, disk_gb) = (list.folder, list.disk_gb);
         let home = make(&cache()?.join("engines"), &name, disk_gb, |home| {
             let (mut venv, mut install) = (Command::new(&self.uv), Command::new(&self.uv));
             venv.args(["venv", "--quiet", "--python"]).arg(&self.interpreter).arg(home);
@@ -151,7 +227,7 @@ impl Tools {
                 .args(["pip", "install", "--quiet", "--no-deps", "--python"])
                 .arg(home.join("bin/python"))
                 .arg("-r")
-                .arg(&list);
+                .arg(&list.path);
             pass(&format!("installing the environment {name}"), install)
         })?;
         Ok(home.join("bin/python"))
@@ -167,6 +243,25 @@ impl Tools {
         install.arg("--target").arg(site).arg(wheel);
         pass("unpacking the wheel", install)?;
         Ok(site.to_path_buf())
+    }
+}
+
+/// A list of pinned packages.
+struct List {
+    path: PathBuf,
+    /// Where its environment is, in the folder of all of them.
+    folder: String,
+    /// That its environment takes if it shares nothing.
+    disk_gb: u64,
+}
+
+impl List {
+    fn read(root: &Path, interpreter: &Path, name: &str) -> Result<List, Stop> {
+        let path = root.join(format!("python/tests/engines/environments/{name}.txt"));
+        let pinned = std::fs::read_to_string(&path).map_err(|e| Stop::Failed(format!("{}: {e}", path.display())))?;
+        let disk_gb = pinned.lines().find_map(|line| line.strip_prefix("# disk_gb: ")?.trim().parse().ok());
+        let disk_gb = disk_gb.ok_or_else(|| Stop::Failed(format!("{} does not say `# disk_gb: N`", path.display())))?;
+        Ok(List { folder: format!("{name}-{}", key(interpreter, &pinned)), path, disk_gb })
     }
 }
 
@@ -249,6 +344,22 @@ mod tests {
         let made = make(&folder, "huge", 1 << 40, |_| Ok(()));
         assert!(matches!(made, Err(Stop::Failed(why)) if why.contains("make room")));
         let _ = std::fs::remove_dir_all(&folder);
+    }
+
+    #[test]
+    fn all_environments_together_fit_into_what_is_said() {
+        let names: std::collections::BTreeSet<&str> = ENGINES.iter().map(|engine| engine.environment).collect();
+        let lists =
+            names.iter().map(|name| List::read(&crate::root(), Path::new("python3"), name).map(|list| list.disk_gb));
+        let all: u64 = lists.sum::<Result<u64, Stop>>().unwrap_or(u64::MAX);
+        assert!(all <= DISK_GB_MAX, "{all} GB");
+    }
+
+    #[test]
+    fn counts_are_read_from_the_closing_line() {
+        let line = "=== 1 failed, 9 passed, 2 skipped, 1 error in 72.34s (0:01:12) ===";
+        let said = counts(line).into_iter().map(|(n, of)| format!("{n} {of}")).collect::<Vec<_>>();
+        assert_eq!(said, ["1 failed", "9 passed", "2 skipped", "1 error"]);
     }
 
     #[test]

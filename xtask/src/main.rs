@@ -20,7 +20,7 @@ cargo xtask test [--io-engines] [--runner cargo|nextest]
     Everything that must hold before a change is handed in: format, lints, tidy, licences, all tests, doc tests.
     --io-engines   once more, the tests that start nodes, with each I/O engine forced in turn
     --runner       which runner; by default nextest where it is installed
-cargo xtask test --engines [--allow-skip ENGINE]...
+cargo xtask test --engines [--only ENGINE]... [--allow-skip ENGINE]...
     Only the adapters of python/, under the engines' own wheels (transformers, vllm, lmcache) on CPU. Their environments, about 6 GB each, are made once in your cache
     directory. An engine that does not run here fails, unless it is named.
 cargo xtask tidy [--accept [--bytes-unchanged]]

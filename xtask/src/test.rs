@@ -12,9 +12,9 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<(), Stop> {
     let asked = Asked::parse(args)?;
     let mut report = Report::default();
     if asked.engines {
-        engines::run(root, &asked.may_skip, &mut report)?;
-        report.print();
-        return Ok(());
+        let done = engines::run(root, &asked.of_engines, &mut report);
+        report.print(done.is_ok());
+        return done;
     }
     lints(root, &mut report)?;
     step("tidy");
@@ -25,7 +25,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<(), Stop> {
     if asked.io_engines {
         io_engines(root, &mut report)?;
     }
-    report.print();
+    report.print(true);
     Ok(())
 }
 
@@ -38,22 +38,23 @@ enum Runner {
 struct Asked {
     /// Only the adapters, with the engines' own wheels.
     engines: bool,
-    /// Engines that may be missing.
-    may_skip: Vec<String>,
+    of_engines: engines::Asked,
     io_engines: bool,
     runner: Option<Runner>,
 }
 
 impl Asked {
     fn parse(args: &[String]) -> Result<Self, Stop> {
-        let mut asked = Asked { engines: false, may_skip: Vec::new(), io_engines: false, runner: None };
+        let mut asked =
+            Asked { engines: false, of_engines: engines::Asked::default(), io_engines: false, runner: None };
         let mut args = args.iter().map(String::as_str);
         while let Some(arg) = args.next() {
             match arg {
                 "--engines" => asked.engines = true,
-                "--allow-skip" => match args.next() {
-                    Some(engine) => asked.may_skip.push(engine.to_owned()),
-                    None => return Err(Stop::Misused("--allow-skip takes an engine".into())),
+                "--allow-skip" | "--only" => match args.next() {
+                    Some(engine) if arg == "--only" => asked.of_engines.only.push(engine.to_owned()),
+                    Some(engine) => asked.of_engines.may_skip.push(engine.to_owned()),
+                    None => return Err(Stop::Misused(format!("{arg} takes an engine"))),
                 },
                 "--io-engines" => asked.io_engines = true,
                 "--runner" => {
@@ -66,8 +67,9 @@ impl Asked {
                 other => return Err(Stop::Misused(format!("`test` has no flag {other:?}"))),
             }
         }
-        if !asked.may_skip.is_empty() && !asked.engines {
-            return Err(Stop::Misused("--allow-skip belongs to --engines".into()));
+        let named = asked.of_engines.only.len() + asked.of_engines.may_skip.len();
+        if named > 0 && !asked.engines {
+            return Err(Stop::Misused("--only and --allow-skip belong to --engines".into()));
         }
         Ok(asked)
     }
@@ -91,7 +93,7 @@ impl Report {
         self.closing.push(line);
     }
 
-    fn print(&self) {
+    fn print(&self, all_passed: bool) {
         step("the runners' closing lines");
         self.closing.iter().for_each(|line| println!("{line}"));
         match self.skipped.as_slice() {
@@ -101,7 +103,9 @@ impl Report {
                 skipped.iter().for_each(|what| println!("skipped: {what}"));
             }
         }
-        println!("all that ran passed");
+        if all_passed {
+            println!("all that ran passed");
+        }
     }
 }
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 HERE = Path(__file__).parent
 #: A start and a stop of a node on a machine that does ten other things.
 PATIENCE_S = 60.0
+#: What programs with these engines begin with.
+TRANSFORMERS = ("torch", "transformers:AutoModelForCausalLM")
+VLLM = ("torch", "vllm:LLM")
 #: Tokens of a block of vLLM's CPU backend.
 BLOCK_TOKENS = 128
 #: Tokens of the prompts that vLLM is given: whole blocks and a rest; two that begin alike; one shorter than a block.
@@ -65,12 +71,77 @@ class Node:
         return self._process.pid
 
 
-def run_script(name: str, *args: str, timeout_s: float = 480.0, **environment: str) -> str:
-    """Runs a program of this folder in a process of its own, as an engine's restart is one; what it printed."""
+class Nursery:
+    """See nursery.py."""
+
+    _of: ClassVar[dict[tuple[str, ...], Nursery]] = {}
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self._modules = modules
+        # Strings hash alike in all of them, as in engines that share block hashes.
+        env = os.environ | {"PYTHONHASHSEED": "0"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "nursery.py"), *modules], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._heard = b""
+        assert self._hear(PATIENCE_S * 10) == {"ready": True}
+
+    @classmethod
+    def of(cls, modules: tuple[str, ...]) -> Nursery:
+        """The one that has imported these."""
+        if modules not in cls._of:
+            cls._of[modules] = cls(modules)
+            atexit.register(cls._of[modules].close)
+        return cls._of[modules]
+
+    def run(self, argv: list[str], env: dict[str, str], timeout_s: float) -> tuple[int, str, str]:
+        """Runs a program; its exit code and what it printed."""
+        with tempfile.TemporaryDirectory(prefix="forebay-program-") as folder:
+            out, err = (f"{folder}/{name}" for name in ("out", "err"))
+            assert self._process.stdin is not None
+            asked = {"argv": argv, "env": env, "out": out, "err": err}
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            self._process.stdin.flush()
+            pid = self._hear(PATIENCE_S)["pid"]
+            try:
+                code = self._hear(timeout_s)["code"]
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                code = self._hear(PATIENCE_S)["code"]
+            texts = (Path(file).read_text(errors="replace") if os.path.exists(file) else "" for file in (out, err))
+            return code, *texts  # type: ignore[return-value]
+
+    def _hear(self, timeout_s: float) -> dict[str, Any]:
+        """Its next line of JSON. Modules may print some of their own while they are imported."""
+        until = time.monotonic() + timeout_s
+        while True:
+            line, found, rest = self._heard.partition(b"\n")
+            if found:
+                self._heard = rest
+                if line.startswith(b"{"):
+                    return json.loads(line)
+                continue
+            assert self._process.stdout is not None
+            if not select.select([self._process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise TimeoutError
+            more = os.read(self._process.stdout.fileno(), 65536)
+            assert more, f"the process that imports {self._modules} has ended"
+            self._heard += more
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(PATIENCE_S)
+
+
+def run_script(name: str, *args: str, timeout_s: float = 480.0, modules: tuple[str, ...] = (), **environment: str) -> str:
+    """Runs a program of this folder in a process of its own, as an engine's restart is one; what it printed. Where it begins, these modules are
+    imported already (`module`, or `module:attribute`)."""
     env = os.environ | {"PYTHONHASHSEED": "0", "VLLM_CPU_KVCACHE_SPACE": "1"} | environment
-    done = subprocess.run([sys.executable, str(HERE / name), *args], env=env, text=True, capture_output=True, timeout=timeout_s)
-    assert done.returncode == 0, f"{name} failed:\n{done.stdout[-4000:]}\n{done.stderr[-12000:]}"
-    return done.stdout
+    code, out, err = Nursery.of(modules).run([str(HERE / name), *args], env, timeout_s)
+    assert code == 0, f"{name} failed ({code}):\n{out[-4000:]}\n{err[-12000:]}"
+    return out
 
 
 def wait_for(what: Callable[[], object], *, every_s: float = 0.05) -> None:
@@ -84,6 +155,6 @@ def wait_for(what: Callable[[], object], *, every_s: float = 0.05) -> None:
 def vllm_life(model_folder: Path, *args: str, transfer: dict[str, Any] | None = None, **environment: str) -> dict[str, Any]:
     """One life of a vLLM engine: what vllm_program.py says at its end."""
     more = ["--transfer", json.dumps(transfer)] if transfer else []
-    said = run_script("vllm_program.py", "--model", str(model_folder), *more, *args, **environment)
+    said = run_script("vllm_program.py", "--model", str(model_folder), *more, *args, modules=VLLM, **environment)
     (line,) = re.findall(r"^RESULT (.*)$", said, re.MULTILINE)
     return json.loads(line)

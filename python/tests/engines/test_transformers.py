@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import Node, run_script
+from support import TRANSFORMERS, Node, run_script
 
 import forebay
 from forebay.integrations.transformers import PrefixCache, Unsupported, generate, weights_digest
@@ -163,12 +163,12 @@ def test_the_document_says_what_runs(model_folder: Path, node: Node) -> None:
     assert program != snippet
     script = node.folder / "snippet.py"
     script.write_text(program)
-    loaded = [re.search(r"(\d+) of (\d+) tokens", run_script(str(script))) for _ in range(2)]
+    loaded = [re.search(r"(\d+) of (\d+) tokens", run_script(str(script), modules=TRANSFORMERS)) for _ in range(2)]
     assert all(loaded), "the snippet says how much was loaded"
     assert loaded[0].group(1) == "0"
     assert int(loaded[1].group(1)) > 0
     example = str(Path(__file__).parents[3] / "examples/transformers_prefix.py")
-    said = [run_script(example, "--model", str(model_folder), "--connect", node.address) for _ in range(2)]
+    said = [run_script(example, "--model", str(model_folder), "--connect", node.address, modules=TRANSFORMERS) for _ in range(2)]
     assert "loaded 0 of" in said[0] and "loaded 0 of" not in said[1]
 
 

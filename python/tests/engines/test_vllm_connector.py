@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import BLOCK_TOKENS, HERE, LENGTHS, Node, run_script
+from support import BLOCK_TOKENS, HERE, LENGTHS, VLLM, Node, run_script
 from support import vllm_life as live
 
 #: Whole blocks of each prompt, less one where nothing would be left to compute.
@@ -59,7 +59,7 @@ def test_an_engine_starts_and_serves_without_a_node(model_folder: Path, node: No
 def test_the_example_loads_the_second_time_it_is_run(model_folder: Path, node: Node) -> None:
     """With the engine in a process of its own, as vLLM has it unless it is told otherwise."""
     example = HERE.parents[2] / "examples/vllm_connector.py"
-    said = [run_script(str(example), "--model", str(model_folder), "--connect", node.address) for _ in range(2)]
+    said = [run_script(str(example), "--model", str(model_folder), "--connect", node.address, modules=VLLM) for _ in range(2)]
     told = [re.search(r"^(\d+) of 900 tokens were loaded, .* then (.*)$", text, re.MULTILINE) for text in said]
     assert all(told)
     assert [int(match.group(1)) for match in told] == [0, 899 // BLOCK_TOKENS * BLOCK_TOKENS]
