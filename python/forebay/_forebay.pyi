@@ -159,6 +159,7 @@ class Namespace:
         ttl_s: float | None = None,
         reuse: _Reuse | None = None,
         deadline_ms: float | None = None,
+        caller_keeps: bool = False,
     ) -> list[Stored | Refused]:
         """Puts blocks of 1 byte to 64 MiB, one buffer for each key. The first complete put of a key wins; a later one is told ``exists`` before
         its bytes move. The buffers must not change until the call returns.
@@ -168,6 +169,8 @@ class Namespace:
         position: blocks before the first of these in their sequence; says that the keys follow one another.
         parent: the key before the first of these.
         ttl_s: seconds that the blocks live.
+        caller_keeps: the caller has the blocks in memory of its own too, so they leave the node's DRAM as soon as they are written, until
+            somebody else asks for them.
 
         Raises InvalidArgument, ForkedClient.
         """
@@ -419,6 +422,7 @@ class CallQueue:
         ttl_s: float | None = None,
         reuse: _Reuse | None = None,
         deadline_ms: float | None = None,
+        caller_keeps: bool = False,
         packed: bool = False,
     ) -> int:
         """``Namespace.put``. packed: the answer is ``bytes``, one for each key: 0 refused, 1 cached, 2 durable, 3 exists."""

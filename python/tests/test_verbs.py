@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -211,3 +212,12 @@ def test_answers_of_a_queue_may_be_packed(space: forebay.Namespace, client: fore
         region.rows(b"123", 64)
     with pytest.raises(forebay.InvalidArgument, match="into"):
         queue.submit_get(space, hashes, packed=True)
+
+
+def test_what_the_caller_keeps_is_on_the_drive_alone(space: forebay.Namespace) -> None:
+    keys = space.keys([b"one", b"two"])
+    assert space.put(keys, blocks(2), caller_keeps=True) == [Stored.CACHED] * 2
+    until = time.monotonic() + 60
+    while space.contains(keys) != [Tier.NVME] * 2:
+        assert time.monotonic() < until
+    assert all(space.get(keys))

@@ -69,6 +69,7 @@ pub(crate) struct CallLimits {
     pub(crate) deadline_us: u64,
     pub(crate) in_flight: usize,
     pub(crate) hint: Reuse,
+    pub(crate) caller_keeps: bool,
     /// Seconds that puts live; `None`: as the namespace says.
     pub(crate) ttl_s: Option<u32>,
 }
@@ -76,7 +77,7 @@ pub(crate) struct CallLimits {
 impl NamespaceHandle {
     pub(crate) fn new(core: Arc<Core>, space: Arc<Space>) -> Self {
         let (deadline_us, in_flight) = (core.options.deadline.as_micros() as u64, core.options.in_flight);
-        let limits = CallLimits { deadline_us, in_flight, hint: Reuse::Unknown, ttl_s: None };
+        let limits = CallLimits { deadline_us, in_flight, hint: Reuse::Unknown, caller_keeps: false, ttl_s: None };
         NamespaceHandle { core, space, limits }
     }
 
@@ -119,6 +120,15 @@ impl NamespaceHandle {
     pub fn with_reuse(&self, hint: Reuse) -> Self {
         let mut handle = self.clone();
         handle.limits.hint = hint;
+        handle
+    }
+
+    /// The same namespace, whose puts say that the caller keeps their blocks in memory of its own. A node of this version lets them leave its DRAM as
+    /// soon as they are written, until somebody else asks for them.
+    #[must_use]
+    pub fn with_caller_keeps(&self, caller_keeps: bool) -> Self {
+        let mut handle = self.clone();
+        handle.limits.caller_keeps = caller_keeps;
         handle
     }
 
@@ -271,6 +281,7 @@ impl NamespaceHandle {
             namespace: self.space.namespace.id,
             window_items: self.limits.in_flight,
             hint: self.limits.hint,
+            caller_keeps: self.limits.caller_keeps,
             outcomes: vec![None; count],
             moved: Some(Vec::new()),
             counts: PutCounters { asked: count as u64, ..PutCounters::default() },

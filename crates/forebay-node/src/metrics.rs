@@ -223,6 +223,12 @@ pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
     ("forebay_segment_bytes", "Bytes of a segment.", "gauge", |s| s.segment_bytes),
     ("forebay_dram_blocks", "Blocks in DRAM.", "gauge", |s| s.dram_blocks),
     ("forebay_dram_bytes", "Bytes of blocks in DRAM.", "gauge", |s| s.dram_bytes),
+    (
+        "forebay_dram_duplicate_bytes",
+        "Of these, of blocks that whoever put them keeps in memory of its own, and nobody else has asked for.",
+        "gauge",
+        |s| s.dram_duplicate_bytes,
+    ),
     ("forebay_arena_bytes", "Bytes of the arena: DRAM tier, writes and reads in flight.", "gauge", |s| s.arena_bytes),
     ("forebay_arena_free_bytes", "Of these, free.", "gauge", |s| s.arena_free_bytes),
     ("forebay_index_bytes", "Bytes of memory that grow with the blocks held.", "gauge", |s| s.index_bytes),

@@ -130,6 +130,7 @@ fn conversation(ns: NamespaceId, round: u64) -> Vec<u8> {
             namespace: ns,
             deadline_us: 1_000_000,
             hint: ReuseHint::default(),
+            caller_keeps: round % 2 == 1,
             items: vec![PutItem { descriptor: descriptor(ns, key(round + 2), &small), from: Place::default() }],
         },
         Message::Cancel { request: 1 },

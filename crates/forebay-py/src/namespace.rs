@@ -24,6 +24,7 @@ pub(crate) struct Terms<'a, 'py> {
     pub(crate) deadline_ms: Option<f64>,
     pub(crate) reuse: Option<&'a Bound<'py, PyAny>>,
     pub(crate) ttl_s: Option<f64>,
+    pub(crate) caller_keeps: bool,
 }
 
 impl Namespace {
@@ -53,6 +54,9 @@ impl Namespace {
                 return Err(invalid(py, format!("a time to live is more than 0 seconds, this is {seconds}")));
             }
             handle = handle.with_ttl(Duration::from_secs_f64(seconds));
+        }
+        if terms.caller_keeps {
+            handle = handle.with_caller_keeps(true);
         }
         Ok(handle)
     }

@@ -24,7 +24,7 @@ pub(crate) struct About {
 
 #[pymethods]
 impl Namespace {
-    #[pyo3(signature = (keys, buffers, /, *, tokens=0, chain=0, parent=None, position=None, ttl_s=None, reuse=None, deadline_ms=None))]
+    #[pyo3(signature = (keys, buffers, /, *, tokens=0, chain=0, parent=None, position=None, ttl_s=None, reuse=None, deadline_ms=None, caller_keeps=false))]
     #[pyo3(name = "put")]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn put_verb<'py>(
@@ -39,11 +39,12 @@ impl Namespace {
         ttl_s: Option<f64>,
         reuse: Option<&Bound<'py, PyAny>>,
         deadline_ms: Option<f64>,
+        caller_keeps: bool,
     ) -> PyResult<Bound<'py, PyList>> {
         let keys = asked(keys)?;
         let memory = Memory::many(buffers)?.for_keys(py, keys.len())?;
         let about = About { tokens, chain, parent: parent.map(key).transpose()?, position };
-        let handle = self.under(py, &Terms { deadline_ms, reuse, ttl_s })?;
+        let handle = self.under(py, &Terms { deadline_ms, reuse, ttl_s, caller_keeps })?;
         let shares = self.shares();
         let outcomes = blocking(py, || handle.put_blocks(blocks(&keys.of(&handle), &memory, shares, about)))?;
         answered(py, &outcomes)
@@ -65,7 +66,7 @@ impl Namespace {
         if names.len() != memory.count() {
             return Err(invalid(py, "the parts changed while they were read"));
         }
-        let handle = self.under(py, &Terms { deadline_ms, reuse, ttl_s })?;
+        let handle = self.under(py, &Terms { deadline_ms, reuse, ttl_s, ..Terms::default() })?;
         let outcome = blocking(py, || {
             let parts: Vec<_> = names.iter().map(String::as_str).zip(memory.slices()).collect();
             handle.put_group(key, &parts)

@@ -194,7 +194,7 @@ impl CallQueue {
         })
     }
 
-    #[pyo3(signature = (namespace, keys, buffers, /, *, tokens=0, chain=0, parent=None, position=None, ttl_s=None, reuse=None, deadline_ms=None, packed=false))]
+    #[pyo3(signature = (namespace, keys, buffers, /, *, tokens=0, chain=0, parent=None, position=None, ttl_s=None, reuse=None, deadline_ms=None, caller_keeps=false, packed=false))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn submit_put(
         &self,
@@ -209,12 +209,13 @@ impl CallQueue {
         ttl_s: Option<f64>,
         reuse: Option<&Bound<'_, PyAny>>,
         deadline_ms: Option<f64>,
+        caller_keeps: bool,
         packed: bool,
     ) -> PyResult<u64> {
         let keys = asked(keys)?;
         let memory = Memory::many(buffers)?.for_keys(py, keys.len())?;
         let about = About { tokens, chain, parent: parent.map(key).transpose()?, position };
-        let handle = namespace.get().under(py, &Terms { deadline_ms, reuse, ttl_s })?;
+        let handle = namespace.get().under(py, &Terms { deadline_ms, reuse, ttl_s, caller_keeps })?;
         let shares = namespace.get().shares().clone();
         let shape = move |outcomes: Vec<PutOutcome>| match packed {
             true => Answer::Packed(outcomes.into_iter().map(kept).collect()),

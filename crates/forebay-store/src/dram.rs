@@ -37,6 +37,8 @@ pub(crate) struct Cached {
 struct Slot {
     key: Key,
     ns: u16,
+    /// Whoever put it keeps it in memory of its own, and nobody else has asked for it.
+    duplicate: bool,
     rank: u32,
     arena_offset: usize,
     cached: Cached,
@@ -51,6 +53,7 @@ pub(crate) struct Dram {
     by_rank: BTreeSet<(u32, u32)>,
     by_offset: BTreeMap<usize, u32>,
     bytes: usize,
+    duplicate_bytes: usize,
     blocks_max: usize,
     pub(crate) evicted: u64,
     /// Names of those that were evicted, until the index is told: see [`Self::take_left`].
@@ -68,6 +71,7 @@ impl Dram {
             by_rank: BTreeSet::new(),
             by_offset: BTreeMap::new(),
             bytes: 0,
+            duplicate_bytes: 0,
             blocks_max,
             evicted: 0,
             left: Vec::new(),
@@ -96,6 +100,32 @@ impl Dram {
         }
     }
 
+    fn mark(&mut self, ns: u16, key: &Key, duplicate: bool) {
+        let slot = self.find(ns, key).and_then(|at| self.slots[at as usize].as_mut());
+        if let Some(slot) = slot.filter(|slot| slot.duplicate != duplicate) {
+            slot.duplicate = duplicate;
+            let bytes = slot.cached.data.capacity();
+            self.duplicate_bytes = if duplicate { self.duplicate_bytes + bytes } else { self.duplicate_bytes - bytes };
+        }
+    }
+
+    /// Whoever put it keeps it in memory of its own.
+    pub(crate) fn set_duplicate(&mut self, ns: u16, key: &Key) {
+        self.mark(ns, key, true);
+    }
+
+    /// Somebody asked for it here.
+    pub(crate) fn wanted_here(&mut self, ns: u16, key: &Key) {
+        if self.duplicate_bytes > 0 {
+            self.mark(ns, key, false);
+        }
+    }
+
+    pub(crate) fn is_duplicate(&self, ns: u16, key: &Key) -> bool {
+        let slot = self.find(ns, key).and_then(|at| self.slots[at as usize].as_ref());
+        self.duplicate_bytes > 0 && slot.is_some_and(|slot| slot.duplicate)
+    }
+
     /// Adds a record, in the place of an older one of the same name.
     pub(crate) fn insert(&mut self, ns: u16, key: Key, rank: u32, arena_offset: usize, cached: Cached) {
         self.remove(ns, &key);
@@ -105,7 +135,7 @@ impl Dram {
             self.evict(*at);
         }
         self.bytes += cached.data.capacity();
-        let slot = Slot { key, ns, rank, arena_offset, cached };
+        let slot = Slot { key, ns, duplicate: false, rank, arena_offset, cached };
         let at = match self.free.pop() {
             Some(at) => {
                 self.slots[at as usize] = Some(slot);
@@ -141,6 +171,7 @@ impl Dram {
         self.by_rank.remove(&(slot.rank, at));
         self.by_offset.remove(&slot.arena_offset);
         self.bytes -= slot.cached.data.capacity();
+        self.duplicate_bytes -= if slot.duplicate { slot.cached.data.capacity() } else { 0 };
         self.free.push(at);
         Some(slot)
     }
@@ -244,6 +275,11 @@ impl Dram {
     /// Bytes of the arena it holds.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Of these, of blocks that whoever put them keeps too.
+    pub(crate) fn duplicate_bytes(&self) -> usize {
+        self.duplicate_bytes
     }
 
     /// Bytes of memory it takes beside the arena.

@@ -80,6 +80,7 @@ impl<D: Disk> Store<D> {
         if let Some(cached) = self.dram.get(ns, &key) {
             let found = found_in(cached, Tier::Dram, want);
             self.dram.set_rank(ns, &key, rank);
+            self.dram.wanted_here(ns, &key);
             self.was_wanted(ns, &key);
             self.counted.hits_dram += 1;
             return GetStarted::Hit(found);

@@ -113,7 +113,12 @@ impl<D: Disk> Store<D> {
         match self.presence(now, namespace, key) {
             Err(reason) => Some(Err(reason)),
             // It must not leave before it is got.
-            Ok(Tier::Dram) => Some(self.touch(now, namespace, key, batch, depth)),
+            Ok(Tier::Dram) => {
+                if let Some(ns) = self.namespaces.find(namespace) {
+                    self.dram.wanted_here(ns, key);
+                }
+                Some(self.touch(now, namespace, key, batch, depth))
+            }
             Ok(Tier::Nvme) if self.ahead.waiting.len() >= WAITING_MAX || self.closing => Some(Err(MissReason::Busy)),
             Ok(Tier::Nvme) => {
                 let ns = self.namespaces.find(namespace)?;

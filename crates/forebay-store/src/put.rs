@@ -293,6 +293,9 @@ impl<D: Disk> Store<D> {
             descriptor: descriptor_at..descriptor_at + encoded.len(),
         };
         self.dram.insert(ns, key, rank, arena_offset, cached);
+        if batch.caller_keeps {
+            self.dram.set_duplicate(ns, &key);
+        }
 
         self.was_put(ns, &key);
         self.counted.puts += 1;

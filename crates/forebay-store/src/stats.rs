@@ -21,6 +21,8 @@ pub struct StoreStats {
     pub dram_blocks: u64,
     /// Their bytes of arena.
     pub dram_bytes: u64,
+    /// Of these, bytes of blocks that whoever put them keeps in memory of its own, and nobody else has asked for.
+    pub dram_duplicate_bytes: u64,
     /// Bytes of the arena.
     pub arena_bytes: u64,
     /// Of these, free.

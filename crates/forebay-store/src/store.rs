@@ -65,6 +65,7 @@ pub struct Batch {
     turn: Turn,
     epoch: u32,
     pub(crate) hint: Reuse,
+    pub(crate) caller_keeps: bool,
 }
 
 impl Batch {
@@ -72,6 +73,12 @@ impl Batch {
     #[must_use]
     pub fn hinted(self, hint: Reuse) -> Self {
         Batch { hint, ..self }
+    }
+
+    /// The same, of puts whose caller keeps the blocks in memory of its own: once written they leave DRAM, until somebody else asks for them.
+    #[must_use]
+    pub fn kept_by_caller(self, caller_keeps: bool) -> Self {
+        Batch { caller_keeps, ..self }
     }
 }
 
@@ -188,7 +195,7 @@ impl<D: Disk> Store<D> {
         if self.batches % SIZED_EVERY == 1 {
             self.policy.holds(self.blocks_that_fit());
         }
-        Batch { turn: self.policy.begin(items), epoch: self.rebases, hint: Reuse::Unknown }
+        Batch { turn: self.policy.begin(items), epoch: self.rebases, hint: Reuse::Unknown, caller_keeps: false }
     }
 
     /// How many blocks fit, by the size of those that are here.
@@ -500,6 +507,7 @@ impl<D: Disk> Store<D> {
                 * self.geometry.bytes(self.geometry.segment_units - self.geometry.header_units),
             dram_blocks: self.dram.len() as u64,
             dram_bytes: self.dram.bytes() as u64,
+            dram_duplicate_bytes: self.dram.duplicate_bytes() as u64,
             arena_bytes: self.arena.len() as u64,
             arena_free_bytes: self.arena.free_bytes() as u64,
             index_bytes: (self.index.bytes()

@@ -228,6 +228,9 @@ impl<D: Disk> Store<D> {
             }
             return self.fail_writes(error);
         }
+        if let RecordOf::Put { ns, key, place, .. } = of {
+            self.leave_if_duplicate(ns, &key, place);
+        }
         if let RecordOf::Move { .. } = of {
             self.move_written(of, true);
         }
@@ -249,6 +252,19 @@ impl<D: Disk> Store<D> {
             }
         }
         self.progress(at);
+    }
+
+    /// Whoever put it has it in memory of its own: now that it is written, and was checked before, it leaves DRAM unless somebody else asked for it.
+    fn leave_if_duplicate(&mut self, ns: u16, key: &Key, place: Place) {
+        if !self.dram.is_duplicate(ns, key) {
+            return;
+        }
+        if let Some(entry) = self.index.find_mut(ns, key)
+            && entry.place() == place
+        {
+            entry.set_in_dram(false);
+            self.dram.remove(ns, key);
+        }
     }
 
     fn progress(&mut self, at: usize) {

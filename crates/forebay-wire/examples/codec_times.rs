@@ -127,7 +127,7 @@ fn main() {
     line("outcomes of 2000: writer", frame.len(), times);
 
     let items = (0..2000).map(|i| PutItem { descriptor: descriptor(i), from: to(i) }).collect();
-    show("put of 2000", &Message::Put { request, namespace, deadline_us, hint, items });
+    show("put of 2000", &Message::Put { request, namespace, deadline_us, hint, caller_keeps: false, items });
 
     let keys = (0..1024).map(key).collect();
     show("match of 1024", &Message::Match { request, namespace, deadline_us, hold_ms: 0, stop_at_gap: true, keys });

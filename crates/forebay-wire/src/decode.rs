@@ -13,6 +13,7 @@ use crate::limits::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, CREDENTIAL_BYTES_MAX, ERROR_TEXT_BYTES_MAX, EXTENSION_BYTES_MAX, MEMBERS_MAX,
     NAME_BYTES_MAX,
 };
+use crate::put::CALLER_KEEPS_BIT;
 use crate::{
     DataHeader, ErrorCode, GetItem, Hello, Member, Message, Presence, PutItem, ReuseHint, Welcome, WireError,
     get_outcomes, put,
@@ -109,11 +110,12 @@ fn blocks(kind: Kind, request: u32, body: &mut Reader<'_>) -> Result<Message, Wi
             Message::GetOutcomes { request, outcomes }
         }
         Kind::Put => {
-            let (namespace, deadline_us, hint) = (NamespaceId(body.u32()?), body.u32()?, hint(body)?);
+            let (namespace, deadline_us) = (NamespaceId(body.u32()?), body.u32()?);
+            let (hint, caller_keeps) = put_hint(body)?;
             let items = list(body, "items in a message", KEYS_PER_MESSAGE_MAX, put::FIXED_BYTES, |body| {
                 put::read(body).map(|item| PutItem { descriptor: item.descriptor.to_vec(), from: item.from })
             })?;
-            Message::Put { request, namespace, deadline_us, hint, items }
+            Message::Put { request, namespace, deadline_us, hint, caller_keeps, items }
         }
         Kind::PutGo => {
             Message::PutGo { request, items: list(body, "items in a message", KEYS_PER_MESSAGE_MAX, 4, item)? }
@@ -287,6 +289,16 @@ fn namespace(body: &mut Reader<'_>) -> Result<Namespace, WireError> {
 pub(crate) fn hint(body: &mut Reader<'_>) -> Result<ReuseHint, WireError> {
     let hint = ReuseHint { kind: body.u8()?, seconds: body.u32()? };
     if hint.kind > 4 { Err(WireError::Malformed("an unknown reuse hint")) } else { Ok(hint) }
+}
+
+/// A put's, which also says whether the caller keeps the blocks.
+pub(crate) fn put_hint(body: &mut Reader<'_>) -> Result<(ReuseHint, bool), WireError> {
+    let (kind, seconds) = (body.u8()?, body.u32()?);
+    let hint = ReuseHint { kind: kind & !CALLER_KEEPS_BIT, seconds };
+    if hint.kind > 4 {
+        return Err(WireError::Malformed("an unknown reuse hint"));
+    }
+    Ok((hint, kind & CALLER_KEEPS_BIT != 0))
 }
 
 fn get_item(bytes: &[u8; GET_ITEM_BYTES]) -> GetItem {

@@ -166,10 +166,12 @@ fn blocks(message: &Message, out: &mut Vec<u8>) -> Result<(), EncodeError> {
                 get_outcomes::write(out, *item, &outcome.borrowed())?;
             }
         }
-        Message::Put { namespace, deadline_us, hint: reuse, items, .. } => {
+        Message::Put { namespace, deadline_us, hint: reuse, caller_keeps, items, .. } => {
             out.u32(namespace.0);
             out.u32(*deadline_us);
-            hint(*reuse, out);
+            debug_assert!(reuse.kind <= 4, "a reuse hint that nobody knows");
+            out.u8(reuse.kind | if *caller_keeps { put::CALLER_KEEPS_BIT } else { 0 });
+            out.u32(reuse.seconds);
             out.count("items in a message", items.len(), KEYS_PER_MESSAGE_MAX)?;
             items.iter().try_for_each(|item| put::write(out, item))?;
         }

@@ -24,6 +24,8 @@ pub mod features {
     pub const HINTS: u64 = 1 << 2;
     /// Namespaces may have a time to live. Where it is not in force they are told without.
     pub const TTL: u64 = 1 << 3;
+    /// A put may say that its caller keeps the blocks in memory of its own.
+    pub const CALLER_KEEPS: u64 = 1 << 4;
 }
 
 /// First message of a client.
@@ -405,6 +407,8 @@ pub enum Message {
         deadline_us: u32,
         /// Reuse hint.
         hint: ReuseHint,
+        /// The caller keeps the blocks in memory of its own, so they need no DRAM of the node's until somebody else asks.
+        caller_keeps: bool,
         /// Blocks.
         items: Vec<PutItem>,
     },

@@ -4,10 +4,12 @@ use forebay_types::limits::KEYS_PER_MESSAGE_MAX;
 use forebay_types::{Descriptor, NamespaceId, RegionId};
 
 use crate::bytes::{Put, Reader, u32_at, u64_at};
-use crate::decode::hint;
+use crate::decode::put_hint;
 use crate::frame::{FrameHeader, Kind};
 use crate::{EncodeError, Place, PutItem, ReuseHint, WireError};
 
+/// In the kind of a put's hint: the caller keeps the blocks.
+pub(crate) const CALLER_KEEPS_BIT: u8 = 0x80;
 pub(crate) const PLACE_BYTES: usize = 20;
 /// Place and the descriptor's length.
 pub(crate) const FIXED_BYTES: usize = PLACE_BYTES + 2;
@@ -32,6 +34,8 @@ pub struct PutView<'a> {
     pub deadline_us: u32,
     /// Reuse hint.
     pub hint: ReuseHint,
+    /// The caller keeps the blocks in memory of its own.
+    pub caller_keeps: bool,
     rest: Reader<'a>,
     left: usize,
 }
@@ -77,9 +81,9 @@ pub fn put_view<'a>(header: &FrameHeader, body: &'a [u8]) -> Result<PutView<'a>,
     let mut rest = Reader::new(body);
     let namespace = NamespaceId(rest.u32()?);
     let deadline_us = rest.u32()?;
-    let hint = hint(&mut rest)?;
+    let (hint, caller_keeps) = put_hint(&mut rest)?;
     let left = rest.count("items in a message", KEYS_PER_MESSAGE_MAX, FIXED_BYTES)?;
-    let view = PutView { request: header.request, namespace, deadline_us, hint, rest, left };
+    let view = PutView { request: header.request, namespace, deadline_us, hint, caller_keeps, rest, left };
     for _ in 0..left {
         read(&mut rest)?;
     }

@@ -158,3 +158,19 @@ def vllm_life(model_folder: Path, *args: str, transfer: dict[str, Any] | None = 
     said = run_script("vllm_program.py", "--model", str(model_folder), *more, *args, modules=VLLM, **environment)
     (line,) = re.findall(r"^RESULT (.*)$", said, re.MULTILINE)
     return json.loads(line)
+
+
+def write_over(node: Node, link: Any, hit: Callable[[], None]) -> None:
+    """Writes ten times the node's capacity, with a hundred hits for each time. Touches may be dropped when the machine is busy, so each tenth waits
+    until one of its hits was told: what is tested is that they are told and what comes of it, not how fast this machine writes."""
+    space, client = link.namespace, link.client
+    told = 0
+    for tenth in range(100):
+        for _ in range(10):
+            hit()
+        wait_for(lambda told=told: (hit(), client.stats()["touch"]["sent"] > told)[1], every_s=0.01)
+        told = client.stats()["touch"]["sent"]
+        written = 0
+        while written < node.capacity // 10:
+            keys = space.keys([f"{tenth} {written} {number}".encode() for number in range(16)])
+            written += sum(outcome == "cached" for outcome in space.put(keys, [os.urandom(64 << 10)] * 16)) * (64 << 10)

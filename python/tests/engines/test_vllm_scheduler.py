@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import Node, wait_for
+from support import Node, wait_for, write_over
 
 from forebay import Fingerprint
 from forebay.integrations._common import Link, Report
@@ -191,16 +192,16 @@ def test_a_prefix_that_only_the_engine_hits_does_not_look_cold_in_the_store(smal
     for each in (hot, cold):
         keys = half.half._keys(space, each.block_hashes, b"")
         assert all(space.put(keys, [os.urandom(nbytes)] * 8, chain=1, position=0))
-    written = 0
-    for turn in range(1000):
-        again = request(f"again {turn}", 4 * TOKENS + 1)
+    names = itertools.count()
+
+    def hit() -> None:
+        again = request(f"again {next(names)}", 4 * TOKENS + 1)
         assert half.half.matched_tokens(again, 4 * TOKENS) == (0, False), "there is nothing to ask for"
         half.half.allocated(again, [1, 2, 3, 4, 5], 0)
         half.half.step(output(new=[(again.request_id, [1, 2, 3, 4, 5], 4 * TOKENS)], scheduled={again.request_id: 1}))
         half.half.finished(again)
-        while written < turn * small_node.capacity // 100:
-            keys = space.keys([f"{written} {number}".encode() for number in range(16)])
-            written += sum(outcome == "cached" for outcome in space.put(keys, [os.urandom(nbytes)] * 16)) * nbytes
+
+    write_over(small_node, half.link, hit)
     left = [sum(map(bool, space.contains(half.half._keys(space, each.block_hashes, b"")))) for each in (hot, cold)]
     assert left == [8, 0], "what is used is kept, what nobody uses is gone"
     half.half.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import signal
 import uuid
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import Node, wait_for
+from support import Node, wait_for, write_over
 from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext, ScheduleEndContext, make_offload_key
 from vllm.v1.kv_offload.config import (
     OffloadingCacheConfig,
@@ -256,20 +255,31 @@ def test_what_only_the_engine_uses_does_not_look_cold_in_the_store(small_node: N
     scheduler.end(request)
     space = scheduler.tier._link.namespace
     assert space is not None and all(space.contains(space.keys(hot + cold)))
-    written = 0
-    for turn in range(1000):
+
+    def hit() -> None:
         request = scheduler.begin()
         for at, each in enumerate(hot):
             # As vLLM does for all chunks of a request; none of them is looked up in any tier.
             request.set_offload_key_position(each, (at + 1) * 16)
         scheduler.manager.on_schedule_end(ScheduleEndContext((request.req_id,), ()))
         scheduler.end(request)
-        while written < turn * small_node.capacity // 100:
-            keys = space.keys([f"{written} {number}".encode() for number in range(16)])
-            written += sum(outcome == "cached" for outcome in space.put(keys, [os.urandom(CHUNK_BYTES)] * 16)) * CHUNK_BYTES
+
+    write_over(small_node, scheduler.tier._link, hit)
     assert sum(map(bool, space.contains(space.keys(cold)))) == 0, "what nobody uses is gone, so the test can fail"
     assert all(space.contains(space.keys(hot)))
     scheduler.close()
+
+
+def test_what_the_cpu_tier_has_is_not_kept_in_the_nodes_memory_as_well(node: Node, scheduler: Scheduler) -> None:
+    keys = [key(number) for number in range(16)]
+    request = scheduler.begin()
+    scheduler.store(keys, request)
+    scheduler.settle()
+    scheduler.end(request)
+    space = scheduler.tier._link.namespace
+    wait_for(lambda: set(space.contains(space.keys(keys))) == {"nvme"})
+    shards = scheduler.tier._link.client.node_stats()["shards"]
+    assert sum(shard["dram_duplicate_bytes"] for shard in shards) == 0
 
 
 def test_weights_that_cannot_be_told_from_others_are_refused(node: Node) -> None:

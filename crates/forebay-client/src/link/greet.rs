@@ -107,8 +107,10 @@ impl Handshake {
     /// Says who we are, on a socket that may still be connecting.
     pub(crate) fn begin(socket: Socket, local: bool, about: &Introduction<'_>) -> Result<Self, LinkError> {
         let with_regions = about.regions && local;
-        let offered =
-            features::HINTS | features::TTL | if with_regions { features::REGIONS | features::DIRECT } else { 0 };
+        let offered = features::HINTS
+            | features::TTL
+            | features::CALLER_KEEPS
+            | if with_regions { features::REGIONS | features::DIRECT } else { 0 };
         let hello = Hello {
             version: WIRE_VERSION,
             features: offered,

@@ -10,7 +10,7 @@ mod item;
 use std::collections::VecDeque;
 
 use forebay_types::{NamespaceId, PutOutcome, RefusedReason, RegionId, Reuse};
-use forebay_wire::{Message, Place, PutItem};
+use forebay_wire::{Message, Place, PutItem, features};
 
 use crate::counters::PutCounters;
 use crate::drive::{Moment, Part, Why};
@@ -34,6 +34,7 @@ pub(crate) struct PutCall<'c, 'b> {
     pub(crate) namespace: NamespaceId,
     pub(crate) window_items: usize,
     pub(crate) hint: Reuse,
+    pub(crate) caller_keeps: bool,
     pub(crate) outcomes: Vec<Option<PutOutcome>>,
     /// Blocks whose shard is not where the table says, once.
     pub(crate) moved: Option<Vec<PutItemState<'b>>>,
@@ -152,7 +153,8 @@ impl<'b> PutPart<'b> {
             self.requests.push(Request { number, left: slots.len(), items: slots });
             let (namespace, deadline_us) = (call.namespace, at.wire_us());
             let hint = call.hint.into();
-            link.queue(&Message::Put { request: number, namespace, deadline_us, hint, items: asked })?;
+            let caller_keeps = call.caller_keeps && link.welcome.features & features::CALLER_KEEPS != 0;
+            link.queue(&Message::Put { request: number, namespace, deadline_us, hint, caller_keeps, items: asked })?;
             link.flush(self)?;
             moved = true;
         }

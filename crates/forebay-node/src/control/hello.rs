@@ -10,6 +10,9 @@ use crate::shard::Command;
 use crate::shard::conn::HandedOver;
 use crate::slab::Id;
 
+/// Features that need no Unix socket.
+const EVERYWHERE: u64 = features::HINTS | features::TTL | features::CALLER_KEEPS;
+
 impl Control {
     pub(super) fn on_hello(&mut self, id: Id, message: Message) {
         let Message::Hello(hello) = message else {
@@ -39,15 +42,10 @@ impl Control {
             let uid = self.peers.get(id).and_then(|peer| peer.socket.peer_uid());
             let uid =
                 uid.ok_or((ErrorCode::Credential, "the kernel does not say who is at the other end".to_owned()))?;
-            return Ok((
-                Tenant(uid),
-                hello.features & (features::REGIONS | features::DIRECT | features::HINTS | features::TTL),
-            ));
+            return Ok((Tenant(uid), hello.features & (features::REGIONS | features::DIRECT | EVERYWHERE)));
         }
         match &self.token {
-            Some(token) if same(token, &hello.credential) => {
-                Ok((self.own, hello.features & (features::HINTS | features::TTL)))
-            }
+            Some(token) if same(token, &hello.credential) => Ok((self.own, hello.features & EVERYWHERE)),
             _ => {
                 let text = if hello.credential.is_empty() {
                     "this node asks for a token on TCP; give --token-file FILE with the token it was started with"

@@ -40,7 +40,8 @@ pub(crate) struct Put {
     outcomes: Vec<(u32, PutOutcome)>,
     /// Its place in the order of uses, taken when its first item starts.
     batch: Option<Batch>,
-    hint: Reuse,
+    /// When the blocks will be used again, and whether the caller keeps them.
+    told: (Reuse, bool),
     /// When it was taken.
     begun_us: u64,
 }
@@ -85,7 +86,8 @@ impl Filling {
 }
 
 impl Put {
-    pub(crate) fn new(items: Vec<PutItem>, hint: Reuse, begun_us: u64) -> Self {
+    /// `told`: when the blocks will be used again, and whether the caller keeps them.
+    pub(crate) fn new(items: Vec<PutItem>, told: (Reuse, bool), begun_us: u64) -> Self {
         let (states, open) = (vec![State::Waiting; items.len()], items.len());
         Put {
             items,
@@ -97,7 +99,7 @@ impl Put {
             gos: Vec::new(),
             outcomes: Vec::new(),
             batch: None,
-            hint,
+            told,
             begun_us,
         }
     }
@@ -147,7 +149,9 @@ impl Put {
             return false;
         }
         let items = self.items.len() as u32;
-        let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items).hinted(self.hint));
+        let batch = *self
+            .batch
+            .get_or_insert_with(|| core.store.begin_batch(items).hinted(self.told.0).kept_by_caller(self.told.1));
         match core.store.reserve(core.now_ms, &item.descriptor, batch, index) {
             Reserve::Exists => self.outcome(core, index, PutOutcome::Exists),
             Reserve::Refused(RefusedReason::Busy) => return false,

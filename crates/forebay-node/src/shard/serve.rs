@@ -28,8 +28,8 @@ impl Shard {
             Message::Get { request, namespace, deadline_us, hint, items } => {
                 self.on_get(id, Ask { request, namespace, deadline_us }, hint.into(), items)?;
             }
-            Message::Put { request, namespace, deadline_us, hint, items } => {
-                self.on_put(id, Ask { request, namespace, deadline_us }, hint.into(), items)?;
+            Message::Put { request, namespace, deadline_us, hint, caller_keeps, items } => {
+                self.on_put(id, Ask { request, namespace, deadline_us }, (hint.into(), caller_keeps), items)?;
             }
             Message::Match { request, namespace, deadline_us, hold_ms, stop_at_gap, keys } => {
                 let presence = Vec::with_capacity(keys.len());
@@ -72,12 +72,12 @@ impl Shard {
         Ok(())
     }
 
-    fn on_put(&mut self, id: Id, ask: Ask, hint: Reuse, items: Vec<PutItem>) -> Result<(), Refusal> {
+    fn on_put(&mut self, id: Id, ask: Ask, told: (Reuse, bool), items: Vec<PutItem>) -> Result<(), Refusal> {
         let admitted = self.admit(id, &ask, items.len())?;
         self.core.counters.put_asked.add(items.len() as u64);
         match admitted {
             Admitted::Begins => {
-                self.begin(id, ask, Lane::Put, Work::Put(Box::new(Put::new(items, hint, self.core.now_us))))
+                self.begin(id, ask, Lane::Put, Work::Put(Box::new(Put::new(items, told, self.core.now_us))))
             }
             Admitted::Not(_, reason) => self.refuse_all(id, ask.request, items.len(), reason),
         }

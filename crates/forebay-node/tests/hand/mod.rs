@@ -245,7 +245,7 @@ impl Hand {
     pub(crate) fn put_message(&mut self, ns: NamespaceId, items: Vec<PutItem>) -> (u32, Message) {
         let request = self.number();
         let (deadline_us, hint) = (30_000_000, ReuseHint::default());
-        (request, Message::Put { request, namespace: ns, deadline_us, hint, items })
+        (request, Message::Put { request, namespace: ns, deadline_us, hint, caller_keeps: false, items })
     }
 
     /// Puts one block in DATA frames.

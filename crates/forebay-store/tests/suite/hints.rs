@@ -158,3 +158,47 @@ fn a_prefetched_block_that_cleaning_moves_meanwhile_is_read_where_it_is() {
         assert_eq!(rig.oracle.borrow().wrong + rig.store.stats().corrupt, 0);
     }
 }
+
+#[test]
+fn what_the_caller_keeps_leaves_dram_when_it_is_written_unless_somebody_else_asks() {
+    let mut rig = Rig::new(Options::default());
+    rig.put(CACHE, key(100), 5000);
+    rig.settle();
+    let before = rig.store.stats().dram_bytes;
+    rig.caller_keeps = true;
+    for i in 0..8 {
+        assert_eq!(rig.put(CACHE, key(i), 50_000), PutOutcome::Cached);
+    }
+    let stats = rig.store.stats();
+    assert!(stats.dram_duplicate_bytes >= 8 * 50_000, "not written yet: {}", stats.dram_duplicate_bytes);
+    assert_eq!(rig.store.presence(rig.now, CACHE, &key(0)), Ok(Tier::Dram), "and served from there meanwhile");
+    // Two are asked for before they are written: one by a get, one by a prefetch.
+    assert!(matches!(rig.get(CACHE, key(1)), Got::Hit(_)));
+    let until = rig.now + 10_000;
+    assert_eq!(prefetch(&mut rig, &[key(2)], until), [Ok(Tier::Dram)]);
+    rig.settle();
+    let stats = rig.store.stats();
+    assert_eq!(stats.dram_duplicate_bytes, 0);
+    let tiers: Vec<Tier> = (0..8).map(|i| rig.store.presence(rig.now, CACHE, &key(i)).unwrap()).collect();
+    let (stayed, left) = (Tier::Dram, Tier::Nvme);
+    assert_eq!(tiers, [left, stayed, stayed, left, left, left, left, left]);
+    assert!(stats.dram_bytes - before < 3 * 55_000, "{} bytes more than before", stats.dram_bytes - before);
+    // A touch moves nothing; the second reader, and a prefetch, bring it back.
+    let batch = rig.store.begin_batch(1);
+    assert!(rig.store.touch(rig.now, CACHE, &key(3), batch, 0).is_ok());
+    assert_eq!(rig.store.presence(rig.now, CACHE, &key(3)), Ok(left));
+    assert!(matches!(rig.get(CACHE, key(4)), Got::Hit(_)));
+    assert_eq!(rig.store.presence(rig.now, CACHE, &key(4)), Ok(left));
+    assert!(matches!(rig.get(CACHE, key(4)), Got::Hit(_)));
+    assert_eq!(rig.store.presence(rig.now, CACHE, &key(4)), Ok(stayed));
+    let until = rig.now + 10_000;
+    assert_eq!(prefetch(&mut rig, &[key(5)], until), [Ok(Tier::Nvme)]);
+    assert_eq!(rig.store.presence(rig.now, CACHE, &key(5)), Ok(stayed));
+    assert_eq!(rig.store.stats().dram_duplicate_bytes, 0, "it is there because somebody wants it");
+    // Durable ones too.
+    assert_eq!(rig.put(DURABLE, key(50), 50_000), PutOutcome::Durable);
+    rig.settle();
+    assert_eq!(rig.store.presence(rig.now, DURABLE, &key(50)), Ok(left));
+    let mut rig = rig.reopen(true);
+    assert!(matches!(rig.get(DURABLE, key(50)), Got::Hit(_)));
+}

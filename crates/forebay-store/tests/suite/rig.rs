@@ -165,6 +165,7 @@ pub(crate) struct Rig {
     pub(crate) expiry: u64,
     /// What is said of when it will be used again, and which block it is behind.
     pub(crate) hint: Reuse,
+    pub(crate) caller_keeps: bool,
     pub(crate) parent: Option<Key>,
 }
 
@@ -255,6 +256,7 @@ impl Rig {
             utc,
             expiry: 0,
             hint: Reuse::Unknown,
+            caller_keeps: false,
             parent: None,
         })
     }
@@ -359,7 +361,7 @@ impl Rig {
     /// `Ok(version)`: an event follows.
     pub(crate) fn begin_put(&mut self, ns: NamespaceId, key: Key, length: usize) -> (u64, Result<u64, PutOutcome>) {
         let token = self.token();
-        let batch = self.store.begin_batch(1).hinted(self.hint);
+        let batch = self.store.begin_batch(1).hinted(self.hint).kept_by_caller(self.caller_keeps);
         let version = {
             let mut oracle = self.oracle.borrow_mut();
             oracle.next_version += 1;

@@ -173,8 +173,9 @@ fn blocks() -> impl Strategy<Value = Message> {
         Message::Get { request, namespace: NamespaceId(namespace), deadline_us, hint, items }
     });
     let put_item = (vec(any::<u8>(), 0..300), place()).prop_map(|(descriptor, from)| PutItem { descriptor, from });
-    let put = (head(), vec(put_item, 0..40)).prop_map(|(((request, namespace, deadline_us), hint), items)| {
-        Message::Put { request, namespace: NamespaceId(namespace), deadline_us, hint, items }
+    let put = (head(), any::<bool>(), vec(put_item, 0..40)).prop_map(|(head, caller_keeps, items)| {
+        let ((request, namespace, deadline_us), hint) = head;
+        Message::Put { request, namespace: NamespaceId(namespace), deadline_us, hint, caller_keeps, items }
     });
     let matching = (any::<(u32, u32, u32, u32, bool)>(), keys()).prop_map(
         |((request, namespace, deadline_us, hold_ms, stop_at_gap), keys)| Message::Match {

@@ -52,6 +52,7 @@ pub(crate) fn all() -> Vec<(&'static str, Message)> {
     all.extend(control());
     all.extend(blocks());
     all.extend(hints());
+    all.push(put_kept());
     all
 }
 
@@ -190,6 +191,7 @@ fn blocks() -> Vec<(&'static str, Message)> {
                 namespace: NamespaceId(7),
                 deadline_us: 1_000_000,
                 hint: ReuseHint { kind: 2, seconds: 0 },
+                caller_keeps: false,
                 items: vec![PutItem {
                     descriptor: descriptor(),
                     from: Place { region: RegionId(5), offset: 4096, room: 70_000 },
@@ -238,6 +240,20 @@ fn blocks() -> Vec<(&'static str, Message)> {
         ),
         ("forget-outcomes", Message::ForgetOutcomes { request: 24, failed: true, forgotten: vec![true, false] }),
     ]
+}
+
+/// A put whose caller keeps the block.
+fn put_kept() -> (&'static str, Message) {
+    let from = Place { region: RegionId(5), offset: 4096, room: 70_000 };
+    let put = Message::Put {
+        request: 22,
+        namespace: NamespaceId(7),
+        deadline_us: 1_000_000,
+        hint: ReuseHint { kind: 4, seconds: 90 },
+        caller_keeps: true,
+        items: vec![PutItem { descriptor: descriptor(), from }],
+    };
+    ("put-caller-keeps", put)
 }
 
 fn hints() -> Vec<(&'static str, Message)> {

@@ -69,8 +69,11 @@ fn a_put_can_be_read_in_place() {
     let bytes = samples::encoded(&message);
     let (header, body) = split(&bytes);
     let view = put_view(&header, body).unwrap();
-    let Message::Put { request, namespace, deadline_us, hint, items } = message else { panic!("not a put") };
+    let Message::Put { request, namespace, deadline_us, hint, caller_keeps, items } = message else {
+        panic!("not a put")
+    };
     assert_eq!((view.request, view.namespace, view.deadline_us, view.hint), (request, namespace, deadline_us, hint));
+    assert_eq!(view.caller_keeps, caller_keeps);
     let seen: Vec<_> = view.items().map(|it| PutItem { descriptor: it.descriptor.to_vec(), from: it.from }).collect();
     assert_eq!(seen, items);
 }

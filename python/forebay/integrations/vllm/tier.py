@@ -322,7 +322,7 @@ class ForebayTier(SecondaryTierManager):
         if transfer.is_load:
             ticket = queue.submit_get(space, hashes, into=spans, deadline_ms=deadline_ms, packed=True)
         else:
-            ticket = queue.submit_put(space, hashes, spans, tokens=self._chunk_tokens(), deadline_ms=deadline_ms, packed=True)
+            ticket = queue.submit_put(space, hashes, spans, tokens=self._chunk_tokens(), deadline_ms=deadline_ms, caller_keeps=True, packed=True)
         self._calls[ticket] = (transfer, first, count)
         transfer.given += count
         transfer.waiting += 1
