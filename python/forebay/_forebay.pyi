@@ -343,6 +343,10 @@ class Matched:
         """Where each of them was."""
 
     @property
+    def packed_tiers(self) -> bytes:
+        """The same, one byte for each key: 0 DRAM, 1 NVMe."""
+
+    @property
     def leased(self) -> int:
         """How many of them are held. Fewer than ``n`` when a shard has no room for more leases."""
 

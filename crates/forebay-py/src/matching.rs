@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay_types::{MissReason, Tier};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyBytes, PyList};
 
 use crate::call::blocking;
 use crate::errors::invalid;
@@ -38,6 +38,12 @@ impl Matched {
     fn tiers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let words = words(py)?;
         PyList::new(py, self.matched.tiers.iter().map(|tier| words.tier(py, *tier)))
+    }
+
+    #[getter]
+    fn packed_tiers<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let packed: Vec<u8> = self.matched.tiers.iter().map(|tier| tier.index() as u8).collect();
+        PyBytes::new(py, &packed)
     }
 
     #[getter]

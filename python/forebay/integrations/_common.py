@@ -158,12 +158,18 @@ class Report:
         self._every_s = every_s
         self._next = time.monotonic() + every_s
         self._said: dict[str, int] = {}
-        self.counts = dict.fromkeys(("asked", "hits", "loaded", "load_failed", "stored", "present", "refused", "dropped"), 0)
+        #: How often was decided what, for adapters that decide.
+        self.reasons: dict[str, int] = {}
+        self.counts = dict.fromkeys(("asked", "hits", "loaded", "load_failed", "stored", "present", "refused", "dropped", "prefetched"), 0)
 
     def add(self, **counts: int) -> None:
         """Adds to the counts: blocks asked for, found, loaded, failed to load, stored, present already, refused, dropped before they were put."""
         for name, count in counts.items():
             self.counts[name] += count
+
+    def decided(self, reason: str) -> None:
+        """Counts a decision."""
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def put(self, outcomes: Iterable[object]) -> None:
         """Counts what a put answered."""
@@ -192,9 +198,12 @@ class Report:
                 ("present", "there already"),
                 ("refused", "refused"),
                 ("dropped", "not put for lack of room"),
+                ("prefetched", "prefetched for requests that waited"),
             )
             if counts[name]
         )
+        if self.reasons:
+            rest += "; requests: " + "; ".join(f"{count:,} {reason}" for reason, count in sorted(self.reasons.items()))
         away = "" if self._link.namespace is not None else "; the node is not there"
         return f"forebay: namespace {self._link.name} ({about}): {rate}{', ' + rest if rest else ''}{away}"
 

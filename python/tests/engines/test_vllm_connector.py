@@ -20,7 +20,8 @@ def transfer(node: Node, **extra: Any) -> dict[str, Any]:
         "kv_connector_module_path": "forebay.integrations.vllm",
         "kv_role": "kv_both",
         "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {"address": node.address, **extra},
+        # What is loaded is what is stored: a model so small computes as fast as it loads.
+        "kv_connector_extra_config": {"address": node.address, "load_or_recompute": False, **extra},
     }
 
 

@@ -15,17 +15,20 @@ from support import Node, wait_for, write_over
 
 from forebay import Fingerprint
 from forebay.integrations._common import Link, Report
+from forebay.integrations._decide import Prefill, Reason
+from forebay.integrations.vllm import pace as pace_module
 from forebay.integrations.vllm import touches
 from forebay.integrations.vllm.messages import Stored
+from forebay.integrations.vllm.pace import Pace
 from forebay.integrations.vllm.scheduler import SchedulerHalf
 
 TOKENS = 16
 
 
-def request(name: str, tokens: int, seed: int = 0, lora: Any = None) -> Any:
+def request(name: str, tokens: int, seed: int = 0, lora: Any = None, **wishes: Any) -> Any:
     hashes = [hashlib.sha256(f"{seed} {number}".encode()).digest() for number in range(tokens // TOKENS)]
     return SimpleNamespace(
-        request_id=name, num_tokens=tokens, block_hashes=hashes, lora_request=lora, num_computed_tokens=0, all_token_ids=list(range(tokens))
+        request_id=name, num_tokens=tokens, block_hashes=hashes, lora_request=lora, num_computed_tokens=0, all_token_ids=list(range(tokens)), kv_transfer_params={"forebay": wishes}
     )
 
 
@@ -46,10 +49,10 @@ def output(*, new: list[Any] = (), cached: list[Any] = (), resumed: set[str] = f
 class Half:
     """A scheduler's half, and the store beside it."""
 
-    def __init__(self, node: Node, world: int = 1, events: bool = True, lora_digest: Any = lambda lora: lora) -> None:
+    def __init__(self, node: Node, world: int = 1, events: bool = True, lora_digest: Any = lambda lora: lora, pace: Pace | None = None) -> None:
         self.link = Link(Fingerprint(model="scheduler"), engine="test", address=node.address)
         self.half = SchedulerHalf(
-            self.link, Report(self.link), block_tokens=TOKENS, world=world, lora_digest=lora_digest, events=events, lookup_deadline_ms=500
+            self.link, Report(self.link), block_tokens=TOKENS, world=world, lora_digest=lora_digest, events=events, lookup_deadline_ms=500, pace=pace
         )
 
     def put(self, of: Any, blocks: range, salt: bytes = b"") -> None:
@@ -224,3 +227,99 @@ def test_touches_are_told_in_parts_ends_first_and_not_all_the_time(half: Half, m
     line.tell(queue, space)
     line.tell(queue, space)
     assert sum(told) == 10 and len(line) == 0
+
+
+def test_what_stands_in_line_is_brought_to_dram_meanwhile(node: Node, half: Half) -> None:
+    """With all places taken vLLM looks at no waiting request. Its blocks are brought from the drive until its turn comes."""
+    asked, busy, unread = request("waits", 4 * TOKENS + 1), request("runs", 4 * TOKENS + 1, seed=1), request("unread", 4 * TOKENS + 1, seed=2, skip_read=True)
+    for each in (asked, busy, unread):
+        half.put(each, range(4))
+    node.kill()
+    node.start()
+    space = half.link.namespace
+    assert space is not None and half.link.client is not None and half.link.client.wait_reachable(60_000)
+
+    def tiers(of: Any) -> set[str]:
+        return set(map(str, space.contains(half.half._keys(space, of.block_hashes[:4], b""))))
+
+    assert tiers(asked) == tiers(busy) == tiers(unread) == {"nvme"}
+    for each in (asked, busy, unread):
+        half.half.arrived(each)
+    # One is looked at in the next step, as it should be.
+    assert half.matched(busy) == (4 * TOKENS, True)
+    half.half.step(output(scheduled={}))
+    wait_for(lambda: (half.half.step(output(scheduled={})), tiers(asked) == {"dram"})[1])
+    assert tiers(busy) == tiers(unread) == {"nvme"}
+    assert half.half._report.counts["prefetched"] == 4, "and asked for once"
+    assert half.matched(asked) == (4 * TOKENS, True)
+    half.half.allocated(asked, [1, 2, 3, 4, 5], 4 * TOKENS)
+    assert not half.half._prefetched and not half.half._waiting.keys() & {"waits", "runs"}
+
+
+def test_a_request_says_what_is_done_with_its_blocks(half: Half) -> None:
+    unread, unwritten, hinted = (request(name, 4 * TOKENS + 1, **wish) for name, wish in (("a", {"skip_read": True}), ("b", {"skip_write": True}), ("c", {"hint": "tool"})))
+    half.put(unread, range(2))
+    assert half.half.matched_tokens(unread, 0) == (0, False)
+    saves = []
+    for each in (unread, unwritten, hinted):
+        half.half.allocated(each, [1, 2, 3, 4, 5], 0)
+        step = half.half.step(output(new=[(each.request_id, [1, 2, 3, 4, 5], 0)], scheduled={each.request_id: 4 * TOKENS}))
+        saves.append([(len(save.block_ids), save.hint) for save in step.saves])
+    assert saves == [[(4, None)], [], [(4, "tool")]]
+    assert half.matched(hinted) == (2 * TOKENS, True)
+    half.half.allocated(hinted, [1, 2, 3, 4, 5], 2 * TOKENS)
+    assert [load.hint for load in half.half.take_loads()] == ["tool"]
+
+
+def test_loads_are_made_when_they_are_worth_it_and_each_decision_is_counted(node: Node) -> None:
+    """Prefill is given; loads are taught: first they cost next to nothing, then more than computing does, while the engine is idle and while it is busy."""
+    pace = Pace(8192, Prefill(0.0, 1e-3, 0.0, 8192))
+    half = Half(node, pace=pace)
+    first = request("first", 4 * TOKENS + 1)
+    half.put(first, range(4))
+
+    def ask(name: str, **wish: Any) -> tuple[int | None, bool]:
+        asked = request(name, 4 * TOKENS + 1, **wish)
+        answer = half.matched(asked)
+        half.half.finished(asked)
+        return answer
+
+    assert ask("unknown") == (4 * TOKENS, True)
+    for number in range(3):
+        loading = request(f"taught {number}", 4 * TOKENS + 1)
+        assert half.matched(loading) == (4 * TOKENS, True)
+        half.half.allocated(loading, [1, 2, 3, 4, 5], 4 * TOKENS)
+        half.half.worker_said(Stored(loads={loading.request_id: (0.2, 0.0001)}))
+        half.half.finished(loading)
+    # 64 tokens in 64 ms, loads in 200.
+    assert ask("idle") == (0, False)
+    running = request("running", 4 * TOKENS + 1, seed=3)
+    half.half.allocated(running, [6, 7, 8, 9, 10], 0)
+    half.half.step(output(new=[("running", [6, 7, 8, 9, 10], 0)], scheduled={"running": TOKENS}))
+    half.half.take_events()
+    assert ask("busy") == (4 * TOKENS, True)
+    assert ask("in haste", deadline_ms=1) == (0, False)
+    half.half.finished(running)
+    assert half.half._report.reasons == {Reason.UNKNOWN: 4, Reason.SLOWER: 1, Reason.FREES: 1, Reason.DEADLINE: 1}
+    assert "1 computed, that is sooner" in half.half._report.line()
+    half.half.close()
+
+
+def test_prefill_is_learned_from_the_steps_the_engine_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(pace_module.time, "monotonic", lambda: clock[0])
+    pace = Pace(2048)
+    for number in range(6):
+        name = f"r{number}"
+        tokens = 1000 + 200 * number
+        pace.began(output(new=[(name, [], 0)], scheduled={name: tokens}), {name: 2 * tokens})
+        clock[0] += 0.01 + tokens * 1e-4
+        pace.ended()
+        assert pace.now("other", 1.0).is_busy
+        pace.gone(name)
+        # The engine idles: nothing of that is prefill.
+        clock[0] += 7.0
+    known = pace.speed.known()
+    assert known is not None and known.seconds(0, 1500) == pytest.approx(0.16, rel=0.05)
+    assert not pace.now("other", 1.0).is_busy and pace.now("other", 1.0).wait_s == 0.0
+    pace.ended()

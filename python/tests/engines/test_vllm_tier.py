@@ -66,9 +66,9 @@ class Scheduler:
         self.tier.submit_load = counted
         self._requests = 0
 
-    def begin(self) -> ReqContext:
+    def begin(self, **wishes: Any) -> ReqContext:
         self._requests += 1
-        context = ReqContext(req_id=f"request {self._requests}")
+        context = ReqContext(req_id=f"request {self._requests}", kv_transfer_params={"forebay": wishes})
         self.manager.on_new_request(context)
         return context
 
@@ -280,6 +280,26 @@ def test_what_the_cpu_tier_has_is_not_kept_in_the_nodes_memory_as_well(node: Nod
     wait_for(lambda: set(space.contains(space.keys(keys))) == {"nvme"})
     shards = scheduler.tier._link.client.node_stats()["shards"]
     assert sum(shard["dram_duplicate_bytes"] for shard in shards) == 0
+
+
+def test_a_request_says_what_is_done_with_its_blocks(node: Node, scheduler: Scheduler) -> None:
+    keys = [key(number) for number in range(4)]
+    unwritten = scheduler.begin(skip_write=True)
+    assert scheduler.store(keys[:2], unwritten) == keys[:2]
+    hinted = scheduler.begin(hint="tool")
+    assert scheduler.store(keys[2:], hinted) == keys[2:]
+    scheduler.settle()
+    scheduler.end(unwritten)
+    scheduler.end(hinted)
+    other = Scheduler(node)
+    reading, unread = other.begin(), other.begin(skip_read=True)
+    assert other.look_until_known(keys, reading) == [LookupResult.MISS] * 2 + [LookupResult.HIT] * 2
+    other.end(reading)
+    # What the CPU tier has by now is vLLM's own affair.
+    other.manager.reset_cache()
+    assert other.look(keys, unread) == [LookupResult.MISS] * 4
+    other.end(unread)
+    other.close()
 
 
 def test_weights_that_cannot_be_told_from_others_are_refused(node: Node) -> None:

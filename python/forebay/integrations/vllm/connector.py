@@ -24,8 +24,10 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from forebay import Fingerprint
 from forebay.integrations._common import Link, Report
+from forebay.integrations._decide import Prefill
 from forebay.integrations.vllm import identity
 from forebay.integrations.vllm.messages import Step, Stored
+from forebay.integrations.vllm.pace import Pace
 from forebay.integrations.vllm.scheduler import LOOKUP_DEADLINE_MS, SchedulerHalf
 from forebay.integrations.vllm.worker import LOAD_DEADLINE_MS, STAGING_BYTES, WorkerHalf
 
@@ -50,6 +52,8 @@ _KEYS = (
     "staging_bytes",
     "lookup_deadline_ms",
     "load_deadline_ms",
+    "load_or_recompute",
+    "prefill_s",
     "strict",
 )
 
@@ -85,6 +89,8 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         weights_digest: what tells these weights from others, where they are not files on this machine.
         staging_bytes: memory that blocks pass through, for each direction.
         lookup_deadline_ms, load_deadline_ms: how long a request waits for a lookup, and for a load.
+        load_or_recompute: load what is stored only when that is worth it (on unless told otherwise); see `_decide`.
+        prefill_s: what prefill costs, as [seconds a step, a token, a pair of tokens], instead of learning it.
         strict: raise instead of computing, for tests.
 
     Raises identity.CannotServe at the start for models it cannot serve: more than one kind of attention, or state that is not keys and values.
@@ -130,6 +136,8 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
                 lora_digest=_lora_digest,
                 events=bool(events is not None and events.enable_kv_cache_events),
                 lookup_deadline_ms=float(extra.get("lookup_deadline_ms", LOOKUP_DEADLINE_MS)),
+                load_deadline_ms=float(extra.get("load_deadline_ms", LOAD_DEADLINE_MS)),
+                pace=_pace(vllm_config, extra),
             )
         else:
             self._worker = WorkerHalf(
@@ -185,6 +193,11 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         return self._worker.take_said() if self._worker is not None else None
 
     # The scheduler's side.
+
+    @_never_raises(lambda: None)
+    def on_new_request(self, request: Request) -> None:
+        if self._scheduler is not None:
+            self._scheduler.arrived(request)
 
     @_never_raises(lambda: (0, False))
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
@@ -254,6 +267,20 @@ def _only_group(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> Any:
     if kv_cache_config.hash_block_size not in (None, spec.block_size):
         raise identity.CannotServe(f"blocks have {spec.block_size} tokens and hashes {kv_cache_config.hash_block_size}, which ForebayConnector does not serve; use ForebayTier")
     return spec
+
+
+def _pace(vllm_config: VllmConfig, extra: dict[str, Any]) -> Pace | None:
+    """Raises identity.CannotServe for costs that are none."""
+    if not extra.get("load_or_recompute", True):
+        return None
+    step_tokens = int(vllm_config.scheduler_config.max_num_batched_tokens)
+    costs = extra.get("prefill_s")
+    if costs is None:
+        return Pace(step_tokens)
+    if not (isinstance(costs, list) and len(costs) == 3 and all(isinstance(cost, (int, float)) and cost >= 0 for cost in costs)):
+        raise identity.CannotServe(f"prefill_s is three numbers, the seconds of a step, a token and a pair of tokens, not {costs!r}")
+    step_s, token_s, pair_s = map(float, costs)
+    return Pace(step_tokens, Prefill(step_s, token_s, pair_s, step_tokens))
 
 
 def _rank(parallel: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
 
@@ -20,6 +21,8 @@ class Move:
     chain: int
     #: For saves that have one: the keys of the block before the first, a row for each rank.
     parent: bytes | None = None
+    #: When the blocks will be used again, if the request says it.
+    hint: Any = None
 
     def of_rank(self, rank: int, world: int) -> bytes:
         """The rows of one rank."""
@@ -46,6 +49,8 @@ class Stored(KVConnectorWorkerMetadata):
     loaded: int = 0
     load_failed: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
+    #: Loads that brought all they were asked for: seconds, and of these, on the engine's own thread.
+    loads: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
         """A block is there when every rank's part of it is."""
@@ -53,4 +58,9 @@ class Stored(KVConnectorWorkerMetadata):
         outcomes = dict(self.outcomes)
         for name, count in other.outcomes.items():
             outcomes[name] = outcomes.get(name, 0) + count
-        return Stored(self.blocks & other.blocks, self.loaded + other.loaded, self.load_failed + other.load_failed, outcomes)
+        # A load is over when the slowest rank's is.
+        loads = dict(self.loads)
+        for name, (seconds, stall_s) in other.loads.items():
+            mine = loads.get(name, (0.0, 0.0))
+            loads[name] = (max(mine[0], seconds), max(mine[1], stall_s))
+        return Stored(self.blocks & other.blocks, self.loaded + other.loaded, self.load_failed + other.load_failed, outcomes, loads)

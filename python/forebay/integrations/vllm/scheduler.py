@@ -5,6 +5,8 @@ A request is looked up once, by a question that is answered while the scheduler 
 
 from __future__ import annotations
 
+import functools
+import operator
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +17,10 @@ from vllm.logger import init_logger
 
 import forebay
 from forebay.integrations._common import Link, Report
+from forebay.integrations._decide import LoadSpeed, decide
+from forebay.integrations._wishes import Wishes, wishes
 from forebay.integrations.vllm.messages import Move, Step, Stored
+from forebay.integrations.vllm.pace import Pace
 from forebay.integrations.vllm.touches import Touches
 
 logger = init_logger(__name__)
@@ -32,6 +37,12 @@ LOOKUPS_MAX = 128
 EVENTS_MAX = 65_536
 
 
+#: Requests that wait and whose blocks are brought to DRAM meanwhile, and blocks of each.
+PREFETCHED_MAX, PREFETCH_BLOCKS_MAX = 16, 4096
+#: How long they may wait there.
+PREFETCH_MS = 10_000.0
+
+
 @dataclass(slots=True)
 class _Match:
     """A lookup of one request behind its first `first` blocks."""
@@ -39,7 +50,17 @@ class _Match:
     first: int
     asked_at: float
     ticket: int | None
-    blocks: int = 0
+    #: What is stored: for each block, 1 if part of it is on NVMe. Of these, so many are to be loaded; None until that is decided.
+    tiers: bytes = b""
+    blocks: int | None = None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request that waits, and that the engine has not looked at yet."""
+
+    request: Any
+    steps: int = 0
 
 
 @dataclass(slots=True)
@@ -49,6 +70,7 @@ class _Tracked:
     request: Any
     salt: bytes
     block_ids: list[int]
+    wishes: Wishes
     #: Blocks of it that are in the store, or were given to the worker to be put there.
     saved: int = 0
 
@@ -56,11 +78,18 @@ class _Tracked:
 class SchedulerHalf:
     """See the module."""
 
-    def __init__(self, link: Link, report: Report, *, block_tokens: int, world: int, lora_digest: Any, events: bool, lookup_deadline_ms: float) -> None:
+    def __init__(self, link: Link, report: Report, *, block_tokens: int, world: int, lora_digest: Any, events: bool, lookup_deadline_ms: float, load_deadline_ms: float = 5000.0, pace: Pace | None = None) -> None:
         self._link, self._report = link, report
         self._block_tokens, self._world = block_tokens, world
         self._lora_digest = lora_digest
-        self._lookup_deadline_ms = lookup_deadline_ms
+        self._lookup_deadline_ms, self._load_deadline_ms = lookup_deadline_ms, load_deadline_ms
+        #: None: whatever is stored is loaded.
+        self._pace = pace
+        self._load_speed = LoadSpeed()
+        self._loading: dict[str, tuple[int, int]] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        # Requests that blocks were prefetched for and that still wait.
+        self._prefetched: set[str] = set()
         self._queue: forebay.CallQueue | None = None
         self._matches: dict[str, _Match] = {}
         self._tickets: dict[int, str] = {}
@@ -99,6 +128,30 @@ class SchedulerHalf:
         """The same, made by whoever makes the call."""
         return forebay.Hashes(b"".join(hashes), len(hashes[0]), suffixes=self._suffixes(salt))
 
+    # Waiting.
+
+    def arrived(self, request: Any) -> None:
+        """A request came; the engine looks at it when it has a place for it."""
+        self._waiting[request.request_id] = _Waiting(request)
+
+    def _prefetch(self, space: forebay.Namespace, queue: forebay.CallQueue) -> None:
+        """What stands in line has time: its blocks are brought from NVMe to DRAM until its turn comes."""
+        for request_id, waiting in list(self._waiting.items()):
+            if len(self._prefetched) >= PREFETCHED_MAX:
+                return
+            waiting.steps += 1
+            if waiting.steps < 2:
+                # It came after this step had begun, or is looked at in the next.
+                continue
+            del self._waiting[request_id]
+            request = waiting.request
+            salt = self._salt(request)
+            if salt is not None and request.block_hashes and not wishes(request.kv_transfer_params).skip_read:
+                self._prefetched.add(request_id)
+                hashes = self._hashes(request.block_hashes[:PREFETCH_BLOCKS_MAX], salt)
+                queue.submit_prefetch(space, hashes, within_ms=PREFETCH_MS)
+                self._report.add(prefetched=min(len(request.block_hashes), PREFETCH_BLOCKS_MAX))
+
     # Looking up.
 
     def matched_tokens(self, request: Any, computed_tokens: int) -> tuple[int | None, bool]:
@@ -106,6 +159,10 @@ class SchedulerHalf:
         self._drain()
         first = computed_tokens // self._block_tokens
         self._own[request.request_id] = first
+        self._waiting.pop(request.request_id, None)
+        wish = wishes(request.kv_transfer_params)
+        if wish.skip_read:
+            return 0, False
         # At least one token is computed: its logits are what generation goes on from.
         last = min((request.num_tokens - 1) // self._block_tokens, len(request.block_hashes))
         space, queue = self._space(), self._queue
@@ -133,8 +190,21 @@ class SchedulerHalf:
             queue.cancel(match.ticket)
             self._tickets.pop(match.ticket, None)
             match.ticket = None
+        if match.blocks is None:
+            match.blocks = self._decide(request, match, wish)
         tokens = match.blocks * self._block_tokens
         return tokens, tokens > 0
+
+    def _decide(self, request: Any, match: _Match, wish: Wishes) -> int:
+        """How many of the blocks that are stored are loaded."""
+        if self._pace is None or not match.tiers:
+            return len(match.tiers)
+        deadline_s = (wish.deadline_ms or self._load_deadline_ms) / 1000
+        now = self._pace.now(request.request_id, deadline_s)
+        known = self._pace.speed.known()
+        decision = decide(known, self._load_speed, match.tiers, match.first, self._block_tokens, request.num_tokens, now)
+        self._report.decided(decision.reason)
+        return decision.blocks
 
     def _drain(self) -> None:
         if self._queue is None:
@@ -147,8 +217,11 @@ class SchedulerHalf:
             match.asked_at = time.monotonic()
             if not isinstance(answer, Exception):
                 # A block is there when all ranks' parts are.
-                match.blocks = answer.n // self._world
-                self._report.add(hits=match.blocks)
+                stored = answer.n // self._world
+                packed = answer.packed_tiers
+                ranks = [int.from_bytes(packed[rank : stored * self._world : self._world], "big") for rank in range(self._world)]
+                match.tiers = functools.reduce(operator.or_, ranks).to_bytes(stored, "big")
+                self._report.add(hits=stored)
 
     # Allocation.
 
@@ -160,15 +233,19 @@ class SchedulerHalf:
             salt = self._salt(request)
             if salt is None:
                 return
-            tracked = self._tracked[request_id] = _Tracked(request, salt, [])
+            tracked = self._tracked[request_id] = _Tracked(request, salt, [], wishes(request.kv_transfer_params))
         tracked.block_ids = list(block_ids)
+        self._prefetched.discard(request_id)
+        match = self._matches.pop(request_id, None)
         if external_tokens <= 0:
             return
-        match = self._matches.pop(request_id, None)
         first = match.first if match is not None else 0
         blocks = external_tokens // self._block_tokens
         # In line before anything can go wrong: the request waits for this load, and one without keys fails and is computed.
-        load = Move(request_id, block_ids[first : first + blocks], b"", first, self._chain(tracked))
+        load = Move(request_id, block_ids[first : first + blocks], b"", first, self._chain(tracked), hint=tracked.wishes.hint)
+        if match is not None:
+            nvme = match.tiers.count(1, 0, blocks)
+            self._loading[request_id] = (blocks - nvme, nvme)
         self._loads.append(load)
         space = self._space()
         if match is not None and space is not None:
@@ -208,6 +285,9 @@ class SchedulerHalf:
         space, queue = self._space(), self._queue
         if space is not None and queue is not None:
             self._touches.tell(queue, space)
+            self._prefetch(space, queue)
+        if self._pace is not None:
+            self._pace.began(output, {name: tracked.request.num_tokens for name, tracked in self._tracked.items()})
         self._report.tick()
         return step
 
@@ -221,21 +301,25 @@ class SchedulerHalf:
         # A block has a hash when its tokens are certain, so speculative ones are left for later.
         whole = min(after // self._block_tokens, len(request.block_hashes), len(tracked.block_ids))
         space = self._space()
-        if space is None or whole <= tracked.saved:
-            if space is None:
+        if space is None or whole <= tracked.saved or tracked.wishes.skip_write:
+            if space is None or tracked.wishes.skip_write:
                 # Blocks that were computed while the node was away are not looked for again.
                 tracked.saved = max(tracked.saved, whole)
             return
         first, tracked.saved = tracked.saved, whole
         keys = self._keys(space, request.block_hashes[first:whole], tracked.salt)
         parent = self._keys(space, request.block_hashes[first - 1 : first], tracked.salt) if first else None
-        step.saves.append(Move(request.request_id, tracked.block_ids[first:whole], keys, first, self._chain(tracked), parent))
+        step.saves.append(Move(request.request_id, tracked.block_ids[first:whole], keys, first, self._chain(tracked), parent, tracked.wishes.hint))
 
     def worker_said(self, said: Stored | None) -> None:
         """What the workers have done since the last step."""
         if said is None:
             return
         self._report.add(loaded=said.loaded, load_failed=said.load_failed, **said.outcomes)
+        for name, (seconds, stall_s) in said.loads.items():
+            loaded = self._loading.pop(name, None)
+            if loaded is not None:
+                self._load_speed.saw(loaded, seconds, stall_s)
         if self._events is None:
             return
         for request_id, position in sorted(said.blocks):
@@ -256,7 +340,9 @@ class SchedulerHalf:
         )
 
     def take_events(self) -> list[KVCacheEvent]:
-        """The events since the last call."""
+        """The events since the last call. vLLM takes them when a step has ended."""
+        if self._pace is not None:
+            self._pace.ended()
         if not self._events:
             return []
         events, self._events = self._events, []
@@ -264,7 +350,11 @@ class SchedulerHalf:
 
     def finished(self, request: Any) -> None:
         """The request is over. Its saves were copied in their steps, so its blocks may go at once."""
-        self._own.pop(request.request_id, None)
+        for known in (self._own, self._waiting, self._loading):
+            known.pop(request.request_id, None)
+        self._prefetched.discard(request.request_id)
+        if self._pace is not None:
+            self._pace.gone(request.request_id)
         match = self._matches.pop(request.request_id, None)
         if match is not None and match.ticket is not None and self._queue is not None:
             self._queue.cancel(match.ticket)

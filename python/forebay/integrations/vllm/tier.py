@@ -27,6 +27,7 @@ from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, Tra
 
 import forebay
 from forebay.integrations._common import Link, Report
+from forebay.integrations._wishes import NONE, Wishes, wishes
 from forebay.integrations.vllm import identity
 from forebay.integrations.vllm.touches import Touches
 
@@ -56,6 +57,7 @@ class _Request:
     """What a live request asked for. Each has its own, so that it is forgotten with it at once."""
 
     context: ReqContext
+    wishes: Wishes = NONE
     slots: dict[OffloadKey, int] = field(default_factory=dict)
     states: bytearray = field(default_factory=bytearray)
     #: Keys to be asked for at the end of this step: those of the last slots.
@@ -192,7 +194,9 @@ class ForebayTier(SecondaryTierManager):
             return LookupResult.MISS
         if request is None:
             # Somebody else's, through this engine.
-            request = self._requests[context.req_id] = _Request(context)
+            request = self._requests[context.req_id] = _Request(context, wishes(context.kv_transfer_params))
+        if request.wishes.skip_read:
+            return LookupResult.MISS
         if not request.rows:
             self._to_ask.append(request)
             request.row_bytes = len(key)
@@ -209,7 +213,7 @@ class ForebayTier(SecondaryTierManager):
             # It comes again, and much may have been stored until then.
             request = self._requests.get(request_id)
             if request is not None:
-                self._requests[request_id] = _Request(request.context)
+                self._requests[request_id] = _Request(request.context, request.wishes)
         if self._to_ask:
             self._ask()
         self._pump()
@@ -276,6 +280,9 @@ class ForebayTier(SecondaryTierManager):
         keys = list(job_metadata.keys)
         nbytes = len(keys) * self._stride
         space, queue = self._space(), self._queue
+        if wishes(job_metadata.req_context.kv_transfer_params).skip_write:
+            self._finished.append(JobResult(job_metadata.job_id, success=False))
+            return
         if space is None or queue is None or queue.pending >= CALLS_MAX or self._store_bytes + nbytes > STORE_BYTES_MAX:
             self._count(dropped=len(keys))
             self._finished.append(JobResult(job_metadata.job_id, success=False))
@@ -319,10 +326,13 @@ class ForebayTier(SecondaryTierManager):
         hashes = forebay.Hashes(b"".join(keys), len(keys[0]))
         spans = self._region.rows(transfer.job.chunk_ids[first : first + count].astype("int64"), self._stride)
         deadline_ms = self._transfer_deadline_ms
+        hint: Any = wishes(transfer.job.req_context.kv_transfer_params).hint
         if transfer.is_load:
-            ticket = queue.submit_get(space, hashes, into=spans, deadline_ms=deadline_ms, packed=True)
+            ticket = queue.submit_get(space, hashes, into=spans, deadline_ms=deadline_ms, reuse=hint, packed=True)
         else:
-            ticket = queue.submit_put(space, hashes, spans, tokens=self._chunk_tokens(), deadline_ms=deadline_ms, caller_keeps=True, packed=True)
+            ticket = queue.submit_put(
+                space, hashes, spans, tokens=self._chunk_tokens(), deadline_ms=deadline_ms, reuse=hint, caller_keeps=True, packed=True
+            )
         self._calls[ticket] = (transfer, first, count)
         transfer.given += count
         transfer.waiting += 1
@@ -408,7 +418,7 @@ class ForebayTier(SecondaryTierManager):
     def on_new_request(self, req_context: ReqContext) -> RequestOffloadingContext:
         if self._link is None:
             self._connect()
-        self._requests[req_context.req_id] = _Request(req_context)
+        self._requests[req_context.req_id] = _Request(req_context, wishes(req_context.kv_transfer_params))
         return RequestOffloadingContext()
 
     def on_request_finished(self, req_context: ReqContext) -> None:

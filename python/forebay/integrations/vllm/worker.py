@@ -65,6 +65,9 @@ class _Load:
     waiting: int = 0
     #: First block that failed; what lies behind it is of no use.
     failed_at: int | None = None
+    begun: float = 0.0
+    #: Seconds of the engine's own thread.
+    stall_s: float = 0.0
 
     @property
     def blocks(self) -> int:
@@ -177,7 +180,7 @@ class WorkerHalf:
         until = time.monotonic() + self.load_deadline_ms / 1000
         is_ready = self._ready()
         for move in moves:
-            load = _Load(move, move.of_rank(self.rank, self.world), until)
+            load = _Load(move, move.of_rank(self.rank, self.world), until, begun=time.monotonic())
             if not is_ready or len(load.keys) != 16 * load.blocks:
                 load.failed_at = 0
             self._loads.append(load)
@@ -202,7 +205,7 @@ class WorkerHalf:
                 spans = self._load_rows.spans(rows)
                 try:
                     with self._lock:
-                        ticket = self._queue.submit_get(space, keys, into=spans, deadline_ms=left_ms)
+                        ticket = self._queue.submit_get(space, keys, into=spans, deadline_ms=left_ms, reuse=load.move.hint)
                         self._calls[ticket] = _Call(rows, load=load, first=load.asked)
                 except Exception:
                     logger.exception("forebay: a load cannot be asked for; computed instead")
@@ -223,11 +226,13 @@ class WorkerHalf:
         if good < len(call.rows):
             load.failed_at = min(call.first + good, load.blocks if load.failed_at is None else load.failed_at)
         if good and (load.failed_at is None or call.first < load.failed_at):
+            begun = time.monotonic()
             try:
                 self._copy_in(call.rows[:good], load.move.block_ids[call.first : call.first + good])
             except Exception:
                 logger.exception("forebay: loaded blocks cannot be copied to the engine's memory; computed instead")
                 load.failed_at = call.first
+            load.stall_s += time.monotonic() - begun
         self._load_rows.give(call.rows)
 
     def _copy_in(self, rows: list[int], block_ids: list[int]) -> None:
@@ -316,6 +321,7 @@ class WorkerHalf:
                 chain=move.chain,
                 parent=parent,
                 position=move.position + at,
+                reuse=move.hint,
                 deadline_ms=SAVE_DEADLINE_MS,
             )
             self._calls[ticket] = _Call(rows, save=move, first=at)
@@ -364,6 +370,8 @@ class WorkerHalf:
             good = load.blocks if load.failed_at is None else load.failed_at
             self._bad_blocks.update(load.move.block_ids[good:])
             self._said.loaded += good
+            if good == load.blocks:
+                self._said.loads[load.move.request] = (time.monotonic() - load.begun, load.stall_s)
             self._said.load_failed += load.blocks - good
         if over:
             self._loads = [load for load in self._loads if not load.is_over]

@@ -1,0 +1,229 @@
+"""Load or compute again: how many of a request's stored blocks are worth loading now.
+
+Pure: numbers in, a length and its reason out. What prefill costs is learned from the engine's own steps, what loads take from its loads; until
+something is known of both, what is stored is loaded. Prefill of tokens a..b of a prompt takes c0 steps + c1 (b - a) + c2 (b^2 - a^2) / 2 seconds, as
+in crates/forebay-tokenomics/src/cost.rs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+#: What was seen before counts this much less with each step or load that is seen.
+FADE = 0.95
+#: A step with fewer tokens says little of prefill.
+STEP_TOKENS_MIN = 64
+#: Steps, and loads, before what they teach is believed.
+SEEN_MIN = 3
+#: Each time that a load was not made, loads are taken to have become this much faster: what is never tried again is never known better.
+HOPE = 0.97
+#: Lengths of prefix that are weighed against each other.
+LENGTHS_MAX = 16
+
+
+class Reason(StrEnum):
+    """Why so many blocks are loaded."""
+
+    NOTHING = "nothing stored"
+    UNKNOWN = "nothing known yet, loaded"
+    FASTER = "loaded, the first token comes sooner"
+    PART = "loaded in part, the rest is computed sooner"
+    FREES = "loaded, the engine computes for others meanwhile"
+    SLOWER = "computed, that is sooner"
+    DEADLINE = "computed, a load would be too late"
+    STALL = "computed, copying costs more than it saves"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """What prefill costs, in seconds."""
+
+    step_s: float
+    token_s: float
+    pair_s: float
+    step_tokens: int = 8192
+
+    def seconds(self, begin: int, end: int) -> float:
+        """Of tokens `begin` to `end` of a prompt whose tokens before are there."""
+        if end <= begin:
+            return 0.0
+        steps = math.ceil((end - begin) / self.step_tokens)
+        return self.step_s * steps + self.token_s * (end - begin) + self.pair_s * (end * end - begin * begin) / 2
+
+
+@dataclass(slots=True)
+class PrefillSpeed:
+    """Prefill's costs, from steps that were seen: the nearest costs that are not negative, later steps counting more."""
+
+    step_tokens: int
+    given: Prefill | None = None
+    seen: int = 0
+    _a: list[list[float]] = field(default_factory=lambda: [[0.0] * 3 for _ in range(3)])
+    _b: list[float] = field(default_factory=lambda: [0.0] * 3)
+    _known: Prefill | None = None
+
+    def saw(self, parts: Sequence[tuple[int, int]], seconds: float) -> None:
+        """A step computed these (begin, end) of its requests and took so long."""
+        tokens = sum(end - begin for begin, end in parts)
+        if self.given is not None or tokens < STEP_TOKENS_MIN or not 0 < seconds < 3600:
+            return
+        pairs = sum(end * end - begin * begin for begin, end in parts) / 2
+        # Of one size, or the smallest is lost in the largest's rounding; and relative, or long steps alone would count.
+        row = [1.0 / seconds, tokens / 1e3 / seconds, pairs / 1e6 / seconds]
+        for i in range(3):
+            for j in range(3):
+                self._a[i][j] = self._a[i][j] * FADE + row[i] * row[j]
+            self._b[i] = self._b[i] * FADE + row[i]
+        self.seen += 1
+        self._known = None
+
+    def known(self) -> Prefill | None:
+        """None until enough was seen."""
+        if self.given is not None or self.seen < SEEN_MIN:
+            return self.given
+        if self._known is None:
+            step, kilotoken, megapair = _not_negative(self._a, self._b)
+            self._known = Prefill(step, kilotoken / 1e3, megapair / 1e6, self.step_tokens)
+        return self._known
+
+
+def _not_negative(a: list[list[float]], b: list[float]) -> tuple[float, float, float]:
+    """The least squares of three unknowns, none of them negative: of all subsets of them, the one that fits best."""
+    best, best_error = (0.0, 0.0, 0.0), 0.0
+    for size in (1, 2, 3):
+        for chosen in itertools.combinations(range(3), size):
+            solved = _solved([[a[i][j] for j in chosen] for i in chosen], [b[i] for i in chosen])
+            if solved is None or min(solved) < 0:
+                continue
+            x = [0.0] * 3
+            for at, value in zip(chosen, solved, strict=True):
+                x[at] = value
+            # Without what all have in common: |row x - 1|^2 summed.
+            error = sum(x[i] * (sum(a[i][j] * x[j] for j in range(3)) - 2 * b[i]) for i in range(3))
+            if error < best_error:
+                best, best_error = (x[0], x[1], x[2]), error
+    return best
+
+
+def _solved(a: list[list[float]], b: list[float]) -> list[float] | None:
+    """Gauss, for up to three."""
+    n = len(b)
+    rows = [[*row, right] for row, right in zip(a, b, strict=True)]
+    for i in range(n):
+        pivot = max(range(i, n), key=lambda at: abs(rows[at][i]))
+        if abs(rows[pivot][i]) <= 1e-9 * max(abs(a[k][k]) for k in range(n)):
+            return None
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        for below in range(i + 1, n):
+            times = rows[below][i] / rows[i][i]
+            rows[below] = [x - times * y for x, y in zip(rows[below], rows[i], strict=True)]
+    x = [0.0] * n
+    for i in reversed(range(n)):
+        x[i] = (rows[i][n] - sum(rows[i][j] * x[j] for j in range(i + 1, n))) / rows[i][i]
+    return x
+
+
+@dataclass(slots=True)
+class LoadSpeed:
+    """What loads take, from those that were made: seconds a call, and seconds a block from DRAM and from NVMe."""
+
+    block_s: list[float | None] = field(default_factory=lambda: [None, None])
+    #: Of the engine's own time, which it cannot compute in: copying a block to where it belongs.
+    stall_block_s: float = 0.0
+    seen: int = 0
+
+    def saw(self, blocks: tuple[int, int], seconds: float, stall_s: float) -> None:
+        """A load of (DRAM, NVMe) blocks took so long, `stall_s` of it on the engine's own thread."""
+        count = sum(blocks)
+        if count == 0 or seconds <= 0:
+            return
+        expected = self.seconds(blocks)
+        for tier, some in enumerate(blocks):
+            if some == 0:
+                continue
+            known = self.block_s[tier]
+            # What a mixed load took is split as it was expected to be.
+            target = seconds / count if expected is None or known is None else known * seconds / expected
+            self.block_s[tier] = target if known is None else known + 0.3 * some / count * (target - known)
+        self.stall_block_s += (stall_s / count - self.stall_block_s) * (1.0 if self.seen == 0 else 0.3)
+        self.seen += 1
+
+    def seconds(self, blocks: tuple[int, int]) -> float | None:
+        """None: nothing is known of such a load."""
+        total = 0.0
+        for some, each in zip(blocks, self.block_s, strict=True):
+            if some and each is None:
+                return None
+            total += some * (each or 0.0)
+        return max(total, 1e-9)
+
+    def was_not_made(self) -> None:
+        """See HOPE."""
+        self.block_s = [each and each * HOPE for each in self.block_s]
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What the engine is at."""
+
+    #: Seconds until it would begin with this request.
+    wait_s: float
+    #: It computes for others, too.
+    is_busy: bool
+    #: Seconds that the request may wait for a load.
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many blocks are loaded, and why."""
+
+    blocks: int
+    reason: Reason
+
+
+def decide(prefill: Prefill | None, load: LoadSpeed, tiers: bytes, own: int, block_tokens: int, tokens: int, now: Now) -> Decision:
+    """How many of the stored blocks to load.
+
+    tiers: a byte for each of the stored blocks behind the engine's own, in order: 0 DRAM, 1 NVMe.
+    own: blocks that the engine has itself.
+    tokens: of the whole prompt.
+
+    An idle engine wants the first token soon: max(load, wait) + the rest of the prefill. A busy one wants its own time: a load takes none of it but
+    the copying, so a load that is slower than computing is still right, if it is not too late.
+    """
+    stored = len(tiers)
+    if stored == 0:
+        return Decision(0, Reason.NOTHING)
+    if prefill is None or load.seen < SEEN_MIN or load.seconds((tiers.count(0), tiers.count(1))) is None:
+        return Decision(stored, Reason.UNKNOWN)
+
+    best, best_cost = 0, now.wait_s + prefill.seconds(own * block_tokens, tokens)
+    is_late = fits = False
+    if now.is_busy:
+        best_cost -= now.wait_s
+    stride = max(1, math.ceil(stored / LENGTHS_MAX))
+    for blocks in (*range(stride, stored, stride), stored)[:stored]:
+        nvme = tiers.count(1, 0, blocks)
+        seconds = load.seconds((blocks - nvme, nvme)) or 0.0
+        if seconds > now.deadline_s:
+            is_late = True
+            break
+        fits = True
+        rest = prefill.seconds((own + blocks) * block_tokens, tokens)
+        stall = load.stall_block_s * blocks
+        cost = stall + rest if now.is_busy else max(seconds, now.wait_s) + rest
+        # Of two that are as good, the longer: computing leaves the engine less for what comes next.
+        if cost <= best_cost:
+            best, best_cost = blocks, cost
+    if best == 0:
+        load.was_not_made()
+        slow = Reason.STALL if now.is_busy else Reason.SLOWER
+        return Decision(0, Reason.DEADLINE if is_late and not fits else slow)
+    if best < stored:
+        return Decision(best, Reason.PART)
+    return Decision(best, Reason.FREES if now.is_busy else Reason.FASTER)
