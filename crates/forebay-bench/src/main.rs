@@ -74,6 +74,9 @@ enum Verb {
     /// An application under the soak: a child of this program.
     #[command(hide = true)]
     SoakWorker(soak::WorkerArgs),
+    /// One who besieges a node: a child of this program.
+    #[command(hide = true)]
+    Besieger(siege::BesiegerArgs),
     /// The far end of a ping-pong: a child of this program.
     #[command(hide = true)]
     Echo(raw::sockets::EchoArgs),
@@ -93,6 +96,7 @@ impl Verb {
             Verb::Plan(args) => plan::run(args).map(|()| None),
             Verb::Soak(args) => soak::run(args).map(|()| None),
             Verb::SoakWorker(args) => soak::work(args).map(|()| None),
+            Verb::Besieger(args) => siege::besiege(args).map(|()| None),
             Verb::Echo(args) => raw::sockets::echo(args).map(|()| None),
         }
     }
@@ -108,7 +112,7 @@ impl Verb {
             Verb::Siege(args) => Some(&args.common),
             Verb::Plan(args) => Some(&args.common),
             Verb::Soak(args) => Some(&args.common),
-            Verb::SoakWorker(_) | Verb::Echo(_) => None,
+            Verb::SoakWorker(_) | Verb::Besieger(_) | Verb::Echo(_) => None,
         }
     }
 }

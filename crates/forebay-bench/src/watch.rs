@@ -78,7 +78,7 @@ impl CpuMeter {
 }
 
 /// Nanoseconds on a CPU of each thread of the processes, the ring's own workers among them.
-fn threads_ns(pids: &[u32]) -> HashMap<(u32, u32), u64> {
+pub(crate) fn threads_ns(pids: &[u32]) -> HashMap<(u32, u32), u64> {
     let mut all = HashMap::new();
     for pid in pids {
         for entry in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
