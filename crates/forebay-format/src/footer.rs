@@ -3,7 +3,7 @@
 //! `[entries, padded with zeros to the alignment][tail, 4 KiB]`, ending where the segment ends. It is written after every record of the segment has
 //! completed and been flushed; a footer that does not match its segment's header in generation and nonce does not count.
 
-use forebay_types::{BlockMeta, Key, NamespaceId, Version, crc64};
+use forebay_types::{BlockMeta, Crc64, Key, NamespaceId, Version, crc64};
 
 use crate::bytes::{PAGE_BYTES, array_at, check_page, put, put_u32, put_u64, seal_page, u32_at, u64_at};
 use crate::layout::UNIT_BYTES;
@@ -92,14 +92,43 @@ pub fn encode_footer(
 ) {
     let count = entries.len() as u32;
     assert_eq!(out.len(), footer_bytes(count, align), "the footer's place does not fit its entries");
-    let (space, tail) = out.split_at_mut(footer_entries_bytes(count, align));
-    let (space, padding) = space.split_at_mut(count as usize * FOOTER_ENTRY_BYTES);
-    padding.fill(0);
-    for (entry, place) in entries.zip(space.chunks_exact_mut(FOOTER_ENTRY_BYTES)) {
-        entry.encode(place);
+    let mut footer = FooterEncoder::default();
+    footer.step(entries, out);
+    footer.finish(generation, nonce, kind, out);
+}
+
+/// A footer that is written a few entries at a time: a segment full of small blocks has one of megabytes.
+#[derive(Debug, Default)]
+pub struct FooterEncoder {
+    count: u32,
+    sum: Crc64,
+}
+
+impl FooterEncoder {
+    /// Entries written so far.
+    pub fn count(&self) -> usize {
+        self.count as usize
     }
-    let entries_crc = crc64(space);
-    tail.copy_from_slice(&FooterTail { generation, nonce, kind, count, entries_crc }.encode());
+
+    /// Writes the next entries to their places in `out`, which is as long as the whole footer and the same each time.
+    pub fn step(&mut self, entries: impl Iterator<Item = FooterEntry>, out: &mut [u8]) {
+        let space = out.get_mut(self.count() * FOOTER_ENTRY_BYTES..).unwrap_or_default();
+        let mut written = 0;
+        for (entry, place) in entries.zip(space.chunks_exact_mut(FOOTER_ENTRY_BYTES)) {
+            entry.encode(place);
+            written += 1;
+        }
+        self.sum.update(&space[..written * FOOTER_ENTRY_BYTES]);
+        self.count += written as u32;
+    }
+
+    /// Writes what is behind the entries.
+    pub fn finish(self, generation: u64, nonce: u64, kind: SegmentKind, out: &mut [u8]) {
+        let (count, entries_crc) = (self.count, self.sum.sum());
+        let (space, tail) = out.split_at_mut(out.len() - FOOTER_TAIL_BYTES);
+        space[count as usize * FOOTER_ENTRY_BYTES..].fill(0);
+        tail.copy_from_slice(&FooterTail { generation, nonce, kind, count, entries_crc }.encode());
+    }
 }
 
 impl FooterTail {
@@ -130,15 +159,58 @@ impl FooterTail {
 
     /// The entries, from bytes that begin with the footer. Every one is whole and within its bounds once this is `Ok`.
     pub fn entries<'a>(&self, bytes: &'a [u8]) -> Result<FooterEntries<'a>, FormatError> {
-        let len = self.count as usize * FOOTER_ENTRY_BYTES;
-        let entries = bytes.get(..len).ok_or(FormatError::Short(WHAT))?;
-        if crc64(entries) != self.entries_crc {
+        let mut check = self.check();
+        while !check.step(bytes, usize::MAX)? {}
+        check.entries(bytes, 0)
+    }
+
+    /// The same in steps: a segment full of small blocks has a footer of megabytes.
+    pub fn check(&self) -> FooterCheck {
+        FooterCheck { tail: *self, sum: Crc64::default(), checked: 0, is_right: false }
+    }
+}
+
+/// The check of a footer's entries, which can be done a few at a time.
+#[derive(Debug)]
+pub struct FooterCheck {
+    tail: FooterTail,
+    sum: Crc64,
+    checked: usize,
+    is_right: bool,
+}
+
+impl FooterCheck {
+    /// Checks at most so many entries more of `bytes`, which begin with the footer and are the same each time. True: all are right.
+    pub fn step(&mut self, bytes: &[u8], most: usize) -> Result<bool, FormatError> {
+        let count = self.tail.count as usize;
+        let to = count.min(self.checked.saturating_add(most));
+        let some = bytes.get(self.checked * FOOTER_ENTRY_BYTES..to * FOOTER_ENTRY_BYTES);
+        let some = some.ok_or(FormatError::Short(WHAT))?;
+        self.sum.update(some);
+        self.checked = to;
+        if to == count && self.sum.sum() != self.tail.entries_crc {
             return Err(FormatError::Checksum(WHAT));
         }
-        if !entries.chunks_exact(FOOTER_ENTRY_BYTES).all(|entry| FooterEntry::decode(entry).is_some()) {
-            return Err(FormatError::Malformed { what: WHAT, why: "an entry is out of bounds" });
+        if !some.chunks_exact(FOOTER_ENTRY_BYTES).all(|entry| FooterEntry::decode(entry).is_some()) {
+            // Damage is told as damage, wherever in the footer it lies.
+            let whole = bytes.get(..count * FOOTER_ENTRY_BYTES).ok_or(FormatError::Short(WHAT))?;
+            return Err(if crc64(whole) == self.tail.entries_crc {
+                FormatError::Malformed { what: WHAT, why: "an entry is out of bounds" }
+            } else {
+                FormatError::Checksum(WHAT)
+            });
         }
-        Ok(FooterEntries { entries })
+        self.is_right = to == count;
+        Ok(self.is_right)
+    }
+
+    /// The entries from the `skip`-th on, once all have been found right.
+    pub fn entries<'a>(&self, bytes: &'a [u8], skip: usize) -> Result<FooterEntries<'a>, FormatError> {
+        let (from, to) = (skip.min(self.checked) * FOOTER_ENTRY_BYTES, self.checked * FOOTER_ENTRY_BYTES);
+        match bytes.get(from..to) {
+            Some(entries) if self.is_right => Ok(FooterEntries { entries }),
+            _ => Err(FormatError::Short(WHAT)),
+        }
     }
 }
 

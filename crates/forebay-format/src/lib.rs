@@ -17,8 +17,8 @@ mod trailer;
 
 pub use error::{FormatError, LayoutError};
 pub use footer::{
-    EntryKind, FOOTER_ENTRY_BYTES, FOOTER_TAIL_BYTES, FooterEntries, FooterEntry, FooterTail, encode_footer,
-    footer_bytes, footer_entries_bytes,
+    EntryKind, FOOTER_ENTRY_BYTES, FOOTER_TAIL_BYTES, FooterCheck, FooterEncoder, FooterEntries, FooterEntry,
+    FooterTail, encode_footer, footer_bytes, footer_entries_bytes,
 };
 pub use layout::{DriveLayout, SliceLayout, slice_bytes_min};
 pub use namespaces::{ClockMark, NAMESPACE_TABLE_BYTES_MAX, NamespaceRow, NamespaceTable, WriteMark};

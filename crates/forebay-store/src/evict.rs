@@ -4,10 +4,12 @@
 //! shard's mean), so that each byte put costs at most 1.34 bytes written. From a durable victim everything alive is moved, and the segment is freed
 //! only when the moved records are flushed.
 
+mod footer;
+
 use forebay_format::{
-    EntryKind, FooterEntry, FooterTail, SegmentKind, Tombstone, decode_trailer, footer_bytes, restamp,
+    EntryKind, FooterCheck, FooterEntry, SegmentKind, Tombstone, decode_trailer, footer_bytes, restamp,
 };
-use forebay_io::{Disk, DiskError, ReadInto, Shared};
+use forebay_io::{Buf, Disk, DiskError, ReadInto, Shared};
 use forebay_types::{Key, Millis};
 
 use crate::flush::Action;
@@ -39,9 +41,10 @@ pub(crate) struct Cleaning {
     victim: u16,
     durable: bool,
     phase: Phase,
-    entries: Vec<FooterEntry>,
+    /// The victim's footer, from its read until its entries are looked up.
+    footer: Option<(Buf, FooterCheck)>,
     items: Vec<Item>,
-    /// Next of `entries` to look up, of `items` to drop or move, by phase.
+    /// Next of the footer's entries to look up, of `items` to drop or move, by phase.
     next: usize,
     /// Of `items`, so many at the front are moved, the rest dropped.
     keep: usize,
@@ -59,6 +62,8 @@ pub(crate) struct Cleaning {
 enum Phase {
     /// The footer is being read.
     Footer,
+    /// It was, and is checked a few entries a turn.
+    Checking,
     /// Without a footer the blocks are searched in the index.
     Sweep,
     Lookup,
@@ -109,6 +114,7 @@ impl<D: Disk> Store<D> {
         let Some(phase) = self.cleaning.as_ref().map(|c| c.phase) else { return self.begin_cleaning() };
         match phase {
             Phase::Footer => false,
+            Phase::Checking => self.check_step(),
             Phase::Sweep => self.sweep_step(),
             Phase::Lookup => self.lookup_step(),
             Phase::Drop => self.drop_step(),
@@ -137,7 +143,7 @@ impl<D: Disk> Store<D> {
             victim,
             durable: s.kind == SegmentKind::Durable,
             phase: Phase::Footer,
-            entries: Vec::new(),
+            footer: None,
             items: Vec::new(),
             next: 0,
             keep: 0,
@@ -167,34 +173,6 @@ impl<D: Disk> Store<D> {
         true
     }
 
-    pub(crate) fn victim_footer_done(&mut self, result: Result<(), DiskError>, read: Option<ReadInto>) {
-        let Some(cleaning) = &mut self.cleaning else { return };
-        let s = self.segments.get_mut(cleaning.victim);
-        let entries = match (result, read) {
-            (Ok(()), Some(ReadInto::Buf(buf))) => buf
-                .len()
-                .checked_sub(forebay_format::FOOTER_TAIL_BYTES)
-                .and_then(|at| FooterTail::decode(&buf[at..]).ok())
-                .filter(|tail| tail.generation == s.generation && tail.nonce == s.nonce)
-                .and_then(|tail| Some(tail.entries(&buf).ok()?.collect())),
-            _ => None,
-        };
-        match entries {
-            Some(entries) => {
-                cleaning.entries = entries;
-                cleaning.phase = Phase::Lookup;
-            }
-            None if s.tombstone_seq_max > 0 => {
-                s.stuck = true;
-                self.cleaning = None;
-            }
-            None => {
-                s.footer_count = None;
-                cleaning.phase = Phase::Sweep;
-            }
-        }
-    }
-
     fn sweep_step(&mut self) -> bool {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
         if cleaning.next < self.index.tables() {
@@ -217,9 +195,10 @@ impl<D: Disk> Store<D> {
     /// Finds out which of the victim's records are alive.
     fn lookup_step(&mut self) -> bool {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
-        let end = (cleaning.next + ENTRIES_PER_TURN).min(cleaning.entries.len());
+        let entries = cleaning.footer.as_ref().and_then(|(buf, check)| check.entries(buf, cleaning.next).ok());
+        let left = entries.as_ref().map_or(0, ExactSizeIterator::len);
         let oldest = self.segments.oldest_on_disk(cleaning.victim);
-        for entry in &cleaning.entries[cleaning.next..end] {
+        for entry in entries.into_iter().flatten().take(ENTRIES_PER_TURN) {
             match entry.kind {
                 EntryKind::Tombstone if entry.seq > oldest => cleaning.tombstones.push(Tombstone {
                     namespace: entry.namespace,
@@ -248,9 +227,9 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        cleaning.next = end;
-        if end == cleaning.entries.len() {
-            cleaning.entries = Vec::new();
+        cleaning.next += left.min(ENTRIES_PER_TURN);
+        if left <= ENTRIES_PER_TURN {
+            cleaning.footer = None;
             self.choose(&mut cleaning);
         }
         self.cleaning = Some(cleaning);

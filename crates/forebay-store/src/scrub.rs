@@ -10,8 +10,8 @@
 
 use std::collections::VecDeque;
 
-use forebay_format::{EntryKind, FooterEntry, SEGMENT_HEADER_BYTES, SegmentKind, footer_bytes};
-use forebay_io::{Disk, ReadInto};
+use forebay_format::{EntryKind, FooterCheck, FooterEntry, SEGMENT_HEADER_BYTES, SegmentKind, footer_bytes};
+use forebay_io::{Buf, Disk, ReadInto};
 use forebay_types::limits::STEP_BYTES;
 use forebay_types::{Descriptor, Key, Millis};
 
@@ -28,6 +28,8 @@ pub(crate) const READ_BYTES: usize = STEP_BYTES;
 pub(crate) const ENTRIES_AT_ONCE: usize = 4096;
 /// Entries looked up in one turn.
 const ENTRIES_PER_TURN: usize = 256;
+/// Entries of a footer checked in one turn: 128 KiB, some 20 us.
+pub(crate) const CHECKS_PER_TURN: usize = 2048;
 
 /// Where scrub is.
 #[derive(Debug, Default)]
@@ -55,6 +57,8 @@ pub(crate) struct Job {
     pub(crate) phase: Phase,
     /// The header, or the footer, was bad once.
     pub(crate) again: bool,
+    /// The footer while it is checked.
+    pub(crate) footer: Option<(Buf, FooterCheck)>,
     /// Entries of the footer that were taken, and of these what is not looked up yet.
     pub(crate) taken: usize,
     pub(crate) entries: VecDeque<FooterEntry>,
@@ -66,6 +70,8 @@ pub(crate) struct Job {
 pub(crate) enum Phase {
     Header,
     Footer,
+    /// The footer was read, and is checked a few entries a turn.
+    Checking,
     /// Without a footer the blocks are searched in the index, one of its tables a turn.
     Sweep(usize),
     Records,
@@ -147,6 +153,7 @@ impl<D: Disk> Store<D> {
             }
             Phase::Header => self.scrub_read(&mut job, Reading::Header, 0, SEGMENT_HEADER_BYTES),
             Phase::Footer => self.scrub_footer(&mut job),
+            Phase::Checking => self.scrub_check(&mut job),
             Phase::Sweep(table) => self.scrub_sweep(&mut job, table),
             Phase::Records if !job.entries.is_empty() => self.scrub_look_up(&mut job),
             Phase::Records => self.scrub_records(&mut job),
@@ -175,6 +182,7 @@ impl<D: Disk> Store<D> {
             read_bytes: 0,
             phase,
             again: false,
+            footer: None,
             taken: 0,
             entries: VecDeque::new(),
             items: VecDeque::new(),

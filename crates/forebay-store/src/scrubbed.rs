@@ -1,15 +1,13 @@
 //! What a read of scrub says: whether a header, a footer or a record is what it must be, and what is done about one that is not.
 
-use std::collections::VecDeque;
-
 use forebay_format::{FOOTER_TAIL_BYTES, FooterTail, SegmentHeader, decode_trailer, footer_bytes};
-use forebay_io::{Disk, DiskError, ReadInto};
+use forebay_io::{Buf, Disk, DiskError, ReadInto};
 use forebay_types::limits::PIECE_BYTES;
 use forebay_types::{Class, verify_range};
 
 use crate::face::{Damage, Damaged, Event};
 use crate::mutant::Mutant;
-use crate::scrub::{ENTRIES_AT_ONCE, Item, Job, Phase, READ_BYTES, Reading};
+use crate::scrub::{CHECKS_PER_TURN, ENTRIES_AT_ONCE, Item, Job, Phase, READ_BYTES, Reading};
 use crate::store::Store;
 
 impl<D: Disk> Store<D> {
@@ -24,7 +22,7 @@ impl<D: Disk> Store<D> {
         let bytes = buf.as_deref();
         match reading {
             Reading::Header => self.scrub_header_read(&mut job, bytes),
-            Reading::Footer => self.scrub_footer_read(&mut job, bytes),
+            Reading::Footer => self.scrub_footer_read(&mut job, buf),
             Reading::Records(run) => {
                 let mut at = 0;
                 let mut bad = Vec::new();
@@ -129,34 +127,57 @@ impl<D: Disk> Store<D> {
         job.again = !good && !job.again;
     }
 
-    fn scrub_footer_read(&mut self, job: &mut Job, bytes: Option<&[u8]>) {
+    fn scrub_footer_read(&mut self, job: &mut Job, footer: Option<Buf>) {
         let s = self.segments.get(job.segment);
-        let entries = bytes.and_then(|bytes| {
-            let tail = FooterTail::decode(&bytes[bytes.len().checked_sub(FOOTER_TAIL_BYTES)?..]).ok()?;
+        let was_read = footer.is_some();
+        let begun = footer.and_then(|buf| {
+            let tail = FooterTail::decode(&buf[buf.len().checked_sub(FOOTER_TAIL_BYTES)?..]).ok()?;
             let is_its = (tail.generation, tail.nonce, tail.kind) == (s.generation, s.nonce, s.kind);
-            let entries = tail.entries(bytes).ok().filter(|_| is_its)?;
-            Some(entries.skip(job.taken).take(ENTRIES_AT_ONCE).collect::<VecDeque<_>>())
+            is_its.then(|| (buf, tail.check()))
         });
-        match entries {
-            Some(entries) => {
-                job.taken += entries.len();
-                job.entries = entries;
+        match begun {
+            Some(footer) => (job.footer, job.phase) = (Some(footer), Phase::Checking),
+            None => self.scrub_footer_bad(job, was_read),
+        }
+    }
+
+    /// Checks a few entries of a footer that was read; when all are right, takes the next of them.
+    pub(crate) fn scrub_check(&mut self, job: &mut Job) -> bool {
+        let Some((buf, mut check)) = job.footer.take() else {
+            job.phase = Phase::Footer;
+            return true;
+        };
+        match check.step(&buf, CHECKS_PER_TURN) {
+            Ok(false) => job.footer = Some((buf, check)),
+            Ok(true) => {
+                let entries = check.entries(&buf, job.taken).into_iter().flatten().take(ENTRIES_AT_ONCE);
+                job.entries = entries.collect();
+                job.taken += job.entries.len();
                 job.phase = Phase::Records;
-                // Damaged, or no longer what it was: no more to be had of it.
+                job.again = false;
+                // No longer what it was: no more to be had of it.
                 if job.entries.is_empty() {
                     job.taken = usize::MAX;
                 }
             }
-            None if job.again => {
-                self.counted.scrub_damaged_segments += 1;
-                let len = s.footer_count.map_or(0, |count| footer_bytes(count, self.geometry.align));
-                let page = self.geometry.segment_units - (len / self.geometry.align) as u32;
-                self.scrub_found(job.segment, page, Damaged::Footer, bytes.is_some());
-                job.phase = Phase::Sweep(0);
-                job.taken = usize::MAX;
-            }
-            None => {}
+            Err(_) => self.scrub_footer_bad(job, true),
         }
-        job.again = job.phase == Phase::Footer;
+        true
+    }
+
+    /// A footer is bad: it is read once more, and if it was so already it is damaged.
+    fn scrub_footer_bad(&mut self, job: &mut Job, was_read: bool) {
+        job.phase = Phase::Footer;
+        if !std::mem::replace(&mut job.again, true) {
+            return;
+        }
+        self.counted.scrub_damaged_segments += 1;
+        let count = self.segments.get(job.segment).footer_count;
+        let len = count.map_or(0, |count| footer_bytes(count, self.geometry.align));
+        let page = self.geometry.segment_units - (len / self.geometry.align) as u32;
+        self.scrub_found(job.segment, page, Damaged::Footer, was_read);
+        job.phase = Phase::Sweep(0);
+        job.taken = usize::MAX;
+        job.again = false;
     }
 }

@@ -11,6 +11,28 @@ pub fn crc64(bytes: &[u8]) -> u64 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
 }
 
+/// CRC-64/NVME of bytes that come piece by piece.
+#[derive(Debug)]
+pub struct Crc64(crc_fast::Digest);
+
+impl Default for Crc64 {
+    fn default() -> Self {
+        Crc64(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme))
+    }
+}
+
+impl Crc64 {
+    /// Takes what comes next.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of all that came so far.
+    pub fn sum(&self) -> u64 {
+        self.0.finalize()
+    }
+}
+
 /// Number of pieces of a block of `length` bytes; the last may be short.
 pub fn pieces_of(length: u64) -> usize {
     length.div_ceil(PIECE_BYTES as u64) as usize

@@ -18,7 +18,7 @@ mod span;
 
 pub use address::{Address, AddressError};
 pub use block::{BlockMeta, CheckKind, Part, PartName};
-pub use check::{PieceSums, SumBinding, crc64, pieces_of, verify_range};
+pub use check::{Crc64, PieceSums, SumBinding, crc64, pieces_of, verify_range};
 pub use descriptor::{Descriptor, DescriptorError};
 pub use ids::{Epoch, Key, NamespaceId, ParseIdError, RegionId, ShardId, Tenant, Version};
 pub use namespace::{Class, FINGERPRINT_FIELDS, Fingerprint, Namespace, NamespaceError, Secret, check_namespace_name};
