@@ -132,6 +132,32 @@ impl Buf {
         self.start
     }
 
+    /// Cuts it in two at `at` bytes, a multiple of [`ARENA_ALIGN`] inside it; gives the rest. Each part gives its own memory back.
+    pub fn split_off(&mut self, at: usize) -> Buf {
+        assert!(
+            at.is_multiple_of(ARENA_ALIGN) && at > 0 && at < self.len,
+            "a buffer of {} cannot be cut at {at}",
+            self.len
+        );
+        let rest =
+            Buf { arena: self.arena.clone(), start: self.start + at, len: self.len - at, capacity: self.capacity - at };
+        (self.len, self.capacity) = (at, at);
+        rest
+    }
+
+    /// Makes it whole again with the part that lies behind it. The part comes back if it is none of that.
+    pub fn join(&mut self, rest: Buf) -> Result<(), Buf> {
+        let behind = Rc::ptr_eq(&self.arena, &rest.arena) && rest.start == self.start + self.capacity;
+        if !behind || self.len != self.capacity {
+            return Err(rest);
+        }
+        let mut rest = rest;
+        self.len += rest.len;
+        // The extent is this buffer's from here: dropped, the part gives back nothing.
+        self.capacity += std::mem::take(&mut rest.capacity);
+        Ok(())
+    }
+
     /// Makes it shared and read-only.
     pub fn freeze(self) -> Shared {
         Shared(Rc::new(self))
@@ -163,7 +189,9 @@ impl DerefMut for Buf {
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        self.arena.extents.borrow_mut().release(self.start, self.capacity);
+        if self.capacity > 0 {
+            self.arena.extents.borrow_mut().release(self.start, self.capacity);
+        }
     }
 }
 
@@ -224,5 +252,26 @@ mod tests {
         drop(other);
         assert_eq!(arena.free_bytes(), all);
         assert!(arena.alloc(all + 1).is_none());
+    }
+
+    #[test]
+    fn a_buffer_in_parts_is_one_again_and_each_part_gives_back_its_own() {
+        let arena = Arena::new(1 << 20).unwrap();
+        let all = arena.free_bytes();
+        let mut buf = arena.alloc(3 * ARENA_ALIGN + 5).unwrap();
+        let start = buf.arena_offset();
+        let mut middle = buf.split_off(ARENA_ALIGN);
+        let mut last = middle.split_off(ARENA_ALIGN);
+        assert_eq!((buf.len(), middle.len(), last.len()), (ARENA_ALIGN, ARENA_ALIGN, ARENA_ALIGN + 5));
+        (buf[0], middle[0], last[ARENA_ALIGN + 4]) = (1, 2, 3);
+        last = buf.join(last).unwrap_err();
+        buf.join(middle).unwrap();
+        buf.join(last).unwrap();
+        assert_eq!((buf.arena_offset(), buf.len()), (start, 3 * ARENA_ALIGN + 5));
+        assert_eq!((buf[0], buf[ARENA_ALIGN], buf[3 * ARENA_ALIGN + 4]), (1, 2, 3));
+        drop(buf.split_off(2 * ARENA_ALIGN));
+        assert_eq!(arena.free_bytes(), all - 2 * ARENA_ALIGN);
+        drop(buf);
+        assert_eq!(arena.free_bytes(), all);
     }
 }

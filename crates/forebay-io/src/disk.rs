@@ -48,6 +48,23 @@ impl ReadInto {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Cuts it in two at `at` bytes, a multiple of the arena's alignment inside it; gives the rest.
+    pub fn split_off(&mut self, at: usize) -> ReadInto {
+        match self {
+            ReadInto::Buf(buf) => ReadInto::Buf(buf.split_off(at)),
+            ReadInto::Landing(landing) => ReadInto::Landing(landing.split_off(at)),
+        }
+    }
+
+    /// Makes it whole again with the part that lies behind it. The part comes back if it is none of that.
+    pub fn join(&mut self, rest: ReadInto) -> Result<(), ReadInto> {
+        match (self, rest) {
+            (ReadInto::Buf(buf), ReadInto::Buf(rest)) => buf.join(rest).map_err(ReadInto::Buf),
+            (ReadInto::Landing(landing), ReadInto::Landing(rest)) => landing.join(rest).map_err(ReadInto::Landing),
+            (_, rest) => Err(rest),
+        }
+    }
 }
 
 /// An operation. `token` comes back with its completion and is the caller's to choose.
@@ -109,6 +126,9 @@ pub trait Disk {
 
     /// Operations submitted and not yet returned by [`Self::poll`].
     fn in_flight(&self) -> usize;
+
+    /// Sees to it that what was submitted begins now. Without it, that may wait for the next [`Self::poll`].
+    fn begin(&mut self) {}
 
     /// Collects what has finished, without waiting.
     fn poll(&mut self, done: &mut Vec<DiskDone>);

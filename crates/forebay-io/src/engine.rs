@@ -360,6 +360,10 @@ impl Disk for Engine {
         self.slots.len() - self.free.len() + self.done.len()
     }
 
+    fn begin(&mut self) {
+        self.turn(Some(Duration::ZERO));
+    }
+
     fn poll(&mut self, done: &mut Vec<DiskDone>) {
         if self.free.len() < self.slots.len() {
             self.turn(Some(Duration::ZERO));

@@ -210,6 +210,23 @@ impl Landing {
         self.len = self.len.min(len);
     }
 
+    /// Cuts it in two at `at` bytes, inside it; gives the rest.
+    pub fn split_off(&mut self, at: usize) -> Landing {
+        assert!(at > 0 && at < self.len, "a landing of {} bytes cannot be cut at {at}", self.len);
+        let rest = Landing { region: self.region.clone(), offset: self.offset + at as u64, len: self.len - at };
+        self.len = at;
+        rest
+    }
+
+    /// Makes it whole again with the part that lies behind it. The part comes back if it is none of that.
+    pub fn join(&mut self, rest: Landing) -> Result<(), Landing> {
+        if !Rc::ptr_eq(&self.region.0, &rest.region.0) || rest.offset != self.offset + self.len as u64 {
+            return Err(rest);
+        }
+        self.len += rest.len;
+        Ok(())
+    }
+
     /// Copies `bytes` into it, `at` bytes from its start.
     pub fn write_at(&mut self, at: usize, bytes: &[u8]) -> Result<(), RegionError> {
         self.inside(at, bytes.len())?;

@@ -17,10 +17,10 @@ use crate::verify::{Purpose, VerifyJob};
 
 /// A read of a record's end: from a piece of its payload to the end of its trailer.
 pub(crate) struct ReadOp {
-    token: u64,
+    pub(crate) token: u64,
     ns: u16,
     key: Key,
-    place: Place,
+    pub(crate) place: Place,
     /// First byte of the block that is read.
     from: u64,
     /// Bytes of the block that were asked for, in whole pieces.
@@ -30,14 +30,14 @@ pub(crate) struct ReadOp {
 
 /// A range that does not reach its block's end: its pieces and the trailer are read apart.
 pub(crate) struct RangeGet {
-    token: u64,
+    pub(crate) token: u64,
     ns: u16,
     key: Key,
     place: Place,
     want: Range<u64>,
     pieces: Option<Shared>,
     trailer: Option<Shared>,
-    failed: Option<MissReason>,
+    pub(crate) failed: Option<MissReason>,
     left: u8,
 }
 
@@ -220,7 +220,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn got(&mut self, token: u64, result: GetResult) {
+    pub(crate) fn got(&mut self, token: u64, result: GetResult) {
         match &result {
             GetResult::Found(_) => {
                 self.counted.hits_nvme += 1;
@@ -344,7 +344,7 @@ impl<D: Disk> Store<D> {
                 let part = if is_pieces { &mut range.pieces } else { &mut range.trailer };
                 *part = Some(buf.freeze());
             }
-            _ => range.failed = Some(MissReason::Unavailable),
+            _ => range.failed = range.failed.or(Some(MissReason::Unavailable)),
         }
         let last = range.left == 0;
         if last && let Some(range) = self.ranges.remove(number) {

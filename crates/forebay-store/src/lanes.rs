@@ -1,13 +1,14 @@
 //! Lanes: kinds of I/O that share the drive's depth fairly, by deficit round robin over bytes.
 //!
-//! Without them a burst of large puts would stand before every small get. Writes go to the drive in parts and have a ceiling of bytes in flight
-//! too: a drive takes writes into its buffer at once and then makes reads wait. While small gets come, parts are small and the ceiling is low.
+//! Without them a burst of large puts would stand before every small get. What is no small get goes to the drive in parts, with a ceiling of bytes
+//! in flight: whatever a drive was handed, a get must wait for. While small gets come, parts are small and the ceiling is low.
 
 use std::collections::VecDeque;
 
-use forebay_io::{Disk, DiskDone, DiskError, DiskOp, Shared};
+use forebay_io::{Disk, DiskDone, DiskOp, ReadInto, Shared};
 use forebay_types::Millis;
 
+use crate::parts::{Part, PartOf, Read, Write};
 use crate::slab::Slab;
 
 /// A kind of I/O.
@@ -32,47 +33,37 @@ const QUEUED_MAX: [usize; LANES] = [4096, 4096, usize::MAX, usize::MAX, 256, 256
 /// Gets up to this many bytes are small.
 pub(crate) const SMALL_GET_BYTES: usize = 256 << 10;
 
-/// How writes go to the drive.
+/// How writes, and reads that are no small gets, go to the drive.
 #[derive(Debug, PartialEq, Eq)]
-struct WritePace {
+struct Pace {
     /// Bytes of one operation. A rest of a quarter more goes along: a part of a few KiB costs as much as a large one.
     part_bytes: usize,
     /// Bytes in flight at once.
     in_flight_bytes_max: u64,
+    /// Reads and writes have that ceiling together, not one each.
+    together: bool,
 }
 
-/// While nobody waits for small gets: what keeps a drive busy, and no more than it has done in a few milliseconds.
-const ALONE: WritePace = WritePace { part_bytes: 1 << 20, in_flight_bytes_max: 4 << 20 };
+/// While nobody waits for small gets: what keeps a drive busy, and no more than it has done in a few milliseconds. A deeper queue makes no drive faster,
+/// and whoever comes next must wait for it.
+const ALONE: Pace = Pace { part_bytes: 1 << 20, in_flight_bytes_max: 4 << 20, together: false };
 /// While they come. A get waits for what the drive was handed before it: two parts of 256 KiB are 250 us at 2 GB/s, where one write of 16 MiB is
 /// 8 ms, and they keep a drive as busy as larger ones do.
-const BESIDE_GETS: WritePace = WritePace { part_bytes: 256 << 10, in_flight_bytes_max: 640 << 10 };
+const BESIDE_GETS: Pace = Pace { part_bytes: 256 << 10, in_flight_bytes_max: 640 << 10, together: true };
 /// So long after a small get the next one is expected.
 const GETS_LAST_MS: Millis = 100;
 
-/// In the number that the disk is given: this operation is a part of a write.
+/// In the number that the disk is given: this operation is a part of a write or of a read.
 const PART: u64 = 1 << 63;
 
 /// Something for the disk to do.
 enum Queued {
-    Read {
-        op: DiskOp,
-        bytes: u64,
-    },
-    /// A number in `writes`. It stays at the front until its last part is with the disk.
+    /// A small get: one operation.
+    Small { op: DiskOp, bytes: u64 },
+    /// A number in `reads`. It stays at the front until its last part is with the disk.
+    Read(u64),
+    /// A number in `writes`, likewise.
     Write(u64),
-}
-
-/// A write that is queued or under way.
-struct Write {
-    token: u64,
-    offset: u64,
-    from: Shared,
-    /// Bytes that the disk was handed.
-    begun: usize,
-    /// Parts in flight.
-    parts: u32,
-    /// The first error, once there is one.
-    result: Result<(), DiskError>,
 }
 
 /// Queues in front of a disk.
@@ -81,9 +72,11 @@ pub(crate) struct Lanes {
     deficit: [u64; LANES],
     turn: usize,
     writes: Slab<Write>,
-    /// Of which write, and how many bytes.
-    parts: Slab<(u64, u64)>,
+    reads: Slab<Read>,
+    parts: Slab<Part>,
     writes_in_flight: u64,
+    /// Small gets are not among them.
+    reads_in_flight: u64,
     flush: Option<u64>,
     now: Millis,
     small_get_at: Option<Millis>,
@@ -96,8 +89,10 @@ impl Lanes {
             deficit: [0; LANES],
             turn: 0,
             writes: Slab::new(),
+            reads: Slab::new(),
             parts: Slab::new(),
             writes_in_flight: 0,
+            reads_in_flight: 0,
             flush: None,
             now: 0,
             small_get_at: None,
@@ -113,12 +108,44 @@ impl Lanes {
         self.queues[lane as usize].len() >= QUEUED_MAX[lane as usize]
     }
 
-    /// Queues a read of `bytes`. Callers that may be told `busy` ask [`Self::is_full`] before.
-    pub(crate) fn read(&mut self, lane: Lane, op: DiskOp, bytes: u64) {
-        if lane == Lane::SmallGet {
+    /// Queues a read. Callers that may be told `busy` ask [`Self::is_full`] before.
+    pub(crate) fn read(&mut self, lane: Lane, token: u64, offset: u64, into: ReadInto) {
+        let queued = if lane == Lane::SmallGet {
             self.small_get_at = Some(self.now);
+            let bytes = into.len() as u64;
+            Queued::Small { op: DiskOp::Read { token, offset, into }, bytes }
+        } else {
+            let (rest, parts) = (Some(into), Vec::new());
+            Queued::Read(self.reads.insert(Read { token, offset, rest, parts, in_flight: 0, result: Ok(()) }))
+        };
+        self.queues[lane as usize].push_back(queued);
+    }
+
+    /// Takes reads for gets out of their queues, which nobody waits for any more and the disk was not handed a part of. Gives their tokens.
+    pub(crate) fn take_back(&mut self, mut is_idle: impl FnMut(u64) -> bool) -> Vec<u64> {
+        let mut taken = Vec::new();
+        let reads = &mut self.reads;
+        for lane in [Lane::SmallGet, Lane::LargeGet] {
+            self.queues[lane as usize].retain(|queued| {
+                let token = match queued {
+                    Queued::Small { op: DiskOp::Read { token, .. }, .. } => *token,
+                    Queued::Read(number) => match reads.get_mut(*number) {
+                        Some(read) if read.parts.is_empty() => read.token,
+                        _ => return true,
+                    },
+                    Queued::Small { .. } | Queued::Write(_) => return true,
+                };
+                if !is_idle(token) {
+                    return true;
+                }
+                if let Queued::Read(number) = queued {
+                    reads.remove(*number);
+                }
+                taken.push(token);
+                false
+            });
         }
-        self.queues[lane as usize].push_back(Queued::Read { op, bytes });
+        taken
     }
 
     /// Queues a write of all of `from`.
@@ -133,28 +160,45 @@ impl Lanes {
         self.flush = Some(token);
     }
 
-    /// Takes note of what the disk has done. A write is told once, when all its parts have ended, with the first error.
+    /// Takes note of what the disk has done. What went in parts is told once, when all have ended, with the first error.
     pub(crate) fn ended(&mut self, done: DiskDone) -> Option<DiskDone> {
         if done.token & PART == 0 {
             return Some(done);
         }
-        let (number, bytes) = self.parts.remove(done.token & !PART)?;
-        self.writes_in_flight -= bytes;
-        let write = self.writes.get_mut(number)?;
-        write.parts -= 1;
-        write.result = write.result.and(done.result);
-        if write.parts > 0 || write.begun < write.from.len() {
-            return None;
+        let part = self.parts.remove(done.token & !PART)?;
+        match part.of {
+            PartOf::Write(number) => {
+                self.writes_in_flight -= part.bytes;
+                let write = self.writes.get_mut(number)?;
+                write.parts -= 1;
+                write.result = write.result.and(done.result);
+                if write.parts > 0 || write.begun < write.from.len() {
+                    return None;
+                }
+                let Write { token, result, .. } = self.writes.remove(number)?;
+                Some(DiskDone { token, result, read: None })
+            }
+            PartOf::Read(number, at) => {
+                self.reads_in_flight -= part.bytes;
+                let read = self.reads.get_mut(number)?;
+                read.in_flight -= 1;
+                read.result = read.result.and(done.result);
+                *read.parts.get_mut(at)? = done.read;
+                if read.in_flight > 0 || read.rest.is_some() {
+                    return None;
+                }
+                let read = self.reads.remove(number)?;
+                let (token, result) = (read.token, read.result);
+                Some(DiskDone { token, result, read: read.whole() })
+            }
         }
-        let Write { token, result, .. } = self.writes.remove(number)?;
-        Some(DiskDone { token, result, read: None })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.flush.is_none() && self.queues.iter().all(VecDeque::is_empty)
     }
 
-    fn pace(&self) -> &'static WritePace {
+    fn pace(&self) -> &'static Pace {
         match self.small_get_at {
             Some(at) if self.now.saturating_sub(at) < GETS_LAST_MS => &BESIDE_GETS,
             _ => &ALONE,
@@ -164,21 +208,28 @@ impl Lanes {
     /// Bytes of what a lane does next.
     fn next_bytes(&mut self, lane: usize) -> Option<u64> {
         let part_bytes = self.pace().part_bytes;
-        match self.queues[lane].front()? {
-            Queued::Read { bytes, .. } => Some(*bytes),
+        let left = match self.queues[lane].front()? {
+            Queued::Small { bytes, .. } => return Some(*bytes),
+            Queued::Read(number) => self.reads.get_mut(*number)?.rest_bytes(),
             Queued::Write(number) => {
                 let write = self.writes.get_mut(*number)?;
-                let left = write.from.len() - write.begun;
-                Some(if left <= part_bytes + part_bytes / 4 { left } else { part_bytes } as u64)
+                write.from.len() - write.begun
             }
-        }
+        };
+        Some(if left <= part_bytes + part_bytes / 4 { left } else { part_bytes } as u64)
     }
 
     /// One that is larger than what may be in flight flies alone.
     fn may_go(&self, lane: usize, bytes: u64) -> bool {
-        !matches!(self.queues[lane].front(), Some(Queued::Write(_)))
-            || self.writes_in_flight == 0
-            || self.writes_in_flight + bytes <= self.pace().in_flight_bytes_max
+        let pace = self.pace();
+        let (reads, writes) = (self.reads_in_flight, self.writes_in_flight);
+        let in_flight = match self.queues[lane].front() {
+            Some(Queued::Read(_) | Queued::Write(_)) if pace.together => reads + writes,
+            Some(Queued::Read(_)) => reads,
+            Some(Queued::Write(_)) => writes,
+            Some(Queued::Small { .. }) | None => return true,
+        };
+        in_flight == 0 || in_flight + bytes <= pace.in_flight_bytes_max
     }
 
     /// Submits what the disk takes.
@@ -224,21 +275,64 @@ impl Lanes {
     /// Hands over the first of a lane, or the next `bytes` of it. False: the disk takes no more now.
     fn submit(&mut self, lane: usize, bytes: u64, disk: &mut impl Disk) -> bool {
         let Some(queued) = self.queues[lane].pop_front() else { return false };
-        let number = match queued {
-            Queued::Read { op, bytes } => {
+        let (taken, more) = match queued {
+            Queued::Small { op, bytes } => {
                 let refused = disk.submit(op).err();
                 let taken = refused.is_none();
-                if let Some(op) = refused {
-                    self.queues[lane].push_front(Queued::Read { op, bytes });
-                }
-                return taken;
+                (taken, refused.map(|op| Queued::Small { op, bytes }))
             }
-            Queued::Write(number) => number,
+            Queued::Read(number) => {
+                let (taken, more) = self.submit_read(number, bytes, disk);
+                (taken, more.then_some(Queued::Read(number)))
+            }
+            Queued::Write(number) => {
+                let (taken, more) = self.submit_write(number, bytes, disk);
+                (taken, more.then_some(Queued::Write(number)))
+            }
         };
-        let Some(write) = self.writes.get_mut(number) else { return true };
+        if let Some(queued) = more {
+            self.queues[lane].push_front(queued);
+        }
+        taken
+    }
+
+    /// Whether the disk took the next part of a read, and whether there is more of it.
+    fn submit_read(&mut self, number: u64, bytes: u64, disk: &mut impl Disk) -> (bool, bool) {
+        let Some(read) = self.reads.get_mut(number) else { return (true, false) };
+        let Some(mut into) = read.rest.take() else { return (true, false) };
+        let len = bytes as usize;
+        let offset = read.offset;
+        let rest = (len < into.len()).then(|| into.split_off(len));
+        let one = self.parts.insert(Part { of: PartOf::Read(number, read.parts.len()), bytes });
+        match disk.submit(DiskOp::Read { token: PART | one, offset, into }) {
+            Ok(()) => {
+                read.parts.push(None);
+                read.in_flight += 1;
+                read.offset += bytes;
+                read.rest = rest;
+                self.reads_in_flight += bytes;
+                (true, read.rest.is_some())
+            }
+            Err(op) => {
+                self.parts.remove(one);
+                if let DiskOp::Read { mut into, .. } = op {
+                    // It was cut from it just now.
+                    read.rest = match rest.map(|rest| into.join(rest)) {
+                        None | Some(Ok(())) => Some(into),
+                        Some(Err(rest)) => Some(rest),
+                    };
+                }
+                (false, true)
+            }
+        }
+    }
+
+    /// Whether the disk took the next part of a write, and whether there is more of it.
+    fn submit_write(&mut self, number: u64, bytes: u64, disk: &mut impl Disk) -> (bool, bool) {
+        let Some(write) = self.writes.get_mut(number) else { return (true, false) };
         let part = write.begun..write.begun + bytes as usize;
         let offset = write.offset + part.start as u64;
-        let one = self.parts.insert((number, bytes));
+        let one = self.parts.insert(Part { of: PartOf::Write(number), bytes });
         let taken = disk.submit(DiskOp::Write { token: PART | one, offset, from: write.from.clone(), part }).is_ok();
         if taken {
             write.begun += bytes as usize;
@@ -247,10 +341,7 @@ impl Lanes {
         } else {
             self.parts.remove(one);
         }
-        if write.begun < write.from.len() {
-            self.queues[lane].push_front(Queued::Write(number));
-        }
-        taken
+        (taken, write.begun < write.from.len())
     }
 
     fn next(&mut self, idle: &mut usize) {
@@ -262,7 +353,7 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use forebay_io::sim::{Fault, Medium, OpKind, SimDisk, SimOptions};
-    use forebay_io::{Arena, ReadInto};
+    use forebay_io::{Arena, DiskError, ReadInto};
 
     use super::*;
 
@@ -290,7 +381,12 @@ mod tests {
 
         fn get(&mut self, token: u64) {
             let into = ReadInto::Buf(self.arena.alloc(4096).unwrap());
-            self.lanes.read(Lane::SmallGet, DiskOp::Read { token, offset: 0, into }, 4096);
+            self.lanes.read(Lane::SmallGet, token, 0, into);
+        }
+
+        fn large_get(&mut self, token: u64) {
+            let into = ReadInto::Buf(self.arena.alloc(MIB).unwrap());
+            self.lanes.read(Lane::LargeGet, token, 0, into);
         }
 
         /// What has ended, as the store is told.
@@ -364,10 +460,21 @@ mod tests {
         let counts = rig.medium.counts();
         assert_eq!((counts.writes, counts.written_bytes), (20, (5 * MIB + 4096) as u64), "the last KiB ride along");
         let into = ReadInto::Buf(rig.arena.alloc(5 * MIB + 4096).unwrap());
-        rig.lanes.read(Lane::LargeGet, DiskOp::Read { token: 7, offset: 3 << 20, into }, 5 << 20);
-        rig.lanes.pump(&mut rig.disk);
-        let Some(ReadInto::Buf(buf)) = rig.wait().pop().and_then(|d| d.read) else { panic!() };
-        assert!(buf.iter().all(|byte| *byte == 3));
+        let reads = rig.medium.counts().reads;
+        rig.lanes.read(Lane::LargeGet, 7, 3 << 20, into);
+        let mut told = Vec::new();
+        while told.is_empty() {
+            rig.lanes.pump(&mut rig.disk);
+            told.extend(rig.wait());
+        }
+        assert_eq!((told.len(), told[0].token, told[0].result), (1, 7, Ok(())));
+        let Some(ReadInto::Buf(buf)) = told.pop().and_then(|d| d.read) else { panic!("one buffer comes back") };
+        assert!(buf.len() == 5 * MIB + 4096 && buf.iter().all(|byte| *byte == 3));
+        assert_eq!(
+            (rig.medium.counts().reads - reads, rig.lanes.reads_in_flight),
+            (20, 0),
+            "reads have the same parts"
+        );
     }
 
     #[test]
@@ -382,5 +489,50 @@ mod tests {
         }
         assert_eq!(told.iter().map(|d| (d.token, d.result)).collect::<Vec<_>>(), [(3, Err(DiskError::Os(5)))]);
         assert!(rig.lanes.is_empty() && rig.disk.in_flight() == 0 && rig.lanes.writes_in_flight == 0);
+    }
+
+    #[test]
+    fn while_small_gets_come_few_bytes_of_large_ones_are_in_flight() {
+        let mut rig = Rig::new(64);
+        for token in 0..16 {
+            rig.large_get(token);
+        }
+        rig.lanes.pump(&mut rig.disk);
+        assert_eq!(rig.lanes.reads_in_flight, 4 << 20, "alone, as much as keeps a drive busy");
+        rig.get(1000);
+        rig.write(20, MIB);
+        let (mut most, mut told) = (0, Vec::new());
+        while told.len() < 18 {
+            told.extend(rig.wait().into_iter().map(|done| done.token));
+            rig.lanes.pump(&mut rig.disk);
+            if told.len() > 4 {
+                most = most.max(rig.lanes.reads_in_flight + rig.lanes.writes_in_flight);
+            }
+        }
+        assert!(told.iter().position(|token| *token == 1000).is_some_and(|at| at < 6), "{told:?}");
+        assert!(most <= BESIDE_GETS.in_flight_bytes_max, "reads and writes together: {most}");
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_taken_back_until_the_disk_has_it() {
+        let mut rig = Rig::new(2);
+        for token in 0..4 {
+            rig.large_get(token);
+            rig.get(1000 + token);
+        }
+        rig.lanes.pump(&mut rig.disk);
+        let (begun, free) = (rig.disk.in_flight(), rig.arena.free_bytes());
+        assert_eq!(begun, 2);
+        let mut taken = rig.lanes.take_back(|token| token != 1003);
+        taken.sort_unstable();
+        assert!(taken.len() == 5 && !taken.contains(&1003), "{taken:?}");
+        assert!(rig.arena.free_bytes() > free, "its memory is free");
+        let mut told = Vec::new();
+        while rig.disk.in_flight() > 0 || !rig.lanes.is_empty() {
+            told.extend(rig.wait().into_iter().map(|done| done.token));
+            rig.lanes.pump(&mut rig.disk);
+        }
+        assert!(told.len() == 3 && told.contains(&1003) && taken.iter().all(|token| !told.contains(token)), "{told:?}");
+        assert_eq!(rig.medium.counts().reads, 3, "the others cost no read");
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use forebay_format::{NamespaceRow, SegmentKind};
-use forebay_io::{Arena, Buf, Disk, DiskDone, DiskError, DiskOp, ReadInto, Shared};
+use forebay_io::{Arena, Buf, Disk, DiskDone, DiskError, ReadInto, Shared};
 use forebay_tokenomics::{Lru, Policy, Reuse, Turn};
 use forebay_types::{Entropy, Key, Millis, Namespace, NamespaceId, PutOutcome, RefusedReason, ShardId};
 
@@ -281,6 +281,12 @@ impl<D: Disk> Store<D> {
         more
     }
 
+    /// Hands the drive at once what was asked for since the last turn, as far as its lanes let it go.
+    pub fn hurry(&mut self) {
+        self.pump();
+        self.disk.begin();
+    }
+
     /// Draws the next number of a segment's opening, a put or a forget.
     pub(crate) fn number(&mut self) -> u64 {
         self.next += 1;
@@ -300,7 +306,7 @@ impl<D: Disk> Store<D> {
         if !self.write_failed {
             self.tombstones_step();
             more |= self.clean_step();
-            self.seal_step();
+            more |= self.seal_step();
             self.save_table(now);
             self.flush_step();
         }
@@ -413,9 +419,8 @@ impl<D: Disk> Store<D> {
     }
 
     pub(crate) fn read(&mut self, lane: Lane, op: Op, offset: u64, into: ReadInto) {
-        let bytes = into.len() as u64;
         let token = self.ops.insert(op);
-        self.lanes.read(lane, DiskOp::Read { token, offset, into }, bytes);
+        self.lanes.read(lane, token, offset, into);
     }
 
     pub(crate) fn write(&mut self, lane: Lane, op: Op, offset: u64, from: Shared) {
