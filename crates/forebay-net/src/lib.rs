@@ -12,4 +12,4 @@ mod socket;
 pub use error::ListenError;
 pub use link::Link;
 pub use listener::Listener;
-pub use socket::{FDS_MAX, Readiness, Socket};
+pub use socket::{FDS_MAX, Peer, Readiness, Socket};

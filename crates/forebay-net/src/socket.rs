@@ -12,9 +12,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, recvmsg,
-    sendmsg, sockopt,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, getpeername,
+    recvmsg, sendmsg, sockopt,
 };
+use rustix::process::Pid;
 
 /// Most descriptors that one call takes or gives. A message carries one; more in one call come from several messages.
 pub const FDS_MAX: usize = 4;
@@ -22,6 +23,15 @@ pub const FDS_MAX: usize = 4;
 const SLICES_MAX: usize = 1024;
 /// Room for [`FDS_MAX`] descriptors in a control message.
 const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(FDS_MAX));
+
+/// Who is at the other end of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// The process that connected, by its number here.
+    Process(u32),
+    /// The machine.
+    Host(std::net::IpAddr),
+}
 
 /// A connected stream, Unix or TCP, always nonblocking and closed on exec.
 #[derive(Debug)]
@@ -212,6 +222,18 @@ impl Socket {
             return None;
         }
         sockopt::socket_peercred(&self.fd).ok().map(|peer| peer.uid.as_raw())
+    }
+
+    /// Who is at the other end; `None` when the kernel does not say.
+    pub fn peer(&self) -> Option<Peer> {
+        if self.unix {
+            let peer = sockopt::socket_peercred(&self.fd).ok()?;
+            // The kernel says 0 for a process that this one cannot see, though the type knows no 0: the number is looked at as a number.
+            let pid = std::hint::black_box(Pid::as_raw(Some(peer.pid)));
+            return u32::try_from(pid).ok().filter(|pid| *pid > 0).map(Peer::Process);
+        }
+        let address = SocketAddr::try_from(getpeername(&self.fd).ok()??).ok()?;
+        Some(Peer::Host(address.ip().to_canonical()))
     }
 
     /// Tells the other end that nothing more comes, and this end that nothing more is wanted. Both wake up.

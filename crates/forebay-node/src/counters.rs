@@ -86,6 +86,8 @@ pub(crate) struct Counters {
     pub(crate) connections: Count,
     pub(crate) accepted: Count,
     pub(crate) cut_off: Count,
+    /// Times that a listener began to rest, because strangers came to nothing too often.
+    pub(crate) accept_rests: Count,
     pub(crate) regions: Count,
     /// Regions that could not be mapped, so that bytes are copied through their descriptor.
     pub(crate) regions_unmapped: Count,
@@ -96,6 +98,25 @@ pub(crate) struct Counters {
     pub(crate) latency: [Latency; LATENCIES.len()],
     pub(crate) errors: [Count; ERROR_WORDS.len()],
     pub(crate) peer_faults: [Count; PeerFault::ALL.len()],
+    /// Keys that were given up before their turn, by what that saved.
+    pub(crate) dropped: [Count; Dropped::ALL.len()],
+}
+
+/// What was left undone because nobody waited for it any more: the call was given up, its deadline was over, or its connection was gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// Keys that were not looked at yet.
+    Start,
+    /// Reads that the drive was not asked for yet.
+    Read,
+    /// Blocks that were not copied, sent or taken to their end.
+    Copy,
+}
+
+impl Dropped {
+    /// All of them with their words, in the order of their numbers.
+    pub(crate) const ALL: [(Dropped, &str); 3] =
+        [(Dropped::Start, "start"), (Dropped::Read, "read"), (Dropped::Copy, "copy")];
 }
 
 /// What a peer did wrong, or was cut off for. Each costs only that peer.

@@ -6,7 +6,7 @@ use forebay_store::StoreStats;
 use forebay_types::{Class, LandingKind, MissReason, RefusedReason, Tier};
 
 use crate::board::Board;
-use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES, PeerFault};
+use crate::counters::{Asked, Counters, Dropped, ERROR_WORDS, LATENCIES, PeerFault};
 use crate::latency::bound_us;
 
 /// One number with its labels.
@@ -98,6 +98,11 @@ const NODE_COUNTERS: &[NodeNumber] = &[
     ("forebay_connections_cut_total", "Connections cut off: the peer took nothing or sent half a message.", |c| {
         c.cut_off.get()
     }),
+    (
+        "forebay_accept_rests_total",
+        "Times that a listener rested: too many who connected said nothing sensible.",
+        |c| c.accept_rests.get(),
+    ),
     ("forebay_regions_unmapped_total", "Regions not sealed, copied to through their descriptor.", |c| {
         c.regions_unmapped.get()
     }),
@@ -137,7 +142,7 @@ fn families(board: &Board) -> Vec<Family> {
 }
 
 /// Counters with a label each.
-fn worded_families(board: &Board) -> [Family; 4] {
+fn worded_families(board: &Board) -> [Family; 5] {
     let counter = |name, help, samples| Family { name, help, kind: "counter", samples };
     let refused = RefusedReason::ALL.iter().map(|r| (r.to_string(), board.sum(|c| c.put_refused[r.index()].get())));
     let landing = LandingKind::ALL.iter().map(|k| (k.to_string(), board.sum(|c| c.landing[k.index()].get())));
@@ -146,7 +151,14 @@ fn worded_families(board: &Board) -> [Family; 4] {
         let count = board.sum(|c| c.peer_faults[*fault as usize].get());
         ((*word).to_owned(), count)
     });
+    let dropped =
+        Dropped::ALL.iter().map(|(what, word)| ((*word).to_owned(), board.sum(|c| c.dropped[*what as usize].get())));
     [
+        counter(
+            "forebay_dropped_total",
+            "Keys whose caller gave up, was late or went away before their turn, by what was left undone.",
+            labelled("before", dropped),
+        ),
         counter("forebay_put_refused_total", "Blocks not kept.", labelled("reason", refused)),
         counter("forebay_landing_total", "Blocks and ranges handed over, by how they came.", labelled("kind", landing)),
         counter("forebay_errors_total", "Errors told to clients, by kind.", labelled("kind", errors)),

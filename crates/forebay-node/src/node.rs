@@ -101,6 +101,7 @@ impl Node {
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let control = Control {
+            gates: Control::gates(&listeners, clock.now_us()),
             listeners,
             shards: links.0.iter().map(control_shard).collect(),
             coordinator,

@@ -13,6 +13,11 @@ impl Id {
         u64::from(self.generation) << 16 | u64::from(self.place)
     }
 
+    /// Its place, which no other that is held has.
+    pub(crate) fn place(self) -> u16 {
+        self.place
+    }
+
     /// From the low 48 bits of a word.
     pub(crate) fn from_word(word: u64) -> Self {
         Id { place: word as u16, generation: (word >> 16) as u32 }

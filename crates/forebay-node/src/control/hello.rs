@@ -80,7 +80,7 @@ impl Control {
             let text = format!("there is no shard {} on this node; ask for its members again", hello.shard);
             return self.refuse(id, ErrorCode::Shard, text);
         };
-        let Some(peer) = self.remove(id) else { return };
+        let Some(peer) = self.take(id) else { return };
         let handed = HandedOver {
             socket: peer.socket,
             tenant,

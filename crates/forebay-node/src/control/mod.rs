@@ -4,6 +4,7 @@
 //! remembered until they have. It moves no payload.
 
 mod catalogue;
+mod gate;
 mod hello;
 mod peer;
 
@@ -28,6 +29,7 @@ use crate::slab::{Id, Slab};
 use crate::wake::Wake;
 pub(crate) use catalogue::CHANGES_MAX;
 use catalogue::Change;
+pub(crate) use gate::Gate;
 pub(crate) use peer::Peer;
 use peer::{Fate, INPUT_BYTES_MAX, Role};
 
@@ -82,6 +84,8 @@ impl ControlShard {
 /// What the control thread works with.
 pub(crate) struct Control {
     pub(crate) listeners: Vec<Listener>,
+    /// One for each listener.
+    pub(crate) gates: Vec<Gate>,
     pub(crate) shards: Vec<ControlShard>,
     pub(crate) coordinator: Arc<dyn Coordinator>,
     pub(crate) board: Arc<Board>,
@@ -103,6 +107,10 @@ pub(crate) struct Control {
 impl Control {
     pub(crate) fn slab(connections_max: usize) -> Slab<Peer> {
         Slab::new(connections_max)
+    }
+
+    pub(crate) fn gates(listeners: &[Listener], now_us: u64) -> Vec<Gate> {
+        vec![Gate::new(now_us); listeners.len()]
     }
 
     /// Serves until told to stop.
@@ -139,8 +147,16 @@ impl Control {
     /// Waits for something to happen: whether somebody wants in, and which peers can go on.
     fn poll(&mut self, accepting: bool) -> (bool, Vec<Id>) {
         let mut fds = vec![PollFd::from_borrowed_fd(self.wake.fd(), PollFlags::IN)];
+        let now_us = self.clock.now_us();
+        let mut opens_us = u64::MAX;
         if accepting {
-            fds.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
+            for (listener, gate) in self.listeners.iter().zip(&mut self.gates) {
+                if gate.is_open(now_us) {
+                    fds.push(PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN));
+                } else {
+                    opens_us = opens_us.min(gate.opens_us());
+                }
+            }
         }
         let listeners = fds.len();
         let mut ids = Vec::with_capacity(self.peers.len());
@@ -153,7 +169,9 @@ impl Control {
         }
         // Clocks are looked at often while somebody is on one, else now and then.
         let timeout_ms: i64 = if ids.is_empty() && self.changes.is_empty() && accepting { 1000 } else { 100 };
-        let timeout = Timespec { tv_sec: timeout_ms / 1000, tv_nsec: (timeout_ms % 1000) * 1_000_000 };
+        let timeout_us = (timeout_ms as u64 * 1000).min(opens_us.saturating_sub(now_us));
+        let timeout =
+            Timespec { tv_sec: (timeout_us / 1_000_000) as i64, tv_nsec: (timeout_us % 1_000_000) as i64 * 1000 };
         // A signal only means an early turn.
         let _ = rustix::event::poll(&mut fds, Some(&timeout));
         let accept = fds[1..listeners].iter().any(|fd| !fd.revents().is_empty());
@@ -169,6 +187,9 @@ impl Control {
                 if self.strangers() >= HANDSHAKES_MAX {
                     return true;
                 }
+                if !self.gates.get_mut(at).is_some_and(|gate| gate.is_open(now_us)) {
+                    break;
+                }
                 let socket = match self.listeners[at].accept() {
                     Ok(Some(socket)) => socket,
                     Ok(None) => break,
@@ -177,7 +198,7 @@ impl Control {
                         return false;
                     }
                 };
-                let mut peer = Peer::new(socket, now_us);
+                let mut peer = Peer::new(socket, at, now_us);
                 if self.board.connections() as usize >= self.connections_max {
                     self.board.control.error(ErrorCode::TooMany);
                     self.board.control.fault(PeerFault::Crowd);
@@ -201,7 +222,18 @@ impl Control {
         self.board.control.connections.set(self.peers.len() as u64);
     }
 
-    fn remove(&mut self, id: Id) -> Option<Peer> {
+    /// Lets a peer go. One that never said who it is came to nothing.
+    fn remove(&mut self, id: Id) {
+        let Some(peer) = self.take(id) else { return };
+        if matches!(peer.role, Role::Stranger { .. })
+            && let Some(gate) = self.gates.get_mut(peer.listener)
+            && gate.stray(self.clock.now_us())
+        {
+            self.board.control.accept_rests.add(1);
+        }
+    }
+
+    fn take(&mut self, id: Id) -> Option<Peer> {
         let peer = self.peers.remove(id);
         self.count();
         peer

@@ -29,6 +29,8 @@ pub(super) enum Role {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(super) socket: Socket,
+    /// Which listener it came through.
+    pub(super) listener: usize,
     pub(super) role: Role,
     pub(super) input: Vec<u8>,
     pub(super) fds: Vec<OwnedFd>,
@@ -51,9 +53,10 @@ pub(super) enum Fate {
 }
 
 impl Peer {
-    pub(super) fn new(socket: Socket, now_us: u64) -> Self {
+    pub(super) fn new(socket: Socket, listener: usize, now_us: u64) -> Self {
         Peer {
             socket,
+            listener,
             role: Role::Stranger { until_us: now_us + HELLO_US },
             input: Vec::new(),
             fds: Vec::new(),

@@ -8,7 +8,7 @@ use forebay_wire::{Message, Presence};
 use super::conn::Conn;
 use super::core::Core;
 use super::request::{Forget, Match, Step, token};
-use crate::counters::Asked;
+use crate::counters::{Asked, Dropped};
 use crate::slab::Id;
 
 /// What looking a key up costs of a lane's budget, in bytes that could be copied meanwhile: about 50 ns with its lease.
@@ -90,6 +90,7 @@ impl Match {
         if self.gap {
             return self.skip(core);
         }
+        core.counters.dropped[Dropped::Start as usize].add((self.keys.len() - self.presence.len()) as u64);
         while !self.is_done() {
             self.counts(core).miss(reason);
             self.presence.push(Presence::Not(reason));
@@ -132,7 +133,9 @@ impl Forget {
 
     /// What is not written down by now cannot be promised.
     pub(crate) fn give_up(&mut self, core: &mut Core) {
-        core.items -= self.keys.len() - self.forgotten.len();
+        let left = self.keys.len() - self.forgotten.len();
+        core.counters.dropped[Dropped::Start as usize].add(left as u64);
+        core.items -= left;
         self.forgotten.resize(self.keys.len(), false);
         self.failed = true;
         self.pending = 0;

@@ -64,8 +64,12 @@ pub(crate) struct DataIn {
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Conn {
+    /// Its number in the shard.
+    pub(crate) id: Id,
     pub(crate) socket: Socket,
     pub(crate) tenant: Tenant,
+    /// The number of its peer among those who share the shard's turns.
+    pub(crate) peer: usize,
     /// Regions may be lent.
     pub(crate) lends: bool,
     /// Reads may land in owned regions.
@@ -108,8 +112,10 @@ impl Conn {
     pub(crate) fn new(handed: HandedOver, unsent: Unsent, now_us: u64) -> Self {
         use forebay_wire::features::{DIRECT, REGIONS};
         Conn {
+            id: Id::from_word(u64::MAX),
             socket: handed.socket,
             tenant: handed.tenant,
+            peer: usize::MAX,
             lends: handed.features & REGIONS != 0,
             direct: handed.features & DIRECT != 0,
             input: handed.leftover,

@@ -7,8 +7,10 @@ use forebay_store::Store;
 use forebay_types::{Clock, Millis, NamespaceId, Tenant};
 
 use super::output::Output;
+use super::readers::Readers;
 use crate::Landings;
 use crate::counters::{Counters, Timed};
+use crate::lanes::Lanes;
 use crate::shares::Shares;
 
 /// The store and the numbers of one shard.
@@ -24,8 +26,12 @@ pub(crate) struct Core {
     pub(crate) tenants: Vec<(NamespaceId, Tenant)>,
     /// Whether reads may land in the regions that clients lend.
     pub(crate) landings: Landings,
-    /// Gets in flight to the drive.
-    pub(crate) reads: usize,
+    /// Reads of gets at the store.
+    pub(crate) readers: Readers,
+    /// Reads were dropped, of which the store tells in its next turn.
+    pub(crate) has_dropped: bool,
+    /// Requests that have something to do now.
+    pub(crate) lanes: Lanes,
     /// Keys without outcome. Over the shard's share of them, requests are answered `busy`.
     pub(crate) items: usize,
     pub(crate) shares: Shares,

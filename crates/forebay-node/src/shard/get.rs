@@ -10,8 +10,8 @@ use forebay_wire::{GetItem, GetOutcomeRef, GetOutcomesWriter};
 use super::conn::{Conn, OUTPUT_BYTES_HIGH};
 use super::core::Core;
 use super::output::Output;
-use super::request::{Lent, Step, token};
-use crate::counters::PeerFault;
+use super::request::{Lent, Step};
+use crate::counters::{Dropped, PeerFault};
 use crate::lanes::{Lane, SMALL_BYTES_MAX};
 use crate::slab::Id;
 
@@ -26,9 +26,6 @@ const WINDOW_BYTES: u64 = 32 << 20;
 
 /// What a block is taken for before one was found, when the client does not say how much it takes.
 const UNKNOWN_BYTES: u64 = 4 << 20;
-
-/// Reads a shard has in flight at most, over all gets. A drive's own queue is shorter.
-const PENDING_MAX: usize = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
@@ -60,6 +57,10 @@ pub(crate) struct Get {
     /// Its place in the order of uses, taken when its first item starts.
     pub(super) batch: Option<Batch>,
     hint: Reuse,
+    /// It stands in line for its peer's next read; until then it begins none.
+    waits: bool,
+    /// It stood there, and its turn has come.
+    waited: bool,
     /// When it was taken.
     pub(super) begun_us: u64,
 }
@@ -86,6 +87,8 @@ pub(super) struct Way<'a, 'b> {
     pub(super) namespace: NamespaceId,
     pub(super) regions: &'a mut [Lent],
     pub(super) direct: bool,
+    pub(super) conn: Id,
+    pub(super) peer: usize,
     pub(super) credit: &'a mut u64,
     /// Bytes that may be put in the output.
     pub(super) room: usize,
@@ -111,8 +114,15 @@ impl Get {
             told: Vec::new(),
             batch: None,
             hint,
+            waits: false,
+            waited: false,
             begun_us,
         }
+    }
+
+    /// It may begin reads again.
+    pub(crate) fn has_waited(&mut self) {
+        (self.waits, self.waited) = (false, true);
     }
 
     /// The lane it begins in: the size of a streamed block is known only when it is found.
@@ -145,6 +155,8 @@ impl Get {
                 namespace,
                 regions: &mut conn.regions,
                 direct: conn.direct,
+                conn: conn.id,
+                peer: conn.peer,
                 credit: &mut conn.credit,
                 room: OUTPUT_BYTES_HIGH - queued,
                 outcomes: GetOutcomesWriter::new(out, number),
@@ -154,6 +166,7 @@ impl Get {
             way.outcomes.finish();
             step
         });
+        self.waited = false;
         conn.output.append(&mut frames);
         core.staged = frames;
         step
@@ -169,9 +182,9 @@ impl Get {
             }
             // Reads start before bytes move: the drive works meanwhile.
             let most = ((WINDOW_BYTES / self.size.max(1)) as usize).clamp(2, WINDOW_MAX);
-            let window = self.reading + self.ready.len() < most && core.reads < PENDING_MAX;
-            let mut starved = self.next < self.items.len() && !window;
-            if self.next < self.items.len() && window {
+            let begins = self.next < self.items.len() && self.reading + self.ready.len() < most;
+            let mut starved = false;
+            if begins && self.may_read(core, way) {
                 if self.start(core, way, left) {
                     continue;
                 }
@@ -196,6 +209,19 @@ impl Get {
         }
     }
 
+    /// Whether it may ask the store for one more block. If not, it stands in line for that.
+    fn may_read(&mut self, core: &mut Core, way: &Way<'_, '_>) -> bool {
+        if self.waits {
+            return false;
+        }
+        let may = core.readers.may(core.now_us, way.peer) && (self.waited || !core.lanes.has_waiting(way.peer));
+        if !may {
+            (self.waits, self.waited) = (true, false);
+            core.lanes.wait(way.conn, way.id);
+        }
+        may
+    }
+
     /// Starts the next item. False: the store is busy, try again.
     fn start(&mut self, core: &mut Core, way: &mut Way<'_, '_>, left: &mut i64) -> bool {
         let index = self.next;
@@ -210,8 +236,13 @@ impl Get {
         }
         let (into, room) = target(lent.map(|at| &way.regions[at]), &item, way.direct, core.align);
         let direct = into.is_some();
-        let request = self.request(core, way, index, into, room);
+        let Some(read) = core.readers.begin(way.id, index, way.peer, self.size) else { return false };
+        let request = self.request(core, way, index, read, into, room);
         let started = core.store.get(core.now_ms, request);
+        match started {
+            GetStarted::Pending => core.readers.begun(core.now_us, read, &mut core.lanes),
+            _ => core.readers.not_begun(read),
+        }
         if matches!(started, GetStarted::Miss(MissReason::Busy)) {
             return false;
         }
@@ -230,7 +261,6 @@ impl Get {
             }
             GetStarted::Pending => {
                 self.reading += 1;
-                core.reads += 1;
                 self.states[index] = State::Reading;
                 if let (true, Some(at)) = (direct, lent) {
                     way.regions[at].landings += 1;
@@ -252,13 +282,14 @@ impl Get {
         core: &mut Core,
         way: &Way<'_, '_>,
         index: usize,
+        read: Id,
         into: Option<Landing>,
         room: u64,
     ) -> GetRequest {
         let items = self.items.len() as u32;
         let batch = *self.batch.get_or_insert_with(|| core.store.begin_batch(items).hinted(self.hint));
         let GetItem { key, offset, length, .. } = self.items[index];
-        let (token, namespace) = (token(way.id, index), way.namespace);
+        let (token, namespace) = (read.word(), way.namespace);
         GetRequest { token, namespace, key, offset, length, room, into, batch, depth_in_batch: index as u32 }
     }
 
@@ -296,7 +327,19 @@ impl Get {
     }
 
     /// Answers all that can be answered with a miss. What is landing is answered when it has landed, unless nobody is there to hear it.
-    pub(crate) fn give_up(&mut self, core: &mut Core, reason: MissReason, gone: bool, mut outcome: impl FnMut(u32)) {
+    pub(crate) fn give_up(
+        &mut self,
+        id: Id,
+        core: &mut Core,
+        reason: MissReason,
+        gone: bool,
+        mut outcome: impl FnMut(u32),
+    ) {
+        core.counters.dropped[Dropped::Start as usize].add((self.items.len() - self.next) as u64);
+        core.counters.dropped[Dropped::Copy as usize].add(self.ready.len() as u64 + u64::from(self.moving.is_some()));
+        if self.reading > 0 {
+            core.drop_reads(id);
+        }
         self.next = self.items.len();
         self.ready.clear();
         self.moving = None;

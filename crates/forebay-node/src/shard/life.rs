@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
+use forebay_net::{Peer, Socket};
 use forebay_types::Epoch;
 use forebay_types::limits::STEP_BYTES;
 use forebay_wire::{ErrorCode, Message, Welcome};
@@ -11,10 +12,8 @@ use super::Shard;
 use super::conn::{Conn, HALF_MESSAGE_US, HandedOver, OUTPUT_BYTES_LOW, PUT_CREDIT_BYTES};
 use super::output::Flushed;
 use crate::counters::PeerFault;
+use crate::lanes::Who;
 use crate::slab::Id;
-
-/// Bytes sent in one turn, over all connections: copying them into sockets takes some tens of microseconds.
-const TURN_BYTES: usize = 2 * STEP_BYTES;
 
 /// How often clocks of connections are looked at, and how many in one turn: some tens of microseconds' worth.
 const CONN_CLOCKS_US: u64 = 100_000;
@@ -34,6 +33,16 @@ fn stuck(conn: &Conn, now_us: u64) -> Option<PeerFault> {
     } else {
         // It was told why and does not take that.
         conn.closing.is_some_and(|at| now_us >= at).then_some(PeerFault::SlowReader)
+    }
+}
+
+/// Whose turns a connection's requests take.
+fn who(socket: &Socket, id: Id) -> Who {
+    match socket.peer() {
+        Some(Peer::Process(pid)) => Who::Process(pid),
+        Some(Peer::Host(host)) => Who::Host(host),
+        // A process that the node cannot see, in a container beside it, has no number here.
+        None => Who::Unknown(id.word()),
     }
 }
 
@@ -65,6 +74,8 @@ impl Shard {
         self.core.counters.connections.set(self.conns.len() as u64);
         self.core.counters.accepted.add(1);
         if let Some(conn) = self.conns.get_mut(id) {
+            conn.id = id;
+            conn.peer = self.core.lanes.join(id, who(&conn.socket, id));
             self.core.store.disk_mut().watch(conn.socket.as_fd(), id.word());
         }
         self.list_readable(id);
@@ -94,9 +105,8 @@ impl Shard {
         }
     }
 
-    /// Sends what there is to send, up to a turn's worth. What is left stays listed.
-    pub(super) fn flush(&mut self) {
-        let mut left = TURN_BYTES;
+    /// Sends what there is to send, about `left` bytes of it. What is left stays listed.
+    pub(super) fn flush(&mut self, mut left: usize) {
         let dirty = std::mem::take(&mut self.dirty);
         for (at, id) in dirty.iter().enumerate() {
             if left == 0 {
@@ -223,6 +233,7 @@ impl Shard {
         self.core.store.disk_mut().unwatch(id.word());
         self.release(conn.grant);
         self.waiting_fds -= conn.fds.len();
+        self.core.lanes.leave(id);
         for (_, request) in &conn.requests {
             self.drop_request(*request);
         }
@@ -254,7 +265,7 @@ impl Shard {
         for id in open {
             self.say_closing(id);
         }
-        self.flush();
+        self.flush(super::SEND_BYTES);
         self.conns.len() == 0 || self.closing.is_some_and(|deadline_us| now_us >= deadline_us)
     }
 

@@ -13,6 +13,7 @@ mod hints;
 mod life;
 mod output;
 mod put;
+mod readers;
 mod receive;
 mod regions;
 mod request;
@@ -20,6 +21,7 @@ mod serve;
 mod shown;
 mod spin;
 mod start;
+mod turns;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -29,31 +31,28 @@ use std::time::Duration;
 use forebay_io::Ready;
 use forebay_store::{Damage, Event, StoreStats};
 use forebay_types::limits::STEP_BYTES;
-use forebay_types::{Clock, MissReason, Namespace, NamespaceId, RefusedReason};
+use forebay_types::{Clock, Namespace, NamespaceId};
 
-use crate::lanes::{Lane, Lanes};
+use crate::lanes::Lane;
 use crate::slab::{Id, Slab};
 use conn::{Conn, HandedOver};
 use core::Core;
 use output::Unsent;
-use request::{Request, Step, Work};
+use request::Request;
 use shown::PUBLISH_US;
 use spin::Spin;
 
 pub(crate) use shown::Shown;
 pub(crate) use start::{ShardLink, ShardSetup, Starting, start};
 
+/// Bytes sent at the end of a turn, over all connections: copying them into sockets takes some tens of microseconds.
+const SEND_BYTES: usize = 2 * STEP_BYTES;
+
 /// Requests of one shard, over all connections. More are answered `busy`.
 const REQUESTS_MAX: usize = 16_384;
 
-/// What one request may spend before its neighbours in the lane have their turn, in bytes.
-const SHARE: i64 = STEP_BYTES as i64 / 2;
-
 /// How often the store gets a turn when nothing else happens: half of what a put may stay off the drive.
 const IDLE_TURN_MS: u64 = 50;
-
-/// How soon work that found a queue full or no memory is tried again, in microseconds.
-const RETRY_US: u64 = 500;
 
 /// How often the wall clock is asked: expiry is in whole seconds.
 const UTC_US: u64 = 100_000;
@@ -88,7 +87,6 @@ pub(crate) struct Shard {
     core: Core,
     conns: Slab<Conn>,
     requests: Slab<Request>,
-    lanes: Lanes,
     /// Requests that wait for memory or a queue's place.
     retry: Vec<Id>,
     retry_at_us: u64,
@@ -113,6 +111,8 @@ pub(crate) struct Shard {
     conn_clock_at: usize,
     /// No deadline is before this.
     deadline_us: u64,
+    /// Where the search for what is past its deadline goes on, and the first deadline that it met so far.
+    expiring: Option<(usize, u64)>,
     conn_clocks_us: u64,
     publish_us: u64,
     utc_at_us: u64,
@@ -143,9 +143,11 @@ impl Shard {
             self.set_now(begun_us);
             let again = self.turn(&ready);
             let worked = again || !ready.is_empty() || !self.dirty.is_empty();
-            self.flush();
+            self.flush(SEND_BYTES);
             let busy = again
-                || !self.lanes.is_empty()
+                || !self.core.lanes.is_empty()
+                || self.expiring.is_some()
+                || self.core.has_dropped
                 || !self.hints.is_empty()
                 || !self.readable.is_empty()
                 || !self.dirty.is_empty();
@@ -162,7 +164,7 @@ impl Shard {
             ready.clear();
             if busy {
                 self.look(&mut ready);
-            } else if self.spin.goes_on(self.core.reads > 0, now_us - last_work_us) {
+            } else if self.spin.goes_on(self.core.readers.len() > 0, now_us - last_work_us) {
                 std::thread::yield_now();
                 self.look(&mut ready);
                 self.spin.looked(self.clock.now_us() - now_us);
@@ -215,7 +217,7 @@ impl Shard {
         }
         self.receive_all();
         let mut again = self.store_turn();
-        if self.core.now_us >= self.deadline_us {
+        if self.core.now_us >= self.deadline_us || self.expiring.is_some() {
             self.expire();
         }
         if !self.retry.is_empty() && self.core.now_us >= self.retry_at_us {
@@ -225,9 +227,15 @@ impl Shard {
         }
         let mut ran = self.hints_step();
         for lane in Lane::ALL {
-            ran |= self.run_lane(lane);
+            let moved = self.run_lane(lane);
+            ran |= moved;
+            if moved && lane == Lane::Small && self.core.lanes.has_bulk() {
+                // What is small does not wait for the bytes that move behind it in this turn, on either side.
+                self.core.store.hurry();
+                self.flush(STEP_BYTES);
+            }
         }
-        if ran {
+        if ran || self.core.has_dropped {
             // What was just asked of the store lies in its lanes until its next turn; asleep, nobody would hand it to the drive.
             again |= self.store_turn();
         }
@@ -283,6 +291,7 @@ impl Shard {
     }
 
     fn store_turn(&mut self) -> bool {
+        self.core.has_dropped = false;
         let mut events = std::mem::take(&mut self.events);
         let again = self.core.store.turn(self.core.now_ms, &mut events);
         if !events.is_empty() && !self.retry.is_empty() {
@@ -294,97 +303,5 @@ impl Shard {
         }
         self.events = events;
         again
-    }
-
-    /// True if any request had its turn.
-    fn run_lane(&mut self, lane: Lane) -> bool {
-        let mut left = self.lanes.begin(lane);
-        let mut ran = false;
-        while left > 0 {
-            let Some(id) = self.lanes.pop(lane) else { break };
-            ran = true;
-            let Some(request) = self.requests.get_mut(id) else { continue };
-            request.queued = false;
-            let Some(conn) = self.conns.get_mut(request.conn) else { continue };
-            let (number, namespace) = (request.number, request.namespace);
-            // One request does not spend all of it, so that its neighbours in the lane move too.
-            let share = left.min(SHARE);
-            let mut budget = share;
-            let step = match &mut request.work {
-                Work::Get(get) => {
-                    let step = get.step(id, number, namespace, &mut self.core, conn, &mut budget);
-                    request.lane = get.lane(request.lane);
-                    step
-                }
-                Work::Put(put) => put.step(id, namespace, &mut self.core, conn, &mut budget),
-                Work::Match(matched) => matched.step(namespace, &mut self.core, &mut budget),
-                Work::Forget(forget) => forget.step(id, namespace, &mut self.core, &mut budget),
-            };
-            left -= share - budget;
-            match step {
-                Step::Again => {
-                    request.queued = true;
-                    let lane = request.lane;
-                    self.lanes.push(lane, id);
-                }
-                Step::Idle => {}
-                Step::Blocked => {
-                    request.queued = true;
-                    conn.blocked.push(id);
-                }
-                Step::Thirsty => {
-                    request.queued = true;
-                    conn.thirsty.push(id);
-                }
-                Step::Retry => {
-                    request.queued = true;
-                    if self.retry.is_empty() {
-                        self.retry_at_us = self.core.now_us + RETRY_US;
-                    }
-                    self.retry.push(id);
-                }
-            }
-            let conn = request.conn;
-            self.settle(id);
-            self.mark_dirty(conn);
-        }
-        self.lanes.end(lane, left);
-        ran
-    }
-
-    /// Puts a request that has something to do in its lane.
-    fn enqueue(&mut self, id: Id) {
-        if let Some(request) = self.requests.get_mut(id)
-            && !request.queued
-        {
-            request.queued = true;
-            self.lanes.push(request.lane, id);
-        }
-    }
-
-    /// The same for one that stood in another list.
-    fn enqueue_again(&mut self, id: Id) {
-        if let Some(request) = self.requests.get_mut(id) {
-            request.queued = true;
-            self.lanes.push(request.lane, id);
-        }
-    }
-
-    /// Answers what is past its deadline, and finds the next one.
-    fn expire(&mut self) {
-        let now_us = self.core.now_us;
-        let mut next = u64::MAX;
-        let mut late = Vec::new();
-        for (id, request) in self.requests.iter() {
-            if request.deadline_us > now_us {
-                next = next.min(request.deadline_us);
-            } else {
-                late.push(id);
-            }
-        }
-        self.deadline_us = next;
-        for id in late {
-            self.give_up(id, MissReason::Deadline, RefusedReason::Deadline);
-        }
     }
 }

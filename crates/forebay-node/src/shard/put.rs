@@ -9,7 +9,7 @@ use forebay_wire::{Message, PutItem};
 use super::conn::{Conn, OUTPUT_BYTES_HIGH, PUT_CREDIT_BYTES};
 use super::core::Core;
 use super::request::{Step, token};
-use crate::counters::{PeerFault, Timed};
+use crate::counters::{Dropped, PeerFault, Timed};
 use crate::slab::Id;
 
 /// What one item costs at least of a lane's budget: its descriptor is decoded and looked up.
@@ -262,6 +262,9 @@ impl Put {
 
     /// Answers all that has no outcome.
     pub(crate) fn give_up(&mut self, core: &mut Core, conn: Option<&mut Conn>, reason: RefusedReason) {
+        core.counters.dropped[Dropped::Start as usize].add((self.items.len() - self.next) as u64);
+        let begun = self.receiving.len() as u64 + u64::from(self.copying.is_some());
+        core.counters.dropped[Dropped::Copy as usize].add(begun);
         self.next = self.items.len();
         self.copying = None;
         self.gos.clear();

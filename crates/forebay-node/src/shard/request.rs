@@ -29,11 +29,24 @@ pub(crate) struct Request {
 
 /// What it asks.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most requests are gets; a box would be an allocation for each")]
 pub(crate) enum Work {
     Get(Get),
     Put(Box<Put>),
     Match(Match),
     Forget(Forget),
+}
+
+impl Work {
+    /// Keys that have no outcome yet.
+    pub(crate) fn open(&self) -> usize {
+        match self {
+            Work::Get(get) => get.open,
+            Work::Put(put) => put.open,
+            Work::Match(matched) => matched.keys.len() - matched.presence.len(),
+            Work::Forget(forget) => forget.keys.len() - forget.forgotten.len(),
+        }
+    }
 }
 
 /// Presence of keys, a few hundred a turn.

@@ -147,12 +147,7 @@ impl Shard {
         let Ask { request: number, namespace, deadline_us } = ask;
         let patience_us = u64::from(deadline_us).min(DEADLINE_US_MAX);
         let deadline_us = self.core.now_us + patience_us;
-        let items = match &work {
-            Work::Get(get) => get.open,
-            Work::Put(put) => put.open,
-            Work::Match(matched) => matched.keys.len(),
-            Work::Forget(forget) => forget.keys.len(),
-        };
+        let items = work.open();
         let (queued, touched, cancelled) = (false, false, false);
         let request = Request { conn: id, number, namespace, deadline_us, lane, queued, touched, cancelled, work };
         // `admit` has seen that there is a place.
@@ -229,10 +224,10 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(request.conn) else { return };
         let (number, cancelled) = (request.number, request.cancelled);
         match &mut request.work {
-            Work::Get(get) if cancelled => get.give_up(&mut self.core, miss, false, |_| ()),
+            Work::Get(get) if cancelled => get.give_up(id, &mut self.core, miss, false, |_| ()),
             Work::Get(get) => conn.output.with(|out| {
                 let mut outcomes = GetOutcomesWriter::new(out, number);
-                get.give_up(&mut self.core, miss, false, |item| {
+                get.give_up(id, &mut self.core, miss, false, |item| {
                     outcomes.push(item, GetOutcomeRef::Miss(miss));
                 });
                 outcomes.finish();
@@ -250,7 +245,7 @@ impl Shard {
     pub(super) fn drop_request(&mut self, id: Id) {
         let Some(mut request) = self.requests.remove(id) else { return };
         match &mut request.work {
-            Work::Get(get) => get.give_up(&mut self.core, MissReason::Unavailable, true, |_| ()),
+            Work::Get(get) => get.give_up(id, &mut self.core, MissReason::Unavailable, true, |_| ()),
             Work::Put(put) => put.give_up(&mut self.core, None, RefusedReason::Unavailable),
             Work::Match(matched) => matched.give_up(&mut self.core, MissReason::Unavailable),
             Work::Forget(forget) => forget.give_up(&mut self.core),
@@ -316,8 +311,10 @@ impl Shard {
         match event {
             Event::Damage(damage) => self.tell_damage(damage),
             Event::Got { token, result } => {
-                self.core.reads = self.core.reads.saturating_sub(1);
-                let (id, item) = from_token(token);
+                let core = &mut self.core;
+                let Some(read) = core.readers.ended(Id::from_word(token), &mut core.lanes) else { return };
+                self.go_on_reading(read.peer());
+                let (id, item) = (read.request, read.item);
                 let Some(request) = self.requests.get_mut(id) else { return };
                 let (conn, cancelled) = (request.conn, request.cancelled);
                 let Work::Get(get) = &mut request.work else { return };

@@ -26,7 +26,7 @@ impl Shard {
         self.publish_us = now_us + PUBLISH_US;
         let stats = self.core.store.stats();
         self.core.counters.keys_waiting.set(self.core.items as u64);
-        self.core.counters.reads_waiting.set(self.core.reads as u64);
+        self.core.counters.reads_waiting.set(self.core.readers.len() as u64);
         *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stats;
     }
 }

@@ -12,6 +12,7 @@ use forebay_types::{Clock, Entropy, ShardId};
 
 use super::core::Core;
 use super::output::{Output, Unsent};
+use super::readers::Readers;
 use super::spin::Spin;
 use super::{Command, Replies, Saved, Shard, Shown};
 use crate::lanes::Lanes;
@@ -174,7 +175,9 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
         store,
         tenants: Vec::new(),
         landings: setup.landings,
-        reads: 0,
+        readers: Readers::new(),
+        has_dropped: false,
+        lanes: Lanes::new(),
         items: 0,
         shares: setup.shares,
         staged: Output::default(),
@@ -209,7 +212,6 @@ impl Shard {
             conns: Slab::new(core.shares.connections),
             core,
             requests: Slab::new(super::REQUESTS_MAX),
-            lanes: Lanes::new(),
             retry: Vec::new(),
             retry_at_us: 0,
             touched: Vec::new(),
@@ -223,6 +225,7 @@ impl Shard {
             waiting_fds: 0,
             unsent: Unsent::default(),
             conn_clock_at: 0,
+            expiring: None,
             deadline_us: u64::MAX,
             conn_clocks_us: 0,
             publish_us: 0,
