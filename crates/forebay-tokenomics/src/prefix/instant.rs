@@ -2,7 +2,7 @@
 
 use crate::cost::CostCurve;
 use crate::replay::ReplayCount;
-use crate::trace::{Plan, PlannedRequest};
+use crate::trace::{Plan, Span};
 
 use super::policy::{PrefixPolicy, Use};
 use super::tree::{ExtentId, Tree};
@@ -38,7 +38,8 @@ pub fn replay_on(
     let mut out = InstantCount::default();
     let mut path = Vec::new();
     for (index, request) in plan.requests.iter().enumerate() {
-        let (leading, evicted) = step(&mut tree, request, index as u32, capacity, policy, &mut path);
+        let used = Use { index: index as u32, at_s: request.at_s, hint: request.hint };
+        let (leading, evicted) = step(&mut tree, &request.spans, &used, capacity, policy, &mut path);
         out.count.add(request, leading, plan.block_tokens);
         out.evicted_blocks += evicted;
         let cached = u64::from(leading.min(request.saving_blocks)) * u64::from(plan.block_tokens);
@@ -49,18 +50,18 @@ pub fn replay_on(
 }
 
 /// One request: what it finds, and how many blocks left for it.
-fn step(
+pub(super) fn step(
     tree: &mut Tree,
-    request: &PlannedRequest,
-    index: u32,
+    spans: &[Span],
+    request: &Use,
     capacity: u32,
     policy: &mut dyn PrefixPolicy,
     path: &mut Vec<ExtentId>,
 ) -> (u32, u64) {
-    tree.walk(&request.spans, path, policy);
+    tree.walk(spans, path, policy);
     let resident = path.iter().take_while(|id| tree.extent(**id).resident).count();
     let leading = if resident == 0 { 0 } else { tree.extent(path[resident - 1]).end() };
-    policy.touch(tree, path, &Use { index, at_s: request.at_s, hint: request.hint });
+    policy.touch(tree, path, request);
     for id in &path[resident..] {
         tree.insert(*id);
     }
@@ -84,9 +85,8 @@ fn shrink(tree: &mut Tree, capacity: u32, policy: &mut dyn PrefixPolicy) -> u64 
 mod tests {
     use super::*;
     use crate::cost::{Assumptions, model_by_name};
-    use crate::prefix::{Gdsf, PrefixLru, PrefixS3Fifo, Sieve};
+    use crate::prefix::{Gdsf, PrefixLru, PrefixS3Fifo, Sieve, Worth};
     use crate::seeded::Seeded;
-    use crate::trace::{PlannedRequest, Span};
 
     /// Whatever a policy does: never above capacity after a request, residence closed towards the head, and a leaf where it says one is. Checked
     /// after every request of a seeded forest of prompts.
@@ -100,6 +100,7 @@ mod tests {
                 Box::new(PrefixS3Fifo::new(capacity)),
                 Box::new(Sieve::new()),
                 Box::new(Gdsf::new(curve, 64)),
+                Box::new(Worth::new(curve, 64, capacity, true)),
             ];
             for policy in &mut policies {
                 let mut chance = Seeded::new(seed);
@@ -113,16 +114,8 @@ mod tests {
                         let branch = (chance.word() % 6) as u32;
                         spans.push(Span { first: family + 100 + 50 * branch, count: 1 + (chance.word() % 50) as u32 });
                     }
-                    let request = PlannedRequest {
-                        session: 0,
-                        at_s: f64::from(index),
-                        prompt_tokens: 0,
-                        blocks: spans.iter().map(|span| span.count).sum(),
-                        spans,
-                        saving_blocks: 0,
-                        hint: forebay_types::Reuse::Unknown,
-                    };
-                    step(&mut tree, &request, index, capacity, policy.as_mut(), &mut path);
+                    let request = Use { index, at_s: f64::from(index), hint: forebay_types::Reuse::Unknown };
+                    step(&mut tree, &spans, &request, capacity, policy.as_mut(), &mut path);
                     assert!(tree.held() <= u64::from(capacity), "{} holds {}", policy.name(), tree.held());
                     tree.check();
                 }

@@ -3,6 +3,7 @@
 //! A prompt's KV is used from its head on, so a block without the blocks before it is worth nothing. Policies here rank the ends of chains and never a
 //! block by itself. Prompts are kept as extents (see [`tree`]): 17 million references of blocks are a few hundred thousand of extents.
 
+mod bound;
 mod chains;
 mod future;
 mod gdsf;
@@ -13,7 +14,9 @@ mod policy;
 mod s3_fifo;
 mod sieve;
 pub mod tree;
+mod worth;
 
+pub use bound::upper_bound_s;
 pub use future::{Clairvoyant, Future, Min};
 pub use gdsf::Gdsf;
 pub use instant::{InstantCount, replay_instant, replay_on};
@@ -21,3 +24,4 @@ pub use lru::PrefixLru;
 pub use policy::{PrefixPolicy, Use, Victim};
 pub use s3_fifo::PrefixS3Fifo;
 pub use sieve::Sieve;
+pub use worth::Worth;

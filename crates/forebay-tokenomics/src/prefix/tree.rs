@@ -65,7 +65,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Nothing seen yet; block numbers will be below `distinct`.
+    /// Nothing seen yet; block numbers will be below `distinct`, or it grows.
     pub fn new(distinct: u32) -> Self {
         let root = Extent {
             parent: ROOT,
@@ -168,7 +168,7 @@ impl Tree {
     }
 
     fn child(&self, parent: ExtentId, number: u32) -> Option<ExtentId> {
-        match self.by_first[number as usize] {
+        match self.by_first.get(number as usize).copied().unwrap_or(NONE) {
             NONE => None,
             id if self.extents[id as usize].parent == parent => Some(id),
             _ => self.strangers.get(&(parent, number)).copied(),
@@ -176,6 +176,9 @@ impl Tree {
     }
 
     fn name(&mut self, parent: ExtentId, number: u32, id: ExtentId) {
+        if self.by_first.len() <= number as usize {
+            self.by_first.resize(number as usize + 1, NONE);
+        }
         let place = &mut self.by_first[number as usize];
         if *place == NONE {
             *place = id;

@@ -69,6 +69,8 @@ pub(crate) enum PolicyArg {
     Sieve,
     /// GreedyDual-Size-Frequency.
     Gdsf,
+    /// What an end of a chain is expected to save, by block and second; LRU where that does better.
+    Worth,
     /// Knows the future: most blocks found.
     Min,
     /// Knows the future: many GPU seconds saved.

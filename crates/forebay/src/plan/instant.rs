@@ -4,7 +4,7 @@ use std::path::Path;
 
 use forebay_tokenomics::cost::{Assumptions, CostCurve};
 use forebay_tokenomics::prefix::{
-    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, Sieve, replay_instant,
+    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, Sieve, Worth, replay_instant,
     replay_on,
 };
 use forebay_tokenomics::trace::{Plan, PlanParams, Sharing};
@@ -47,7 +47,7 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
     let block_bytes = u64::from(plan.block_tokens) * args.model.kv_bytes_per_token();
     let blocks = capacity.blocks(plan.distinct(), block_bytes);
     let curve = CostCurve::new(args.model, &Assumptions::default());
-    let replayed = replay(policy, &plan, curve, blocks);
+    let replayed = replay(policy, &plan, curve, blocks, args.hints);
     let result = json!({
         "trace": name,
         "replay": word(&args.replay),
@@ -94,12 +94,13 @@ fn load(args: &PlanArgs, path: &Path) -> Result<Plan, Stop> {
         .map_err(|e| Stop::Failed(format!("{}: {e}", path.display())))
 }
 
-fn replay(policy: PolicyArg, plan: &Plan, curve: CostCurve, capacity: u32) -> InstantCount {
+fn replay(policy: PolicyArg, plan: &Plan, curve: CostCurve, capacity: u32, hints: bool) -> InstantCount {
     let mut online: Box<dyn PrefixPolicy> = match policy {
         PolicyArg::Lru => Box::new(PrefixLru::new()),
         PolicyArg::S3fifo => Box::new(PrefixS3Fifo::new(capacity)),
         PolicyArg::Sieve => Box::new(Sieve::new()),
         PolicyArg::Gdsf => Box::new(Gdsf::new(curve, plan.block_tokens)),
+        PolicyArg::Worth => Box::new(Worth::new(curve, plan.block_tokens, capacity, hints)),
         PolicyArg::Min => {
             let (tree, future) = Future::new(plan);
             return replay_on(tree, plan, &curve, capacity, &mut Min::new(future));

@@ -1,0 +1,186 @@
+//! How likely blocks are to come back, and when: an estimate that learns while requests pass.
+//!
+//! Blocks of one class (what is known of their past) are taken to return alike. For each class and age the rate of return is events over block-seconds
+//! of waiting, whether resident or not, with those that still wait counted in (the estimator of Nelson and Aalen, piecewise constant). From the
+//! rates follows what keeping a block is worth by the second: of all ways to wait a while and then give up, the one with the most returns by the second
+//! of waiting (the index of Gittins).
+
+/// Ages are told apart in four steps an octave, from a second to 18 hours.
+const BINS: usize = 64;
+
+/// What a class borrows from all classes: as if it had seen one return, of a mean prompt, at their rate.
+const BORROWED: f64 = 1.0;
+/// What all classes borrow from [`UNKNOWN_RATE`].
+const ASSUMED: f64 = 0.1;
+/// A rate before anything was seen, in returns a second: once in a quarter of an hour.
+const UNKNOWN_RATE: f64 = 1.0 / 900.0;
+
+/// The bin of an age, in seconds: 0 below a second, then by exponent and the first two bits of the fraction, which takes no logarithm.
+fn bin_of(age_s: f64) -> usize {
+    if age_s < 1.0 {
+        return 0;
+    }
+    let quarter = (age_s.to_bits() >> 50) - (1.0f64.to_bits() >> 50);
+    (quarter as usize + 1).min(BINS - 1)
+}
+
+/// Where a bin begins, in seconds.
+fn begin_s(bin: usize) -> f64 {
+    if bin == 0 {
+        return 0.0;
+    }
+    f64::from_bits(((1.0f64.to_bits() >> 50) + bin as u64 - 1) << 50)
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    events: [f64; BINS],
+    /// Weight-seconds of waiting that has ended.
+    waited: [f64; BINS],
+}
+
+const NOTHING: Seen = Seen { events: [0.0; BINS], waited: [0.0; BINS] };
+
+/// Rates of return and what they are worth, by class and age.
+#[derive(Debug, Clone)]
+pub(super) struct Returns {
+    seen: Vec<Seen>,
+    index: Vec<[f64; BINS]>,
+    /// Weight of what still waits, by class and bin; filled for a refit.
+    waiting: Vec<[f64; BINS]>,
+}
+
+impl Returns {
+    pub(super) fn new(classes: usize) -> Self {
+        Returns {
+            seen: vec![NOTHING; classes],
+            index: vec![[UNKNOWN_RATE; BINS]; classes],
+            waiting: vec![[0.0; BINS]; classes],
+        }
+    }
+
+    /// What came back after `age_s`.
+    pub(super) fn came(&mut self, class: usize, age_s: f64, weight: f64) {
+        let seen = &mut self.seen[class];
+        let bin = bin_of(age_s);
+        seen.events[bin] += weight;
+        for (i, waited) in seen.waited.iter_mut().enumerate().take(bin) {
+            *waited += weight * (begin_s(i + 1) - begin_s(i));
+        }
+        seen.waited[bin] += weight * (age_s - begin_s(bin)).max(0.0);
+    }
+
+    /// What waits, before [`Returns::refit`].
+    pub(super) fn waits(&mut self, class: usize, age_s: f64, weight: f64) {
+        self.waiting[class][bin_of(age_s)] += weight;
+    }
+
+    /// Reckons anew, with all that was said to wait since the last time.
+    pub(super) fn refit(&mut self) {
+        let mut all = NOTHING;
+        let mut each: Vec<Seen> = self.seen.clone();
+        for (seen, waiting) in each.iter_mut().zip(&mut self.waiting) {
+            let mut older = 0.0;
+            for bin in (0..BINS).rev() {
+                let width_s = begin_s(bin + 1) - begin_s(bin);
+                seen.waited[bin] += older * width_s + waiting[bin] * width_s / 2.0;
+                older += waiting[bin];
+                waiting[bin] = 0.0;
+                all.events[bin] += seen.events[bin];
+                all.waited[bin] += seen.waited[bin];
+            }
+        }
+        for (index, seen) in self.index.iter_mut().zip(&each) {
+            let mut rates = [0.0; BINS];
+            for (bin, rate) in rates.iter_mut().enumerate() {
+                let assumed = UNKNOWN_RATE.min(1.0 / begin_s(bin + 1));
+                let common = (all.events[bin] + ASSUMED) / (all.waited[bin] + ASSUMED / assumed);
+                *rate = (seen.events[bin] + BORROWED) / (seen.waited[bin] + BORROWED / common);
+            }
+            *index = index_of(&rates);
+        }
+    }
+
+    /// Returns by the second of keeping a block of that class and age.
+    pub(super) fn index(&self, class: usize, age_s: f64) -> f64 {
+        self.index[class][bin_of(age_s)]
+    }
+}
+
+/// The index of Gittins for each age: the most that any time of waiting gives.
+fn index_of(rates: &[f64; BINS]) -> [f64; BINS] {
+    // Of what is there at a bin's beginning: the share left at its end, and the seconds waited in it.
+    let mut bins = [(1.0, 0.0); BINS];
+    for (bin, (left, waited_s)) in bins.iter_mut().enumerate() {
+        let width_s = begin_s(bin + 1) - begin_s(bin);
+        *left = (-rates[bin] * width_s).exp();
+        *waited_s = if rates[bin] > 1e-12 { (1.0 - *left) / rates[bin] } else { width_s };
+    }
+    let mut index = [0.0; BINS];
+    for (from, best) in index.iter_mut().enumerate() {
+        let (mut alive, mut waited) = (1.0f64, 0.0);
+        for (left, waited_s) in &bins[from..] {
+            waited += alive * waited_s;
+            alive *= left;
+            *best = f64::max(*best, (1.0 - alive) / waited);
+            if alive < 1e-4 {
+                break;
+            }
+        }
+    }
+    index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_begin_where_the_one_before_ends() {
+        for (age_s, bin) in [(0.0, 0), (0.99, 0), (1.0, 1), (1.24, 1), (1.25, 2), (2.0, 5), (3.6, 8), (1e12, BINS - 1)]
+        {
+            assert_eq!(bin_of(age_s), bin, "{age_s}");
+        }
+        for bin in 1..BINS {
+            assert_eq!(bin_of(begin_s(bin)), bin);
+            assert!(begin_s(bin) > begin_s(bin - 1));
+        }
+        assert!(begin_s(BINS - 1) > 40_000.0);
+    }
+
+    /// One return in ten seconds of waiting, at any age: whatever one waits, it gives a tenth of a return by the second.
+    #[test]
+    fn of_a_constant_rate_the_index_is_the_rate() {
+        let index = index_of(&[0.1; BINS]);
+        assert!(index.iter().all(|index| (index - 0.1).abs() < 1e-9), "{index:?}");
+    }
+
+    /// Nobody returns before 8 seconds, then quickly: the nearer that is, the more it is worth to wait, and behind it nothing is.
+    #[test]
+    fn what_is_about_to_come_back_is_worth_more_than_what_just_left() {
+        let mut rates = [1e-9; BINS];
+        let (from, to) = (bin_of(8.0), bin_of(16.0));
+        rates[from..to].fill(0.5);
+        let index = index_of(&rates);
+        assert!(index[0] < index[bin_of(4.0)] && index[bin_of(4.0)] < index[from], "{index:?}");
+        assert!(index[to + 1] < index[0] / 1e3);
+        // From the start: within 8 s and a wait of about 2 s nearly all come back.
+        assert!((0.09..0.105).contains(&index[0]), "{}", index[0]);
+    }
+
+    /// Two in three come back after some 4 s, one in three never does: those that wait count, so the index of old ones falls towards nothing.
+    #[test]
+    fn what_never_came_back_is_learned_from_too() {
+        let mut returns = Returns::new(2);
+        for _ in 0..200 {
+            returns.came(1, 4.2, 1.0);
+        }
+        for _ in 0..100 {
+            returns.waits(1, 1000.0, 1.0);
+        }
+        returns.refit();
+        assert!(returns.index(1, 1.0) > 20.0 * returns.index(1, 100.0));
+        // A class that has seen nothing borrows from the other.
+        assert!(returns.index(0, 1.0) > 5.0 * returns.index(0, 100.0));
+    }
+}
