@@ -19,7 +19,7 @@ const ENGINES: [Engine; 3] = [
         name: "transformers",
         environment: "vllm",
         modules: "torch, transformers",
-        tests: &["test_transformers.py"],
+        tests: &["test_transformers_signatures.py", "test_transformers.py"],
     },
     Engine {
         name: "vllm",
@@ -35,7 +35,12 @@ const ENGINES: [Engine; 3] = [
             "test_vllm_engine_tier.py",
         ],
     },
-    Engine { name: "lmcache", environment: "lmcache", modules: "torch, lmcache", tests: &["test_lmcache.py"] },
+    Engine {
+        name: "lmcache",
+        environment: "lmcache",
+        modules: "torch, lmcache",
+        tests: &["test_lmcache_signatures.py", "test_lmcache.py"],
+    },
 ];
 
 /// Makes environments: pinned, so that a run from nothing is the same next year.
