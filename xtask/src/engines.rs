@@ -14,7 +14,7 @@ use crate::test::{Report, step};
 use crate::{Stop, python};
 
 /// What is run under which environment. Tests are files of `python/tests/engines`.
-const ENGINES: [Engine; 3] = [
+const ENGINES: [Engine; 4] = [
     Engine {
         name: "transformers",
         environment: "vllm",
@@ -34,6 +34,12 @@ const ENGINES: [Engine; 3] = [
             "test_vllm_connector.py",
             "test_vllm_engine_tier.py",
         ],
+    },
+    Engine {
+        name: "sglang",
+        environment: "sglang",
+        modules: "torch, sglang.srt.managers.cache_controller",
+        tests: &["test_sglang_signatures.py", "test_sglang.py"],
     },
     Engine {
         name: "lmcache",

@@ -90,6 +90,11 @@ class Link:
             self.client = forebay.Client(self.address, **self._options)
         self.namespace = self.client.namespace(self.name, fingerprint=self.fingerprint, **self._create)
 
+    def reopen(self) -> None:
+        """Opens the namespace anew, after it was deleted. Raises what is wrong; the old one stays until then, and misses."""
+        assert self.client is not None, "a link that was never there"
+        self.namespace = self.client.namespace(self.name, fingerprint=self.fingerprint, **self._create)
+
     def _try(self, first: bool) -> bool:
         """True when there is nothing more to try."""
         try:

@@ -22,6 +22,7 @@ PATIENCE_S = 60.0
 #: What programs with these engines begin with.
 TRANSFORMERS = ("torch", "transformers:AutoModelForCausalLM")
 VLLM = ("torch", "vllm:LLM")
+SGLANG = ("torch", "sglang.srt.managers.cache_controller:HiCacheController")
 #: Tokens of a block of vLLM's CPU backend.
 BLOCK_TOKENS = 128
 #: Tokens of the prompts that vLLM is given: whole blocks and a rest; two that begin alike; one shorter than a block.
