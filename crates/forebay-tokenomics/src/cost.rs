@@ -66,7 +66,10 @@ impl Default for Assumptions {
 /// Where a figure of the default book comes from, as in "NVIDIA ... (2023-03)"; its key as in `gpus.h100.peak`.
 pub fn source_of(key: &str) -> String {
     let figure = Book::built_in().figures(key).next();
-    figure.map_or_else(String::new, |figure| format!("{}, {}", figure.source, figure.date))
+    figure.map_or_else(String::new, |figure| match figure.date.as_str() {
+        "" => figure.source.clone(),
+        date => format!("{}, {date}", figure.source),
+    })
 }
 
 /// The cost of prefill as a curve over depth.

@@ -7,6 +7,7 @@ pub mod bill;
 pub mod book;
 pub mod chain;
 pub mod cost;
+pub mod money;
 pub mod policy;
 pub mod prefix;
 mod replay;

@@ -50,12 +50,12 @@ impl<'a> Reader<'a> {
             Value::Text(text) => text.clone(),
             Value::Flag(flag) => flag.to_string(),
         };
-        self.figures.borrow_mut().push(Figure {
-            key: format!("{}.{key}", self.path),
-            value,
-            source: text(&format!("{key}_source")).or_else(|| text("source")).unwrap_or_default(),
-            date: text("date").unwrap_or_default(),
-        });
+        // A figure with a source of its own is not dated by its row.
+        let (source, date) = match text(&format!("{key}_source")) {
+            Some(own) => (own, String::new()),
+            None => (text("source").unwrap_or_default(), text("date").unwrap_or_default()),
+        };
+        self.figures.borrow_mut().push(Figure { key: format!("{}.{key}", self.path), value, source, date });
     }
 
     /// A number of at least 0 without a unit.

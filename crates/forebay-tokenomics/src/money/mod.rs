@@ -1,0 +1,12 @@
+//! What a fleet costs with Forebay and without: the smallest fleets that keep the same promise, what tokens cost there by class, what moves the
+//! answer most, and how far to believe it.
+
+mod advice;
+mod classes;
+mod knobs;
+mod scenario;
+
+pub use advice::{Advice, AdviceError, Interval, SERVERS_MAX, Side, advise, interval, run_side, smallest};
+pub use classes::{ClassCost, Classes};
+pub use knobs::{KNOBS, Knob, Move, moves};
+pub use scenario::{Choice, Scenario, StorageCost, Targets};
