@@ -44,7 +44,7 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
     /// See it at work: agent sessions with real bytes, a SIGKILL in the middle, and what it was worth.
     Demo(DemoArgs),
-    /// Replay a recorded trace without a node: what a policy and a capacity save.
+    /// What a cache is worth to recorded load: fleet, cash and price of a token with Forebay and without.
     Plan(Box<PlanArgs>),
     /// Put and get blocks against a running node and say how fast it was.
     Bench(BenchArgs),

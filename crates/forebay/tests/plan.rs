@@ -119,4 +119,5 @@ fn what_is_typed_wrong_is_said_before_anything_is_read() {
         .complains(2, &["700", "512"])
         .once();
     place.run(&["plan", "--policy", "lru", "--capacity", "5%"]).complains(2, &["--trace"]).once();
+    place.run(&["plan"]).complains(2, &["--trace"]).once();
 }

@@ -6,7 +6,10 @@ use clap::ValueEnum;
 use forebay_tokenomics::cost::{Model, model_by_name, models};
 use forebay_types::parse_size;
 
-/// Replay a recorded trace without a node: what a policy and a capacity save.
+use super::forecast::ForecastArgs;
+use crate::stop::Stop;
+
+/// What a cache is worth to recorded load: fleet, cash and price of a token with Forebay and without; or what a policy and a capacity save.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PlanArgs {
     /// The trace: agent sessions or mooncake, plain or gzip.
@@ -14,20 +17,21 @@ pub(crate) struct PlanArgs {
     pub(crate) trace: Option<PathBuf>,
 
     /// What leaves when there is no room. min and clairvoyant know the future: they are what can be reached.
-    #[arg(long, value_enum, value_name = "NAME", required_unless_present = "replay_card")]
+    #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) policy: Option<PolicyArg>,
 
     /// Room for KV: a size, or a share of the trace's distinct blocks, as in 5%.
-    #[arg(long, value_name = "SIZE|PERCENT%", value_parser = Capacity::parse, required_unless_present = "replay_card")]
+    #[arg(long, value_name = "SIZE|PERCENT%", value_parser = Capacity::parse)]
     pub(crate) capacity: Option<Capacity>,
 
-    /// How requests follow each other. instant: at their recorded pace, and every block is there as soon as it was asked for.
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = ReplayArg::Instant)]
-    pub(crate) replay: ReplayArg,
+    /// How requests follow each other. instant: at their recorded pace, and every block is there as soon as it was asked for. chain: through
+    /// engines and tiers that take their time [default: instant with --policy and --capacity, else chain].
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) replay: Option<ReplayArg>,
 
     /// The model whose KV is cached: its bytes and prefill cost.
-    #[arg(long, value_name = "MODEL", value_parser = parse_model, default_value = "llama-3.1-70b")]
-    pub(crate) model: &'static Model,
+    #[arg(long, value_name = "MODEL", default_value = "llama-3.1-70b")]
+    pub(crate) model: String,
 
     /// Seeds the start offsets of sessions.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -52,6 +56,9 @@ pub(crate) struct PlanArgs {
     /// Also write a card: what was asked of which file, and what came out.
     #[arg(long, value_name = "FILE", conflicts_with = "replay_card")]
     pub(crate) card: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) forecast: ForecastArgs,
 
     /// Run a card again; it must come out the same to the digit. Its trace is looked for where it was, or at --trace.
     #[arg(long, value_name = "FILE")]
@@ -82,6 +89,8 @@ pub(crate) enum PolicyArg {
 pub(crate) enum ReplayArg {
     /// Every answer at once.
     Instant,
+    /// From request to token: what a fleet with Forebay and one without need, and cost.
+    Chain,
 }
 
 /// Which sessions share blocks.
@@ -129,9 +138,11 @@ impl Capacity {
     }
 }
 
-fn parse_model(name: &str) -> Result<&'static Model, String> {
+/// The model of that name in the default book.
+pub(crate) fn built_in_model(name: &str) -> Result<&'static Model, Stop> {
     let known = || models().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
-    model_by_name(name).ok_or_else(|| format!("it is not one of the models known here: {}", known()))
+    let unknown = || Stop::Misused(format!("--model: {name} is not one of the models known here: {}", known()));
+    model_by_name(name).ok_or_else(unknown)
 }
 
 #[cfg(test)]

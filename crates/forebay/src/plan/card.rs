@@ -8,7 +8,7 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::args::{Capacity, PlanArgs, word};
+use super::args::{Capacity, PlanArgs, ReplayArg, word};
 use super::instant;
 use crate::say;
 use crate::stop::Stop;
@@ -82,8 +82,8 @@ fn flags(args: &PlanArgs) -> Vec<String> {
         Some(Capacity::Percent(percent)) => add("--capacity", format!("{percent}%")),
         None => {}
     }
-    add("--replay", word(&args.replay));
-    add("--model", args.model.name.clone());
+    add("--replay", word(&ReplayArg::Instant));
+    add("--model", args.model.clone());
     add("--seed", args.seed.to_string());
     add("--sharing", word(&args.sharing));
     if let Some(tokens) = args.chunk_tokens {

@@ -11,7 +11,7 @@ use forebay_tokenomics::trace::{Plan, PlanParams, Sharing};
 use forebay_types::format_size;
 use serde_json::{Map, Value, json};
 
-use super::args::{PlanArgs, PolicyArg, SharingArg, word};
+use super::args::{PlanArgs, PolicyArg, ReplayArg, SharingArg, built_in_model, word};
 use super::card;
 use crate::say::{self, grouped};
 use crate::stop::Stop;
@@ -43,17 +43,18 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
         return Err(Stop::Misused("a replay needs --policy and --capacity".to_owned()));
     };
     let name = trace.file_name().map_or_else(|| trace.display().to_string(), |name| name.display().to_string());
+    let model = built_in_model(&args.model)?;
     let plan = load(args, trace)?;
-    let block_bytes = u64::from(plan.block_tokens) * args.model.kv_bytes_per_token();
+    let block_bytes = u64::from(plan.block_tokens) * model.kv_bytes_per_token();
     let blocks = capacity.blocks(plan.distinct(), block_bytes);
-    let curve = CostCurve::new(args.model, &Assumptions::default());
+    let curve = CostCurve::new(model, &Assumptions::default());
     let replayed = replay(policy, &plan, curve, blocks, args.hints);
     let result = json!({
         "trace": name,
-        "replay": word(&args.replay),
+        "replay": word(&ReplayArg::Instant),
         "policy": word(&policy),
         "hints": args.hints,
-        "model": args.model.name,
+        "model": model.name,
         "seed": args.seed,
         "sharing": word(&args.sharing),
         "block_tokens": plan.block_tokens,

@@ -3,13 +3,20 @@
 
 mod args;
 mod card;
+mod forecast;
 mod instant;
 
 pub(crate) use args::PlanArgs;
+
+use args::ReplayArg;
 
 use crate::stop::Stop;
 
 /// Runs it.
 pub(crate) fn run(args: &PlanArgs) -> Result<(), Stop> {
-    instant::run(args)
+    let asked = args.policy.is_some() || args.capacity.is_some() || args.replay_card.is_some();
+    match args.replay.unwrap_or(if asked { ReplayArg::Instant } else { ReplayArg::Chain }) {
+        ReplayArg::Instant => instant::run(args),
+        ReplayArg::Chain => forecast::run(args),
+    }
 }

@@ -1,0 +1,243 @@
+//! The first page: today, proposed, difference, in at most twelve lines; below it, all that it rests on.
+
+use forebay_tokenomics::money::{Interval, Move, Side};
+
+use super::who::Provider;
+use super::{Forecast, MOVES_SHOWN, Question};
+use crate::say::{self, grouped};
+use crate::stop::Stop;
+
+/// Hours of a month, on average.
+pub(crate) const MONTH_HOURS: f64 = 730.0;
+
+/// Prints it.
+pub(crate) fn show(question: &Question, forecast: &Forecast) -> Result<(), Stop> {
+    for line in first_page(question, forecast) {
+        say::line(&line)?;
+    }
+    say::line("")?;
+    for line in below(question, forecast) {
+        say::line(&line)?;
+    }
+    Ok(())
+}
+
+/// Three columns behind a name.
+fn row(name: &str, columns: [String; 3]) -> String {
+    let [today, proposed, difference] = columns;
+    format!("{name:<16} {today:<30} {proposed:<30} {difference}").trim_end().to_owned()
+}
+
+/// The page.
+pub(crate) fn first_page(question: &Question, forecast: &Forecast) -> Vec<String> {
+    let (scenario, advice) = (&question.scenario, &forecast.advice);
+    let (today, proposed) = (&advice.today, &advice.proposed);
+    let targets = scenario.targets;
+    let released = advice.released_gpus(scenario);
+    let both =
+        |name: &str, of: &dyn Fn(&Side) -> String, difference: String| row(name, [of(today), of(proposed), difference]);
+    let outcome = &proposed.outcome;
+    let avoided = outcome.avoided_gpu_s() / outcome.gpu_s().max(f64::MIN_POSITIVE) * 100.0;
+    vec![
+        format!(
+            "{}: {}, {}; first token in {} s, then {} ms a token, for {:.0} % of requests",
+            question.source,
+            scenario.model.name,
+            load(question),
+            targets.ttft_s,
+            targets.itl_s * 1000.0,
+            targets.share * 100.0
+        ),
+        row("", ["today".into(), "with Forebay".into(), "difference".into()]),
+        both(
+            "fleet",
+            &|s| format!("{} servers, {} GPUs", s.servers, s.servers * scenario.server.gpus),
+            if released >= 0 { format!("{released} GPUs released") } else { format!("{} GPUs more", -released) },
+        ),
+        both("cash, $/h", &|s| money(s), format!("{} a month", signed(-advice.cash() * MONTH_HOURS, 0))),
+        row(
+            "GPU time avoided",
+            [
+                "-".into(),
+                format!(
+                    "{} of {} GPU s",
+                    grouped(outcome.avoided_gpu_s().max(0.0) as u64),
+                    grouped(outcome.gpu_s() as u64)
+                ),
+                format!("{avoided:.1} %, net; {:.2} $/h if that time is sold", advice.sold_value(scenario)),
+            ],
+        ),
+        both("tokens found", &|s| found(s), points(today.outcome.hit_rate(), outcome.hit_rate())),
+        both("first token, s", &|s| quantiles(&|q| s.outcome.ttft(q), 1.0), "p50 / p95 / p99".into()),
+        both("token, ms", &|s| quantiles(&|q| s.outcome.itl(q), 1000.0), "p50 / p95 / p99".into()),
+        both("$ per million", &|s| prices(s), "fresh / found / output".into()),
+        both(
+            "binds",
+            &|s| binding(s),
+            format!("in time: {:.1} %, {:.1} %", today.goodput * 100.0, proposed.goodput * 100.0),
+        ),
+        interval_line(forecast.interval.as_ref(), advice.cash()),
+        moves_line(&forecast.moves),
+    ]
+}
+
+fn load(question: &Question) -> String {
+    let load = question.scenario.load;
+    match load.sessions_per_hour {
+        Some(rate) => format!("{rate:.0} sessions an hour for {} h", load.hours),
+        None => format!("open loop at {} x its speed", load.speed.unwrap_or(1.0)),
+    }
+}
+
+fn money(side: &Side) -> String {
+    match side.forebay {
+        true => format!("{:.2} ({:.2} of it storage)", side.dollars(), side.storage.total()),
+        false => format!("{:.2}", side.dollars()),
+    }
+}
+
+fn found(side: &Side) -> String {
+    let outcome = &side.outcome;
+    let share = |tokens: u64| outcome.share(tokens) * 100.0;
+    let (gpu, host) = (share(outcome.tokens.gpu), share(outcome.tokens.host));
+    let far = if side.forebay { format!(", Forebay {:.1}", share(outcome.tokens.forebay())) } else { String::new() };
+    format!("GPU {gpu:.1}, host {host:.1}{far} %")
+}
+
+fn quantiles(of: &dyn Fn(f64) -> f64, scale: f64) -> String {
+    let told = |q: f64| {
+        let value = of(q) * scale;
+        if value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") }
+    };
+    format!("{} / {} / {}", told(0.5), told(0.95), told(0.99))
+}
+
+fn prices(side: &Side) -> String {
+    let classes = &side.classes;
+    let [input, cached, output] =
+        [classes.input.per_million(), classes.cached_per_million(), classes.output.per_million()];
+    format!("{input:.2} / {cached:.4} / {output:.2}")
+}
+
+fn binding(side: &Side) -> String {
+    let limits = side.outcome.limits(side.storage.written_share);
+    let told: Vec<String> =
+        limits.iter().take(2).map(|(limit, used)| format!("{} {:.0} %", limit.name(), used * 100.0)).collect();
+    told.join(", ")
+}
+
+fn points(from: f64, to: f64) -> String {
+    format!("{} points", signed((to - from) * 100.0, 1))
+}
+
+/// With its sign.
+pub(crate) fn signed(number: f64, decimals: usize) -> String {
+    let magnitude = format!("{:.decimals$}", number.abs());
+    let sign = if magnitude.trim_matches(['0', '.']).is_empty() {
+        ""
+    } else if number < 0.0 {
+        "-"
+    } else {
+        "+"
+    };
+    match decimals {
+        0 => format!("{sign}{} $", grouped(number.abs().round() as u64)),
+        _ => format!("{sign}{magnitude}"),
+    }
+}
+
+fn interval_line(interval: Option<&Interval>, cash: f64) -> String {
+    let of = match interval {
+        Some(i) if i.failed < i.draws => format!(
+            "saves {cash:.2} $/h; 90 % of {} draws of sessions between {:.2} and {:.2}{}",
+            i.draws,
+            i.low,
+            i.high,
+            if i.failed > 0 { format!(", {} draws keep the promise with no fleet", i.failed) } else { String::new() }
+        ),
+        _ => format!("saves {cash:.2} $/h; no interval"),
+    };
+    format!("{:<16} {of}; not back-tested", "interval")
+}
+
+fn moves_line(moves: &[Move]) -> String {
+    let one = |m: &Move| {
+        let turns = m.flips_at.map_or("holds within 4 x".to_owned(), |at| format!("turns at {}", short(at)));
+        format!("{} {} {}: {turns}", m.name, short(m.value), m.unit)
+    };
+    format!("{:<16} {}", "moves it most", moves.iter().take(MOVES_SHOWN).map(one).collect::<Vec<_>>().join("; "))
+}
+
+fn short(number: f64) -> String {
+    let text = if number.abs() >= 100.0 { format!("{number:.0}") } else { format!("{number:.3}") };
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+/// What the page rests on.
+fn below(question: &Question, forecast: &Forecast) -> Vec<String> {
+    let provider = Provider::new(&question.scenario, &forecast.advice.proposed);
+    let mut lines = vec![format!("Sold at {}: {provider}", question.scenario.prices.name), "It rests on".to_owned()];
+    lines.extend(assumptions(question).into_iter().map(|(name, value)| format!("  {name}: {value}")));
+    lines.push("Halved and doubled, it saves, $/h".to_owned());
+    let told = |cash: Option<f64>| cash.map_or("no fleet".to_owned(), |cash| format!("{cash:.2}"));
+    lines.extend(
+        forecast
+            .moves
+            .iter()
+            .map(|m| format!("  {} ({} {}): {}, {}", m.name, short(m.value), m.unit, told(m.halved), told(m.doubled))),
+    );
+    lines
+}
+
+/// Every assumption in words, with its source.
+pub(crate) fn assumptions(question: &Question) -> Vec<(String, String)> {
+    let scenario = &question.scenario;
+    let mut all: Vec<(String, String)> = [
+        ("engine", format!("{} GPUs, {} tokens of KV in their memory", scenario.gpus_per_engine, grouped(scenario.kv_tokens()))),
+        ("KV", format!("{} B a token", grouped(scenario.model.kv_bytes_per_token()))),
+        (
+            "prefill",
+            format!(
+                "{:.0} % of peak in matrices, {:.0} % in attention, {} ms a step of {} tokens (assumed unless --prefill measured it)",
+                scenario.linear_efficiency * 100.0,
+                scenario.attention_efficiency * 100.0,
+                scenario.step_s * 1000.0,
+                grouped(scenario.step_tokens)
+            ),
+        ),
+        ("decode", format!("{:.0} % of memory bandwidth (assumed)", scenario.decode_efficiency * 100.0)),
+        ("memory", "90 % of a GPU's memory is the engine's; room for a whole answer is held from the start".to_owned()),
+        ("load", format!("{}, seed {}; the second half is counted", load(question), scenario.load.seed)),
+        ("routing", "a session stays with its engine, a request without session goes where its prompt lies".to_owned()),
+        ("policy", "lru in every tier; KV of answers is computed again as part of the next prompt".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    for prefix in &question.rows {
+        all.extend(figures(question, prefix));
+    }
+    all
+}
+
+/// A row's figures, those of one source together.
+fn figures(question: &Question, prefix: &str) -> Vec<(String, String)> {
+    let mut by_source: Vec<(String, Vec<String>)> = Vec::new();
+    for figure in question.book.figures(prefix) {
+        let date = if figure.date.is_empty() { String::new() } else { format!(", {}", figure.date) };
+        let source = format!("{}{date}", figure.source);
+        let told = format!("{} {}", figure.key.trim_start_matches(prefix), figure.value);
+        match by_source.iter_mut().find(|(known, _)| *known == source) {
+            Some((_, all)) => all.push(told),
+            None => by_source.push((source, vec![told])),
+        }
+    }
+    let row = prefix.trim_end_matches('.');
+    by_source
+        .into_iter()
+        .enumerate()
+        .map(|(i, (source, all))| {
+            let name = if i == 0 { row.to_owned() } else { format!("{row} ({})", i + 1) };
+            (name, format!("{} ({source})", all.join(", ")))
+        })
+        .collect()
+}
