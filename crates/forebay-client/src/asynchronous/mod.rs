@@ -11,13 +11,14 @@ mod completions;
 mod driver;
 
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_types::{Clock, Key, MissReason, PutOutcome, RefusedReason, Tier};
 
 use crate::put::PutBlock;
-use crate::{Client, ClientError, GetResult, Matched, NamespaceHandle};
+use crate::{Client, ClientError, GetResult, Lending, LentMemory, LentResult, Matched, NamespaceHandle, Place};
 pub use call::Call;
 pub use completions::Completions;
 use driver::{Driver, Gate};
@@ -61,6 +62,11 @@ impl AsyncClient {
         self.gate.driver().submit(move || Ok(AsyncNamespace { handle: client.namespace(&name)?, gate }), busy)
     }
 
+    /// See [`Client::lend`]. It waits for nobody, so it is no future.
+    pub fn lend(&self, file: OwnedFd, bytes: usize, how: Lending) -> Result<LentMemory, ClientError> {
+        self.client.lend(file, bytes, how)
+    }
+
     /// A namespace that is open already.
     pub fn of(&self, handle: &NamespaceHandle) -> AsyncNamespace {
         AsyncNamespace { handle: handle.clone(), gate: self.gate.clone() }
@@ -97,6 +103,19 @@ impl AsyncNamespace {
     pub fn get_ranges(&self, ranges: Vec<(Key, Range<u64>)>) -> Call<Vec<GetResult>> {
         let count = ranges.len();
         self.submit(move |handle| handle.get_ranges(&ranges), || self.busy_gets(count))
+    }
+
+    /// See [`NamespaceHandle::get_lent`]. Places belong to the call while it lasts. Of a call that is dropped they are free when it has ended, or
+    /// withheld; one too many gives them back at once.
+    pub fn get_lent(&self, asked: Vec<(Key, Place)>) -> Call<Vec<LentResult>> {
+        let busy = |asked: Vec<(Key, Place)>| {
+            self.count_busy_gets(asked.len());
+            asked
+                .into_iter()
+                .map(|(_, place)| LentResult::Miss { reason: MissReason::Busy, place: Some(place) })
+                .collect()
+        };
+        self.submit_with(asked, |handle, asked| handle.get_lent(asked), busy)
     }
 
     /// See [`NamespaceHandle::put_blocks`]. The bytes are owned, so that a dropped call leaves nothing behind.
@@ -159,11 +178,15 @@ impl AsyncNamespace {
     }
 
     fn busy_gets(&self, count: usize) -> Vec<GetResult> {
+        self.count_busy_gets(count);
+        (0..count).map(|_| GetResult::Miss(MissReason::Busy)).collect()
+    }
+
+    fn count_busy_gets(&self, count: usize) {
         self.handle.core().cells.add(|all| {
             all.get.asked += count as u64;
             (0..count).for_each(|_| all.get.miss(MissReason::Busy));
         });
-        (0..count).map(|_| GetResult::Miss(MissReason::Busy)).collect()
     }
 
     fn submit<T: Send + 'static>(
@@ -171,16 +194,26 @@ impl AsyncNamespace {
         run: impl FnOnce(&NamespaceHandle) -> T + Send + 'static,
         busy: impl FnOnce() -> T,
     ) -> Call<T> {
+        self.submit_with((), |handle, ()| run(handle), |()| busy())
+    }
+
+    /// What is `brought` goes to whichever of the two is called.
+    fn submit_with<B: Send + 'static, T: Send + 'static>(
+        &self,
+        brought: B,
+        run: impl FnOnce(&NamespaceHandle, B) -> T + Send + 'static,
+        busy: impl FnOnce(B) -> T,
+    ) -> Call<T> {
         let driver = self.gate.driver();
         if !driver.take_place() {
-            return Call::ready(busy());
+            return Call::ready(busy(brought));
         }
         let handle = self.handle.clone();
         let begun_us = handle.core().clock.now_us();
         let late = move || {
             // Time in line is the call's own. What has none left is answered as any call whose deadline has passed.
             let waited = handle.core().clock.now_us() - begun_us;
-            run(&handle.with_deadline(handle.deadline().saturating_sub(Duration::from_micros(waited))))
+            run(&handle.with_deadline(handle.deadline().saturating_sub(Duration::from_micros(waited))), brought)
         };
         driver.submit_within_bound(late)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use forebay_client::{Call, Completions, Options, PutBlock};
+use forebay_client::{Call, Completions, Lending, LentResult, Options, PutBlock};
 use forebay_types::{MissReason, PutOutcome, RefusedReason};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -78,6 +78,54 @@ fn many_calls_are_in_flight_and_one_too_many_is_busy() {
     }
     let asked = client.counters().get.asked - before - blocks.len() as u64;
     assert!(asked <= 16 * blocks.len() as u64, "{asked} keys were asked for though nobody waited");
+    assert_adds_up(&client);
+}
+
+#[test]
+fn blocks_come_to_lent_places_by_futures_and_dropped_ones_give_their_places_back() {
+    const ROOM: usize = 64 << 10;
+    let fake = Fake::unix();
+    let (client, space) = attached(&fake, Options::default());
+    let blocks = filled(&space, &[20_000; 4]);
+    let asynchronous = client.asynchronous(1);
+    let space = asynchronous.of(&space.with_deadline(Duration::from_secs(2)));
+    let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+    for how in [Lending::Copied, Lending::Direct] {
+        let fd = rustix::fs::memfd_create("engine", flags).unwrap();
+        rustix::fs::ftruncate(&fd, 4 * ROOM as u64).unwrap();
+        rustix::fs::fcntl_add_seals(&fd, rustix::fs::SealFlags::SHRINK).unwrap();
+        let memory = asynchronous.lend(fd, 4 * ROOM, how).unwrap();
+        let places = || {
+            let place = |n: usize| memory.place(n * ROOM, ROOM).unwrap();
+            keys(&blocks).into_iter().zip(0..).map(|(key, n)| (key, place(n))).collect::<Vec<_>>()
+        };
+        for (result, (_, bytes)) in block_on(space.get_lent(places())).into_iter().zip(&blocks) {
+            let LentResult::Hit(block) = result else { panic!("{result:?}") };
+            assert!(*block == bytes[..] && block.is_direct() == (how == Lending::Direct));
+        }
+        // One call is under way, and its places are its own; one more is told so, and has its places back.
+        fake.state.set(Trick::Silent);
+        let mut asked = places();
+        let call = space.get_lent(asked.split_off(2));
+        for result in block_on(space.get_lent(asked)) {
+            assert!(matches!(&result, LentResult::Miss { reason: MissReason::Busy, place: Some(_) }), "{result:?}");
+        }
+        assert!(memory.place(2 * ROOM, ROOM).is_err());
+        drop(call);
+        while asynchronous.in_flight() > 0 {
+            wait_ms(5);
+        }
+        fake.state.set(Trick::None);
+        assert!(client.wait_reachable(Duration::from_secs(30)));
+        // Its time is over and the node has said that it is done.
+        for _ in 0..3000 {
+            if memory.place(0, 4 * ROOM).is_ok() {
+                break;
+            }
+            wait_ms(10);
+        }
+        assert!(memory.place(0, 4 * ROOM).is_ok(), "{} bytes are withheld", memory.withheld_bytes());
+    }
     assert_adds_up(&client);
 }
 
