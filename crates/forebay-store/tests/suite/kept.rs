@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use forebay_io::sim::OpKind;
 use forebay_store::{Event, GetResult, GetStarted, Reserve};
 use forebay_types::{Entropy, Key, MissReason, NamespaceId, PutOutcome, SeededEntropy};
 
@@ -244,4 +245,27 @@ fn with_room_on_the_drive_nothing_acknowledged_goes_missing() {
     for seed in [1, 2] {
         nothing_goes_missing(seed, 6 << 20, 4 << 20);
     }
+}
+
+#[test]
+fn memory_that_gathered_writes_took_for_a_while_is_there_again_for_blocks() {
+    let mut rig = Rig::new(Options { arena: 6 << 20, orderly: true, ..Options::default() });
+    // A drive that takes nothing: each turn gathers two records in one more buffer, until there is no memory for any.
+    rig.medium.hold(OpKind::Write);
+    let mut taken = 0;
+    while rig.begin_put(CACHE, key(taken), 5000).1 == Err(PutOutcome::Cached) {
+        taken += 1;
+        if taken % 2 == 0 {
+            rig.turn();
+        }
+    }
+    // Eight buffers are there for good.
+    assert!(taken > 2 * 12, "{taken}");
+    rig.medium.release();
+    rig.settle();
+    for i in 0..3 {
+        assert_eq!(rig.begin_put(CACHE, key(1000 + i), 1 << 20).1, Err(PutOutcome::Cached), "{:?}", rig.store.stats());
+        rig.settle();
+    }
+    assert!((0..3).all(|i| matches!(rig.get(CACHE, key(1000 + i)), Got::Hit(_))));
 }
