@@ -5,6 +5,8 @@
 //! which most machines have no huge pages.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -37,6 +39,27 @@ struct Inner {
     base: NonNull<u8>,
     len: usize,
     extents: RefCell<Extents>,
+    /// How many hold an extent, by its first page, where it is more than one: writes in flight and answers being sent, which are few. A count of its
+    /// own for each buffer would be 48 bytes of heap for each block in DRAM.
+    shared: RefCell<HashMap<u32, u32, BuildHasherDefault<PageHasher>>>,
+}
+
+/// Spreads page numbers; nobody chooses them to collide.
+#[derive(Default)]
+struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, page: u32) {
+        self.0 = (self.0.rotate_left(32) ^ u64::from(page)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 impl Arena {
@@ -63,14 +86,18 @@ impl Arena {
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| fail(rustix::io::Errno::NOMEM))?;
         let extents = RefCell::new(Extents::new(len, ARENA_ALIGN));
-        Ok(Arena(Rc::new(Inner { base, len, extents })))
+        Ok(Arena(Rc::new(Inner { base, len, extents, shared: RefCell::default() })))
     }
 
     /// Takes a buffer of `len` bytes, whose start is aligned to 4 KiB and whose capacity is rounded up to 4 KiB. `None` when no hole is
     /// large enough: the caller evicts and asks again. Contents are whatever was there.
     pub fn alloc(&self, len: usize) -> Option<Buf> {
+        let bytes = u32::try_from(len).ok()?;
         let start = self.0.extents.borrow_mut().alloc(len)?;
-        Some(Buf { arena: self.0.clone(), start, len, capacity: len.max(1).next_multiple_of(ARENA_ALIGN) })
+        // Both fit: the arena has fewer pages than a process has address space.
+        let page = u32::try_from(start / ARENA_ALIGN).ok()?;
+        let pages = len.max(1).div_ceil(ARENA_ALIGN) as u32;
+        Some(Buf { arena: self.0.clone(), page, len: bytes, pages })
     }
 
     /// Free bytes, in however many holes.
@@ -110,62 +137,67 @@ impl Drop for Inner {
 /// A buffer in an arena, held by one owner. Dropping it gives the memory back.
 pub struct Buf {
     arena: Rc<Inner>,
-    start: usize,
-    len: usize,
-    capacity: usize,
+    /// Where it starts, in pages of [`ARENA_ALIGN`].
+    page: u32,
+    pages: u32,
+    /// Bytes.
+    len: u32,
 }
 
 impl Buf {
     /// Bytes it could hold.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.pages as usize * ARENA_ALIGN
     }
 
     /// Changes its length inside its capacity.
     pub fn set_len(&mut self, len: usize) {
-        assert!(len <= self.capacity, "a buffer of {} bytes cannot hold {len}", self.capacity);
-        self.len = len;
+        assert!(len <= self.capacity(), "a buffer of {} bytes cannot hold {len}", self.capacity());
+        // Its last page may reach past what fits.
+        self.len = u32::try_from(len).unwrap_or(u32::MAX);
     }
 
     /// Offset in the arena, in bytes.
     pub fn arena_offset(&self) -> usize {
-        self.start
+        self.page as usize * ARENA_ALIGN
     }
 
     /// Cuts it in two at `at` bytes, a multiple of [`ARENA_ALIGN`] inside it; gives the rest. Each part gives its own memory back.
     pub fn split_off(&mut self, at: usize) -> Buf {
         assert!(
-            at.is_multiple_of(ARENA_ALIGN) && at > 0 && at < self.len,
+            at.is_multiple_of(ARENA_ALIGN) && at > 0 && at < self.len as usize,
             "a buffer of {} cannot be cut at {at}",
             self.len
         );
-        let rest =
-            Buf { arena: self.arena.clone(), start: self.start + at, len: self.len - at, capacity: self.capacity - at };
-        (self.len, self.capacity) = (at, at);
+        // Both fit: they are less than what the buffer has.
+        let (bytes, pages) = (at as u32, (at / ARENA_ALIGN) as u32);
+        let (page, len) = (self.page + pages, self.len - bytes);
+        let rest = Buf { arena: self.arena.clone(), page, len, pages: self.pages - pages };
+        (self.len, self.pages) = (bytes, pages);
         rest
     }
 
     /// Makes it whole again with the part that lies behind it. The part comes back if it is none of that.
     pub fn join(&mut self, rest: Buf) -> Result<(), Buf> {
-        let behind = Rc::ptr_eq(&self.arena, &rest.arena) && rest.start == self.start + self.capacity;
-        if !behind || self.len != self.capacity {
+        let behind = Rc::ptr_eq(&self.arena, &rest.arena) && rest.page == self.page + self.pages;
+        if !behind || self.len as usize != self.capacity() {
             return Err(rest);
         }
         let mut rest = rest;
         self.len += rest.len;
         // The extent is this buffer's from here: dropped, the part gives back nothing.
-        self.capacity += std::mem::take(&mut rest.capacity);
+        self.pages += std::mem::take(&mut rest.pages);
         Ok(())
     }
 
     /// Makes it shared and read-only.
     pub fn freeze(self) -> Shared {
-        Shared(Rc::new(self))
+        Shared(self)
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
-        // `wrapping_add` stays inside the mapping because `start + capacity <= len` by the allocator.
-        self.arena.base.as_ptr().wrapping_add(self.start)
+        // `wrapping_add` stays inside the mapping because offset and capacity together are at most its length by the allocator.
+        self.arena.base.as_ptr().wrapping_add(self.arena_offset())
     }
 }
 
@@ -174,51 +206,73 @@ impl Deref for Buf {
     #[expect(unsafe_code, reason = "the arena's memory as a slice")]
     fn deref(&self) -> &[u8] {
         // SAFETY: the extent is mapped while `arena` lives, is initialised (fresh memory reads as zeros), and is this buffer's alone: an operation
-        // in flight owns the `Buf` itself, so nobody can hold `&Buf` while the kernel writes.
-        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
+        // in flight owns the `Buf` itself, so nobody can hold `&Buf` while the kernel writes. Inside a `Shared` the extent may have several such
+        // values, and nobody writes: see `deref_mut`.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len as usize) }
     }
 }
 
 impl DerefMut for Buf {
     #[expect(unsafe_code, reason = "the arena's memory as a slice")]
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`, and `&mut self` excludes other references.
-        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len) }
+        // SAFETY: as in `deref`, and `&mut self` excludes other references: there is one `Buf` of an extent outside of `Shared`, which hands out no
+        // `&mut Buf` and gives its own up only when it is the extent's last.
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len as usize) }
     }
 }
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        if self.capacity > 0 {
-            self.arena.extents.borrow_mut().release(self.start, self.capacity);
+        // What went into another by `join` has none.
+        if self.pages == 0 {
+            return;
+        }
+        let mut shared = self.arena.shared.borrow_mut();
+        match shared.get_mut(&self.page) {
+            Some(2) => drop(shared.remove(&self.page)),
+            Some(holders) => *holders -= 1,
+            None => self.arena.extents.borrow_mut().release(self.arena_offset(), self.capacity()),
         }
     }
 }
 
 impl std::fmt::Debug for Buf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Buf({}+{})", self.start, self.len)
+        write!(f, "Buf({}+{})", self.arena_offset(), self.len)
     }
 }
 
 /// A read-only buffer that several hold: the DRAM tier, a write in flight, an answer being sent.
-#[derive(Clone, Debug)]
-pub struct Shared(Rc<Buf>);
+#[derive(Debug)]
+pub struct Shared(Buf);
+
+impl Clone for Shared {
+    fn clone(&self) -> Self {
+        let Buf { arena, page, pages, len } = &self.0;
+        *arena.shared.borrow_mut().entry(*page).or_insert(1) += 1;
+        Shared(Buf { arena: arena.clone(), page: *page, pages: *pages, len: *len })
+    }
+}
 
 impl Shared {
     /// How many hold it.
     pub fn holders(&self) -> usize {
-        Rc::strong_count(&self.0)
+        self.0.arena.shared.borrow().get(&self.0.page).map_or(1, |holders| *holders as usize)
     }
 
     /// The buffer again, when nobody else holds it.
     pub fn thaw(self) -> Result<Buf, Shared> {
-        Rc::try_unwrap(self.0).map_err(Shared)
+        if self.holders() == 1 { Ok(self.0) } else { Err(self) }
     }
 
     /// Bytes of its extent in the arena.
     pub fn capacity(&self) -> usize {
-        self.0.capacity
+        self.0.capacity()
+    }
+
+    /// Where its extent starts in the arena, in bytes.
+    pub fn arena_offset(&self) -> usize {
+        self.0.arena_offset()
     }
 
     /// The bytes in `range`.
@@ -249,6 +303,16 @@ mod tests {
         drop(shared);
         assert_eq!(other[9_999], 7);
         assert!(arena.free_bytes() < all);
+        let third = other.clone();
+        assert_eq!((third.holders(), third.arena_offset()), (2, other.arena_offset()));
+        let other = other.thaw().unwrap_err();
+        drop(third);
+        assert_eq!(other.holders(), 1);
+        // Its own again, to be written and given away anew.
+        let mut again = other.thaw().unwrap();
+        again[9_999] = 8;
+        let other = again.freeze();
+        assert_eq!((other[9_999], arena.free_bytes() < all), (8, true));
         drop(other);
         assert_eq!(arena.free_bytes(), all);
         assert!(arena.alloc(all + 1).is_none());

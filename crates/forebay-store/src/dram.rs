@@ -3,7 +3,7 @@
 //! What goes first is what ranks lowest. A buffer needs its bytes in one stretch, so when the lowest ranks are scattered, a window of neighbours
 //! goes instead. What somebody else holds (an answer being sent, a write in flight) gives no room back and is left alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use forebay_io::{Arena, Buf, Shared};
@@ -11,19 +11,25 @@ use forebay_types::Key;
 use hashbrown::HashTable;
 
 use crate::index::Seed;
+use crate::neighbours::Neighbours;
 
 /// Held blocks looked at before giving up on the lowest ranks: most of what is held was just put and ranks high.
 const SKIPS_MAX: usize = 128;
 /// Windows tried for a large buffer before the caller is told `busy`.
 const WINDOWS_MAX: usize = 8;
-/// What one block costs beside its bytes: slot, two tree places and a table place. It says how many there may be; a test holds it to what is taken.
-pub(crate) const OVERHEAD_BYTES: usize = size_of::<Slot>() + 64;
-/// What one block's places in the two trees take: leaves of eleven, two thirds full as those of such trees are, and what leads to them.
-const TREES_BYTES: usize = 40;
+/// What one block costs beside its bytes: a slot, and places in a tree, a table and a list. It says how many there may be; a test holds it to what is
+/// taken.
+pub(crate) const OVERHEAD_BYTES: usize = size_of::<Slot>() + 52;
+/// What one block's place in the tree takes: leaves of eleven, two thirds full as those of such trees are, and what leads to them.
+const TREE_BYTES: usize = 20;
+/// Places of one table at most: it doubles in one step, which takes a tenth of a millisecond.
+const TABLE_BLOCKS_MAX: usize = 2048;
 /// Slots for which memory is taken at once, at least; or an eighth of those there are.
 const SLOTS_STEP: usize = 256;
 
-/// A record in DRAM.
+const _: () = assert!(size_of::<Option<Slot>>() == 56);
+
+/// A record for DRAM.
 #[derive(Debug, Clone)]
 pub(crate) struct Cached {
     pub(crate) data: Shared,
@@ -33,15 +39,35 @@ pub(crate) struct Cached {
     pub(crate) descriptor: Range<usize>,
 }
 
+/// A record in DRAM.
+pub(crate) struct Held<'d> {
+    pub(crate) data: &'d Shared,
+    /// Bytes of payload, from the start.
+    pub(crate) length: u64,
+    /// The descriptor's encoding.
+    pub(crate) descriptor: Range<usize>,
+}
+
+/// There are as many as blocks in DRAM, so it is as small as can be: a record is shorter than 4 GiB, and a descriptor than 32 KiB.
 #[derive(Debug)]
 struct Slot {
     key: Key,
-    ns: u16,
-    /// Whoever put it keeps it in memory of its own, and nobody else has asked for it.
-    duplicate: bool,
+    data: Shared,
     rank: u32,
-    arena_offset: usize,
-    cached: Cached,
+    length: u32,
+    descriptor_at: u32,
+    /// And in the highest bit whether whoever put it keeps it in memory of its own, and nobody else has asked for it.
+    descriptor_len: u16,
+    ns: u16,
+}
+
+/// Bit of [`Slot::descriptor_len`]. A descriptor is a third as long at most.
+const DUPLICATE: u16 = 1 << 15;
+
+impl Slot {
+    fn is_duplicate(&self) -> bool {
+        self.descriptor_len & DUPLICATE != 0
+    }
 }
 
 /// All records in DRAM.
@@ -49,9 +75,10 @@ pub(crate) struct Dram {
     seed: Seed,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
-    map: HashTable<u32>,
+    /// Slots by name, a part of the names each. They grow by themselves: one table made for all there may be would be mostly empty while there are few.
+    tables: Vec<HashTable<u32>>,
     by_rank: BTreeSet<(u32, u32)>,
-    by_offset: BTreeMap<usize, u32>,
+    by_offset: Neighbours,
     bytes: usize,
     duplicate_bytes: usize,
     blocks_max: usize,
@@ -61,15 +88,15 @@ pub(crate) struct Dram {
 }
 
 impl Dram {
-    /// For at most `blocks_max` records. The table is made once, so that it never grows in one long step.
+    /// For at most `blocks_max` records.
     pub(crate) fn new(seed: Seed, blocks_max: usize) -> Self {
         Dram {
             seed,
             slots: Vec::new(),
             free: Vec::new(),
-            map: HashTable::with_capacity(blocks_max),
+            tables: vec![HashTable::new(); (blocks_max / TABLE_BLOCKS_MAX).next_power_of_two()],
             by_rank: BTreeSet::new(),
-            by_offset: BTreeMap::new(),
+            by_offset: Neighbours::default(),
             bytes: 0,
             duplicate_bytes: 0,
             blocks_max,
@@ -78,13 +105,22 @@ impl Dram {
         }
     }
 
-    fn find(&self, ns: u16, key: &Key) -> Option<u32> {
-        let is = |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|s| s.key == *key && s.ns == ns);
-        self.map.find(self.seed.hash(ns, key), is).copied()
+    /// Which table names of this hash are in: by bits that the table itself looks at last.
+    fn table_of(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & (self.tables.len() - 1)
     }
 
-    pub(crate) fn get(&self, ns: u16, key: &Key) -> Option<&Cached> {
-        self.find(ns, key).and_then(|slot| self.slots[slot as usize].as_ref()).map(|slot| &slot.cached)
+    fn find(&self, ns: u16, key: &Key) -> Option<u32> {
+        let is = |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|s| s.key == *key && s.ns == ns);
+        let hash = self.seed.hash(ns, key);
+        self.tables[self.table_of(hash)].find(hash, is).copied()
+    }
+
+    pub(crate) fn get(&self, ns: u16, key: &Key) -> Option<Held<'_>> {
+        let slot = self.find(ns, key).and_then(|slot| self.slots[slot as usize].as_ref())?;
+        let at = slot.descriptor_at as usize;
+        let descriptor = at..at + usize::from(slot.descriptor_len & !DUPLICATE);
+        Some(Held { data: &slot.data, length: u64::from(slot.length), descriptor })
     }
 
     pub(crate) fn contains(&self, ns: u16, key: &Key) -> bool {
@@ -102,9 +138,9 @@ impl Dram {
 
     fn mark(&mut self, ns: u16, key: &Key, duplicate: bool) {
         let slot = self.find(ns, key).and_then(|at| self.slots[at as usize].as_mut());
-        if let Some(slot) = slot.filter(|slot| slot.duplicate != duplicate) {
-            slot.duplicate = duplicate;
-            let bytes = slot.cached.data.capacity();
+        if let Some(slot) = slot.filter(|slot| slot.is_duplicate() != duplicate) {
+            slot.descriptor_len ^= DUPLICATE;
+            let bytes = slot.data.capacity();
             self.duplicate_bytes = if duplicate { self.duplicate_bytes + bytes } else { self.duplicate_bytes - bytes };
         }
     }
@@ -123,19 +159,27 @@ impl Dram {
 
     pub(crate) fn is_duplicate(&self, ns: u16, key: &Key) -> bool {
         let slot = self.find(ns, key).and_then(|at| self.slots[at as usize].as_ref());
-        self.duplicate_bytes > 0 && slot.is_some_and(|slot| slot.duplicate)
+        self.duplicate_bytes > 0 && slot.is_some_and(Slot::is_duplicate)
     }
 
     /// Adds a record, in the place of an older one of the same name.
-    pub(crate) fn insert(&mut self, ns: u16, key: Key, rank: u32, arena_offset: usize, cached: Cached) {
+    pub(crate) fn insert(&mut self, ns: u16, key: Key, rank: u32, cached: Cached) {
+        let Cached { data, length, descriptor } = cached;
+        let small = (u32::try_from(length), u32::try_from(descriptor.start), u16::try_from(descriptor.len()));
+        let (Ok(length), Ok(descriptor_at), Ok(descriptor_len @ ..DUPLICATE)) = small else {
+            // No record is so long. What is not held here is read from the drive.
+            debug_assert!(false, "a record of {length} bytes with a descriptor at {descriptor:?}");
+            return;
+        };
         self.remove(ns, &key);
         if self.len() >= self.blocks_max
             && let Some((_, at)) = self.by_rank.iter().take(SKIPS_MAX).find(|(_, at)| self.is_free_to_go(*at))
         {
             self.evict(*at);
         }
-        self.bytes += cached.data.capacity();
-        let slot = Slot { key, ns, duplicate: false, rank, arena_offset, cached };
+        self.bytes += data.capacity();
+        let offset = data.arena_offset();
+        let slot = Slot { key, data, rank, length, descriptor_at, descriptor_len, ns };
         let at = match self.free.pop() {
             Some(at) => {
                 self.slots[at as usize] = Some(slot);
@@ -152,26 +196,31 @@ impl Dram {
             }
         };
         self.by_rank.insert((rank, at));
-        self.by_offset.insert(arena_offset, at);
+        self.by_offset.insert(offset, at);
         let (seed, slots) = (self.seed, &self.slots);
         let hash_of = |slot: &u32| slots[*slot as usize].as_ref().map_or(0, |s| seed.hash(s.ns, &s.key));
-        self.map.insert_unique(seed.hash(ns, &key), at, hash_of);
+        let hash = seed.hash(ns, &key);
+        let table = self.table_of(hash);
+        self.tables[table].insert_unique(hash, at, hash_of);
     }
 
-    pub(crate) fn remove(&mut self, ns: u16, key: &Key) -> Option<Cached> {
-        let at = self.find(ns, key)?;
-        self.take_slot(at).map(|slot| slot.cached)
+    pub(crate) fn remove(&mut self, ns: u16, key: &Key) {
+        if let Some(at) = self.find(ns, key) {
+            self.take_slot(at);
+        }
     }
 
     fn take_slot(&mut self, at: u32) -> Option<Slot> {
         let slot = self.slots[at as usize].take()?;
-        if let Ok(found) = self.map.find_entry(self.seed.hash(slot.ns, &slot.key), |other| *other == at) {
+        let hash = self.seed.hash(slot.ns, &slot.key);
+        let table = self.table_of(hash);
+        if let Ok(found) = self.tables[table].find_entry(hash, |other| *other == at) {
             found.remove();
         }
         self.by_rank.remove(&(slot.rank, at));
-        self.by_offset.remove(&slot.arena_offset);
-        self.bytes -= slot.cached.data.capacity();
-        self.duplicate_bytes -= if slot.duplicate { slot.cached.data.capacity() } else { 0 };
+        self.by_offset.remove(slot.data.arena_offset());
+        self.bytes -= slot.data.capacity();
+        self.duplicate_bytes -= if slot.is_duplicate() { slot.data.capacity() } else { 0 };
         self.free.push(at);
         Some(slot)
     }
@@ -182,7 +231,7 @@ impl Dram {
 
     /// Nobody holds it, and it ranks no higher than `most`.
     fn may_go(&self, at: u32, most: u32) -> bool {
-        self.slots[at as usize].as_ref().is_some_and(|slot| slot.rank <= most && slot.cached.data.holders() == 1)
+        self.slots[at as usize].as_ref().is_some_and(|slot| slot.rank <= most && slot.data.holders() == 1)
     }
 
     fn evict(&mut self, at: u32) {
@@ -221,7 +270,7 @@ impl Dram {
         while freed < 2 * len {
             let lowest = self.by_rank.iter().take(SKIPS_MAX).map(|(_, at)| *at).find(|at| self.may_go(*at, most));
             let Some(at) = lowest else { break };
-            freed += self.slots[at as usize].as_ref().map_or(0, |slot| slot.cached.data.capacity());
+            freed += self.slots[at as usize].as_ref().map_or(0, |slot| slot.data.capacity());
             self.evict(at);
             if arena.largest_hole() >= len {
                 return arena.alloc(len);
@@ -237,13 +286,12 @@ impl Dram {
             .iter()
             .take(SKIPS_MAX)
             .filter(|(_, at)| self.may_go(*at, most))
-            .filter_map(|(_, at)| self.slots[*at as usize].as_ref().map(|slot| slot.arena_offset))
+            .filter_map(|(_, at)| self.slots[*at as usize].as_ref().map(|slot| slot.data.arena_offset()))
             .take(WINDOWS_MAX)
             .collect();
         for seed in seeds {
             for start in [seed, seed.saturating_sub(len)] {
-                let window: Vec<u32> =
-                    self.by_offset.range(start..start.saturating_add(len)).map(|(_, at)| *at).collect();
+                let window: Vec<u32> = self.by_offset.between(start, start.saturating_add(len)).collect();
                 // One that is held spoils the window: what is around it would go for nothing.
                 if !window.iter().all(|at| self.may_go(*at, most)) {
                     continue;
@@ -286,8 +334,9 @@ impl Dram {
     pub(crate) fn overhead_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Option<Slot>>()
             + self.free.capacity() * size_of::<u32>()
-            + self.map.allocation_size()
-            + self.len() * TREES_BYTES
+            + self.tables.iter().map(|table| size_of_val(table) + table.allocation_size()).sum::<usize>()
+            + self.by_offset.bytes()
+            + self.len() * TREE_BYTES
     }
 }
 
@@ -297,9 +346,8 @@ mod tests {
 
     fn put(dram: &mut Dram, arena: &Arena, i: u8, len: usize) -> bool {
         let Some(buf) = dram.alloc(arena, len) else { return false };
-        let offset = buf.arena_offset();
         let cached = Cached { data: buf.freeze(), length: len as u64, descriptor: 0..0 };
-        dram.insert(1, Key([i; 16]), u32::from(i), offset, cached);
+        dram.insert(1, Key([i; 16]), u32::from(i), cached);
         true
     }
 
@@ -326,10 +374,10 @@ mod tests {
             let mut dram = Dram::new(Seed([1, 2]), blocks_max);
             for i in 0..2 * blocks_max as u64 {
                 let buf = dram.alloc(&arena, 4096).unwrap();
-                let (offset, mut key) = (buf.arena_offset(), [0; 16]);
+                let mut key = [0; 16];
                 key[..8].copy_from_slice(&i.to_le_bytes());
                 let cached = Cached { data: buf.freeze(), length: 1, descriptor: 0..0 };
-                dram.insert(1, Key(key), i as u32, offset, cached);
+                dram.insert(1, Key(key), i as u32, cached);
                 assert!(dram.overhead_bytes() <= blocks_max * OVERHEAD_BYTES, "{i} of {blocks_max}");
             }
             assert_eq!(dram.len(), blocks_max);
@@ -343,9 +391,8 @@ mod tests {
         // Ranks that jump about the arena, so that the lowest are never neighbours.
         for i in 0..=255u8 {
             let buf = dram.alloc(&arena, 16 << 10).unwrap();
-            let offset = buf.arena_offset();
             let cached = Cached { data: buf.freeze(), length: 1, descriptor: 0..0 };
-            dram.insert(1, Key([i; 16]), u32::from(i.reverse_bits()), offset, cached);
+            dram.insert(1, Key([i; 16]), u32::from(i.reverse_bits()), cached);
         }
         assert_eq!(arena.free_bytes(), 0);
         assert!(dram.alloc(&arena, 1 << 20).is_some());

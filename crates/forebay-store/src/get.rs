@@ -78,7 +78,7 @@ impl<D: Disk> Store<D> {
         let rank = self.rank_use(ns, &key, old_rank, batch, depth_in_batch);
 
         if let Some(cached) = self.dram.get(ns, &key) {
-            let found = found_in(cached, Tier::Dram, want);
+            let found = found_in(cached.data, cached.length, cached.descriptor, Tier::Dram, want);
             self.dram.set_rank(ns, &key, rank);
             self.dram.wanted_here(ns, &key);
             self.was_wanted(ns, &key);
@@ -273,7 +273,6 @@ impl<D: Disk> Store<D> {
                     Some((descriptor, body_len)) => {
                         let descriptor_at = trailer_at + TRAILER_HEADER_BYTES;
                         let length = place.length(align);
-                        let arena_offset = buf.arena_offset();
                         let small = promote && length as usize <= STEP_BYTES;
                         if small && !self.mutant(Mutant::SkipCheck) && !descriptor.verify(&buf[..length as usize]) {
                             self.drop_bad(ns, &key, place);
@@ -284,9 +283,9 @@ impl<D: Disk> Store<D> {
                         let range = descriptor_at..descriptor_at + body_len;
                         let cached = Cached { data: data.clone(), length, descriptor: range.clone() };
                         if small {
-                            self.promote(ns, key, place, arena_offset, cached);
+                            self.promote(ns, key, place, cached);
                         } else if promote {
-                            let purpose = Purpose::Promote { ns, key, place, arena_offset, cached };
+                            let purpose = Purpose::Promote { ns, key, place, cached };
                             self.verifies.push_back(VerifyJob::new(data.clone(), descriptor, purpose));
                         }
                         let payload = (want.start - from) as usize..(want.end - from) as usize;
@@ -309,21 +308,21 @@ impl<D: Disk> Store<D> {
     }
 
     /// Takes a verified record that was read into DRAM, unless it has gone or moved meanwhile.
-    pub(crate) fn promote(&mut self, ns: u16, key: Key, place: Place, arena_offset: usize, cached: Cached) {
+    pub(crate) fn promote(&mut self, ns: u16, key: Key, place: Place, cached: Cached) {
         if self.dram.contains(ns, &key) {
             return;
         }
-        if self.cache(ns, key, place, arena_offset, cached) {
+        if self.cache(ns, key, place, cached) {
             self.counted.promotions += 1;
         }
     }
 
     /// Takes a verified record into DRAM. False: it has gone or moved meanwhile.
-    pub(crate) fn cache(&mut self, ns: u16, key: Key, place: Place, arena_offset: usize, cached: Cached) -> bool {
+    pub(crate) fn cache(&mut self, ns: u16, key: Key, place: Place, cached: Cached) -> bool {
         let Some(entry) = self.index.find_mut(ns, &key).filter(|e| e.place() == place) else { return false };
         entry.set_in_dram(true);
         let rank = entry.rank;
-        self.dram.insert(ns, key, rank, arena_offset, cached);
+        self.dram.insert(ns, key, rank, cached);
         true
     }
 
@@ -390,15 +389,15 @@ fn lane_for(bytes: usize) -> Lane {
     if bytes <= SMALL_GET_BYTES { Lane::SmallGet } else { Lane::LargeGet }
 }
 
-fn found_in(cached: &Cached, tier: Tier, want: Range<u64>) -> Found {
+fn found_in(data: &Shared, block_length: u64, descriptor: Range<usize>, tier: Tier, want: Range<u64>) -> Found {
     Found {
         tier,
-        data: cached.data.clone(),
+        data: data.clone(),
         payload: want.start as usize..want.end as usize,
-        descriptor_in: cached.data.clone(),
-        descriptor: cached.descriptor.clone(),
+        descriptor_in: data.clone(),
+        descriptor,
         offset: want.start,
-        block_length: cached.length,
+        block_length,
     }
 }
 

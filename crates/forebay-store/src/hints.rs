@@ -195,15 +195,14 @@ impl<D: Disk> Store<D> {
             return self.prefetch_ended(fetching, Err(MissReason::Corrupt));
         };
         let at = trailer_at + TRAILER_HEADER_BYTES;
-        let arena_offset = buf.arena_offset();
         let data = buf.freeze();
         let length = descriptor.meta.length;
         let cached = Cached { data: data.clone(), length, descriptor: at..at + body_len };
-        let purpose = Purpose::Prefetch { fetching, arena_offset, cached };
+        let purpose = Purpose::Prefetch { fetching, cached };
         self.verifies.push_back(VerifyJob::new(data, descriptor, purpose));
     }
 
-    pub(crate) fn prefetch_verified(&mut self, fetching: Fetching, arena_offset: usize, cached: Cached, good: bool) {
+    pub(crate) fn prefetch_verified(&mut self, fetching: Fetching, cached: Cached, good: bool) {
         let Fetching { wanted: Wanted { ns, key, until, .. }, place, bytes } = fetching;
         if !good {
             self.drop_bad(ns, &key, place);
@@ -213,7 +212,7 @@ impl<D: Disk> Store<D> {
             return self.prefetch_again(fetching);
         }
         let here = self.dram.contains(ns, &key);
-        if here || self.cache(ns, key, place, arena_offset, cached) {
+        if here || self.cache(ns, key, place, cached) {
             if !here {
                 self.ahead.take_unused(&(ns, key));
                 self.ahead.unused.insert((ns, key), (until, bytes));

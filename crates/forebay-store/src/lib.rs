@@ -28,6 +28,7 @@ mod leases;
 mod look;
 mod mutant;
 mod namespaces;
+mod neighbours;
 mod pace;
 mod parts;
 mod put;

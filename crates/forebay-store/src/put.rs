@@ -285,14 +285,13 @@ impl<D: Disk> Store<D> {
         self.ghosts.remove(self.index.seed().hash(ns, &key));
         self.expired.remove(self.index.seed().hash(ns, &key));
         let descriptor_at = payload_padded + TRAILER_HEADER_BYTES;
-        let arena_offset = buf.arena_offset();
         let data = buf.freeze();
         let cached = Cached {
             data: data.clone(),
             length: block.length,
             descriptor: descriptor_at..descriptor_at + encoded.len(),
         };
-        self.dram.insert(ns, key, rank, arena_offset, cached);
+        self.dram.insert(ns, key, rank, cached);
         if batch.caller_keeps {
             self.dram.set_duplicate(ns, &key);
         }

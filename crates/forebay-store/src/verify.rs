@@ -23,9 +23,9 @@ pub(crate) struct VerifyJob {
 /// What for.
 pub(crate) enum Purpose {
     /// To be taken into DRAM.
-    Promote { ns: u16, key: Key, place: Place, arena_offset: usize, cached: Cached },
+    Promote { ns: u16, key: Key, place: Place, cached: Cached },
     /// Wanted in DRAM before it is asked for.
-    Prefetch { fetching: Fetching, arena_offset: usize, cached: Cached },
+    Prefetch { fetching: Fetching, cached: Cached },
     /// To be moved out of a victim.
     Move { item: usize },
     /// A client saw bad bytes.
@@ -58,8 +58,8 @@ impl<D: Disk> Store<D> {
         }
         let VerifyJob { data, purpose, .. } = job;
         match purpose {
-            Purpose::Promote { ns, key, place, arena_offset, cached } if good => {
-                self.promote(ns, key, place, arena_offset, cached);
+            Purpose::Promote { ns, key, place, cached } if good => {
+                self.promote(ns, key, place, cached);
             }
             Purpose::Promote { ns, key, place, .. } | Purpose::Suspect { ns, key, place } => {
                 if !good {
@@ -75,8 +75,8 @@ impl<D: Disk> Store<D> {
                     }
                 }
             }
-            Purpose::Prefetch { fetching, arena_offset, cached } => {
-                self.prefetch_verified(fetching, arena_offset, cached, good);
+            Purpose::Prefetch { fetching, cached } => {
+                self.prefetch_verified(fetching, cached, good);
             }
             Purpose::Move { item } => self.move_verified(now, item, data, good),
         }
