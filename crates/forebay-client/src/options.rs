@@ -18,7 +18,7 @@ pub struct Options {
     pub region_bytes: usize,
     /// Most items unanswered on one connection, at least 1.
     pub in_flight: usize,
-    /// Most payload bytes unanswered on one connection; one block may always be in flight, however large.
+    /// Most payload bytes unanswered on one connection; two blocks may always be in flight, however large.
     pub in_flight_bytes: usize,
     /// Most connections to one shard. A call that finds all in use waits for one inside its deadline.
     pub connections: usize,
@@ -51,6 +51,10 @@ pub enum Mutant {
     /// Lent memory is free as soon as a node greets, whether it has let go of it or not.
     GreetingIsEnough,
 }
+
+/// Blocks that may be in flight whatever their size: one is on its way while another is verified, copied or thought about. The largest take half of
+/// the client's memory so, and what finds none there waits.
+pub(crate) const ALWAYS_IN_FLIGHT: usize = 2;
 
 impl Default for Options {
     fn default() -> Self {

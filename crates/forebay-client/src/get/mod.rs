@@ -21,7 +21,7 @@ use crate::handle::EXPECTED_BYTES_MAX;
 use crate::link::{Link, LinkError, Nothing, Owed};
 use crate::memory::Memory;
 use crate::mesh::Core;
-use crate::options::Mutant;
+use crate::options::{ALWAYS_IN_FLIGHT, Mutant};
 use arrivals::Arrivals;
 use call::GetCall;
 pub(crate) use call::{Ask, Taker, run};
@@ -187,7 +187,7 @@ impl GetPart {
     }
 
     fn fits(&self, cost: usize, call: &GetCall<'_>) -> bool {
-        self.in_flight == 0 || self.in_flight_bytes + cost <= call.core.options.in_flight_bytes
+        self.in_flight < ALWAYS_IN_FLIGHT || self.in_flight_bytes + cost <= call.core.options.in_flight_bytes
     }
 
     fn is_worth_asking(&self, cost: usize, call: &GetCall<'_>) -> bool {

@@ -16,6 +16,7 @@ use crate::counters::PutCounters;
 use crate::drive::{Moment, Part, Why};
 use crate::link::{Link, LinkError, Owed};
 use crate::mesh::Core;
+use crate::options::ALWAYS_IN_FLIGHT;
 use answers::Answers;
 pub use block::{PutBlock, PutBytes};
 pub(crate) use item::PutItemState;
@@ -103,7 +104,10 @@ impl<'b> PutPart<'b> {
         // Credit is for what is streamed. What lies in a region waits there, in memory of ours.
         let credit = if link.with_regions { u64::MAX } else { link.welcome.credit_bytes };
         let bytes = call.core.options.in_flight_bytes.min(usize::try_from(credit).unwrap_or(usize::MAX));
-        self.in_flight == 0 || (self.in_flight < call.window_items && self.in_flight_bytes + length <= bytes)
+        let always = if link.with_regions { ALWAYS_IN_FLIGHT } else { 1 };
+        self.in_flight == 0
+            || (self.in_flight < call.window_items
+                && (self.in_flight < always || self.in_flight_bytes + length <= bytes))
     }
 
     /// Waits until a message is worth sending: a window in which each answer lets one block go would become messages of one block.
