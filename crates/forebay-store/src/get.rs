@@ -153,6 +153,7 @@ impl<D: Disk> Store<D> {
         let turn = self.turn_of(batch);
         let rank = self.policy.touch(turn, depth, old, batch.hint);
         self.set_rank(ns, key, rank);
+        self.is_worth_following(ns, key);
         rank
     }
 

@@ -296,7 +296,6 @@ impl<D: Disk> Store<D> {
             self.dram.set_duplicate(ns, &key);
         }
 
-        self.was_put(ns, &key);
         self.counted.puts += 1;
         self.counted.put_bytes += total as u64;
         // From here the write owns the memory, and gives it back to the budget when it is completed.

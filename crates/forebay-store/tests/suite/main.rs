@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which clippy does not know as such")]
 
+mod admission;
 mod budget;
 mod crash;
 mod expiry;
