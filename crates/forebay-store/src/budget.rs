@@ -10,6 +10,8 @@
 use forebay_format::WriteMark;
 use forebay_types::Millis;
 
+use crate::bucket::Bucket;
+
 const DAY_MS: u64 = 86_400_000;
 /// Part of a day's worth that is kept for what is likely to be used again: six hours of the even flow.
 const RESERVE_SHARE: u64 = 4;
@@ -21,9 +23,7 @@ const DRAWN_SHARE: u64 = 256;
 pub(crate) struct Budget {
     /// A day's worth in bytes; 0: anything goes.
     day_bytes: u64,
-    /// Bytes spent and not filled up again, times the milliseconds of a day: exact at any rate. More than a day's worth is a debt.
-    spent: i128,
-    last: Millis,
+    left: Bucket,
     /// Bytes ever written since the opening, as told last.
     written: u64,
     /// Bytes written since the account was put down, and whether that must be done now.
@@ -44,15 +44,11 @@ impl Budget {
         let spent = u64::from(self.mark.spent_mib) << 20;
         let away_ms = utc_s.saturating_sub(u64::from(self.mark.utc_s)).saturating_mul(1000);
         self.day_bytes = day_bytes;
-        self.spent = i128::from(spent) * i128::from(DAY_MS);
-        self.last = now;
-        self.refill(away_ms);
+        self.left = Bucket::new(now, day_bytes, DAY_MS, DAY_MS);
+        self.left.pour(DAY_MS);
+        self.left.take(spent);
+        self.left.pour(away_ms);
         (self.undrawn, self.wanted) = (0, day_bytes > 0);
-    }
-
-    fn refill(&mut self, passed_ms: u64) {
-        let flown = i128::from(passed_ms) * i128::from(self.day_bytes);
-        self.spent = self.spent.saturating_sub(flown).max(0);
     }
 
     /// Told what was written in all since the opening.
@@ -62,9 +58,8 @@ impl Budget {
         if self.day_bytes == 0 {
             return;
         }
-        self.refill(now.saturating_sub(self.last));
-        self.last = self.last.max(now);
-        self.spent += i128::from(more) * i128::from(DAY_MS);
+        self.left.fill(now);
+        self.left.take(more);
         self.undrawn += more;
         // At half of what is drawn: the rest covers what is written until the table is.
         self.wanted |= self.undrawn > self.drawn_bytes() / 2;
@@ -74,9 +69,9 @@ impl Budget {
         (self.day_bytes / DRAWN_SHARE).max(1 << 20)
     }
 
-    /// Bytes spent, rounded up.
+    /// Bytes spent and not filled up again, rounded up.
     fn spent_bytes(&self) -> u64 {
-        u64::try_from((self.spent + i128::from(DAY_MS) - 1) / i128::from(DAY_MS)).unwrap_or(u64::MAX)
+        self.day_bytes.saturating_sub(self.left.left_bytes()).saturating_add(self.left.debt_bytes())
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -89,12 +84,12 @@ impl Budget {
 
     /// Bytes that may be written now.
     pub(crate) fn left_bytes(&self) -> u64 {
-        self.day_bytes.saturating_sub(self.spent_bytes())
+        self.left.left_bytes()
     }
 
     /// Bytes written over it.
     pub(crate) fn debt_bytes(&self) -> u64 {
-        if self.is_on() { self.spent_bytes().saturating_sub(self.day_bytes) } else { 0 }
+        if self.is_on() { self.left.debt_bytes() } else { 0 }
     }
 
     /// Whether `bytes` of the cache may be written. `is_likely` is asked only when that decides.

@@ -8,6 +8,7 @@
 
 mod admit;
 mod blocking;
+mod bucket;
 mod budget;
 mod clock;
 mod dram;
@@ -29,7 +30,6 @@ mod look;
 mod mutant;
 mod namespaces;
 mod neighbours;
-mod pace;
 mod parts;
 mod put;
 mod recover;

@@ -15,12 +15,15 @@ use forebay_io::{Buf, Disk, ReadInto};
 use forebay_types::limits::STEP_BYTES;
 use forebay_types::{Descriptor, Key, Millis};
 
+use crate::bucket::Bucket;
 use crate::index::Place;
 use crate::lanes::Lane;
 use crate::mutant::Mutant;
-use crate::pace::Pace;
 use crate::segments::{SPARE_SEGMENTS, State};
 use crate::store::{Op, Store};
+
+/// After a stop scrub makes up for so many milliseconds at most: it never comes in a burst.
+const BURST_MS: u64 = 250;
 
 /// Most bytes of one read of records: some tens of microseconds of a drive.
 pub(crate) const READ_BYTES: usize = STEP_BYTES;
@@ -35,7 +38,7 @@ pub(crate) const CHECKS_PER_TURN: usize = 2048;
 #[derive(Debug, Default)]
 pub(crate) struct Scrub {
     /// `None`: off.
-    pub(crate) pace: Option<Pace>,
+    pub(crate) pace: Option<Bucket>,
     /// Segment to look at next.
     pub(crate) next: u16,
     /// Segments that this pass has looked at, and when it began.
@@ -110,7 +113,7 @@ pub(crate) enum Reading {
 impl Scrub {
     fn pay(&mut self, bytes: u64) {
         if let Some(pace) = &mut self.pace {
-            pace.pay(bytes);
+            pace.take(bytes);
         }
     }
 }
@@ -127,13 +130,14 @@ impl<D: Disk> Store<D> {
         let into_pass_ms = u128::from(self.utc_s) * 1000 % u128::from(period_ms);
         self.scrub.next = (into_pass_ms * u128::from(segments) / u128::from(period_ms)) as u16;
         (self.scrub.looked_at, self.scrub.began) = (0, now);
-        self.scrub.pace = Some(Pace::new(now, period_ms, segments * self.geometry.layout.segment_bytes));
+        let pass_bytes = segments * self.geometry.layout.segment_bytes;
+        self.scrub.pace = Some(Bucket::new(now, pass_bytes, period_ms, BURST_MS));
     }
 
     /// Goes on if the pace allows it. True: there is more to do right now.
     pub(crate) fn scrub_step(&mut self, now: Millis) -> bool {
         let scrub = &mut self.scrub;
-        let may_go = scrub.pace.as_mut().is_some_and(|pace| pace.may_go(now));
+        let may_go = scrub.pace.as_mut().is_some_and(|pace| pace.has_some(now));
         // A drive that fails has enough to do.
         if !may_go || scrub.reading.is_some() || self.closing || self.write_failed {
             return false;
