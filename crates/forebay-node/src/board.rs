@@ -10,6 +10,7 @@ use forebay_types::{Clock, ShardId};
 use crate::counters::Counters;
 use crate::latency::Latencies;
 use crate::shard::Shown;
+use crate::spaces::Spaces;
 
 /// A shard as the board knows it.
 #[derive(Debug)]
@@ -26,6 +27,11 @@ impl BoardShard {
     /// What scrub has found since this was asked last.
     pub(crate) fn take_damage(&self) -> Vec<Damage> {
         std::mem::take(&mut *self.shown.damage.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// What became of each namespace's keys, as last published.
+    pub(crate) fn spaces(&self) -> Spaces {
+        self.shown.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
     /// The store's numbers as last published: exact when the shard is at rest, else at most a fifth of a second old.

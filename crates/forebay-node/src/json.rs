@@ -1,15 +1,18 @@
 //! Statistics as one JSON object: the numbers of `metrics.rs`, for programs.
 
-use forebay_types::{LandingKind, MissReason, RefusedReason, Tier};
+use forebay_types::{LandingKind, MissReason, Namespace, RefusedReason, Tier};
 use serde_json::{Map, Value, json};
 
 use crate::board::{Board, BoardShard};
 use crate::counters::{Asked, Counters, ERROR_WORDS, LATENCIES, PeerFault};
 use crate::latency::bound_us;
 use crate::metrics::{SCRUB_DAMAGED, STORE_NUMBERS};
+use crate::spaces::Spaces;
 
-/// All of them.
-pub(crate) fn stats(board: &Board) -> String {
+/// All of them, with what became of the keys of these namespaces: those of whoever asks.
+pub(crate) fn stats(board: &Board, namespaces: &[Namespace]) -> String {
+    let spaces: Vec<Spaces> = board.shards.iter().map(BoardShard::spaces).collect();
+    let names = namespaces.iter().map(|namespace| (namespace.id, namespace.name.as_str()));
     let sum = |of: &dyn Fn(&Counters) -> u64| Value::from(board.sum(of));
     let shards: Vec<Value> = board.shards.iter().map(shard).collect();
     json!({
@@ -44,6 +47,7 @@ pub(crate) fn stats(board: &Board) -> String {
             .iter()
             .map(|(fault, word)| ((*word).to_owned(), sum(&|c| c.peer_faults[*fault as usize].get())))
             .collect::<Map<_, _>>(),
+        "namespaces": crate::spaces::told(&spaces, names),
         "shards": shards,
     })
     .to_string()

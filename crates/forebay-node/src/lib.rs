@@ -26,6 +26,7 @@ mod reconcile;
 mod shard;
 mod shares;
 mod slab;
+mod spaces;
 mod wake;
 
 // For the binary, which knows the node and nothing below it.

@@ -244,7 +244,7 @@ impl NodeHandle {
 
     /// Statistics as one JSON object.
     pub fn stats_json(&self) -> String {
-        json::stats(&self.board)
+        json::stats(&self.board, &[])
     }
 
     /// Metrics as Prometheus reads them.

@@ -76,6 +76,11 @@ impl Fingerprint {
         self.0.is_empty()
     }
 
+    /// All fields in which two fingerprints differ, in the order of [`FINGERPRINT_FIELDS`].
+    pub fn differences(&self, other: &Fingerprint) -> Vec<&'static str> {
+        FINGERPRINT_FIELDS.into_iter().filter(|field| self.get(field) != other.get(field)).collect()
+    }
+
     /// The first field, in the order of [`FINGERPRINT_FIELDS`], in which two fingerprints differ.
     pub fn first_difference(&self, other: &Fingerprint) -> Option<&'static str> {
         FINGERPRINT_FIELDS.into_iter().find(|field| self.get(field) != other.get(field))

@@ -34,6 +34,8 @@ pub(crate) enum Verb {
     Get(GetArgs),
     /// What a node holds and has done.
     Stat(StatArgs),
+    /// Explain a run that never hits: fingerprints that all but match, short prompts, evictions, deadlines, quotas.
+    Why(WhyArgs),
     /// Watch a node at work: hit rate by tier, GB/s, latency, queues, drives.
     Top(TopArgs),
     /// Make, list and delete namespaces.
@@ -52,7 +54,8 @@ pub(crate) enum Verb {
 
 /// True for the name of a verb.
 pub(crate) fn is_verb(word: &str) -> bool {
-    ["serve", "put", "get", "stat", "top", "namespace", "doctor", "inspect", "demo", "plan", "bench"].contains(&word)
+    ["serve", "put", "get", "stat", "why", "top", "namespace", "doctor", "inspect", "demo", "plan", "bench"]
+        .contains(&word)
 }
 
 /// Flags of `serve`.
@@ -225,6 +228,16 @@ pub(crate) struct GetArgs {
 pub(crate) struct StatArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// Flags of `why`.
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// The namespace, as the adapter's line in the engine's log names it [default: all that were asked for].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
 }
 
 /// Flags of `top`.

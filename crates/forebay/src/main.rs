@@ -24,6 +24,7 @@ mod stat;
 mod stop;
 mod top;
 mod trace_file;
+mod why;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         }
         Verb::Put(args) => settings(&cli.config, args.on.layer()).and_then(|settings| put::run(&args, &settings)),
         Verb::Get(args) => settings(&cli.config, args.on.layer()).and_then(|settings| get::run(&args, &settings)),
+        Verb::Why(args) => settings(&cli.config, args.client.layer()).and_then(|settings| why::run(&args, &settings)),
         Verb::Stat(args) => settings(&cli.config, args.client.layer()).and_then(|settings| stat::run(&args, &settings)),
         Verb::Namespace(args) => {
             settings(&cli.config, args.client.layer()).and_then(|settings| namespace::run(&args, &settings))

@@ -38,7 +38,9 @@ impl Control {
                 self.answer(id, request, &answer);
             }
             Message::Stats { request } => {
-                let json = json::stats(&self.board);
+                // Another tenant's namespaces are none of the asker's business.
+                let namespaces = self.coordinator.list(tenant).unwrap_or_default();
+                let json = json::stats(&self.board, &namespaces);
                 self.answer(id, request, &Message::StatsAre { request, json });
             }
             Message::NamespaceList { request } => {

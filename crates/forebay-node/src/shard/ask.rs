@@ -62,6 +62,14 @@ impl Match {
             });
         });
         let seen = self.presence.len() - from;
+        let space = core.spaces.entry(namespace).or_default();
+        space.questions += u64::from(from == 0);
+        space.lookup_hits += tiers.iter().sum::<u64>();
+        for presence in &self.presence[from..] {
+            if let Presence::Not(reason) = presence {
+                space.lookup_misses[reason.index()] += 1;
+            }
+        }
         self.gap |= self.stop_at_gap && matches!(self.presence.last(), Some(Presence::Not(_)));
         // Once for all of them: one addition to a shared counter takes as long as half a look.
         Tier::ALL.iter().for_each(|tier| counts.hits[tier.index()].add(tiers[tier.index()]));
@@ -83,6 +91,11 @@ impl Match {
 
     pub(crate) fn is_done(&self) -> bool {
         self.presence.len() == self.keys.len()
+    }
+
+    /// Keys that are still to be looked up.
+    pub(crate) fn open(&self) -> usize {
+        if self.gap { 0 } else { self.keys.len() - self.presence.len() }
     }
 
     /// Answers the keys not looked up yet with a miss.

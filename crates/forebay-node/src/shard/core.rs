@@ -12,6 +12,7 @@ use crate::Landings;
 use crate::counters::{Counters, Timed};
 use crate::lanes::Lanes;
 use crate::shares::Shares;
+use crate::spaces::{SpaceCounts, Spaces};
 
 /// The store and the numbers of one shard.
 pub(crate) struct Core {
@@ -24,6 +25,8 @@ pub(crate) struct Core {
     pub(crate) align: usize,
     /// Namespaces and their owners, by number.
     pub(crate) tenants: Vec<(NamespaceId, Tenant)>,
+    /// What became of each namespace's keys.
+    pub(crate) spaces: Spaces,
     /// Whether reads may land in the regions that clients lend.
     pub(crate) landings: Landings,
     /// Reads of gets at the store.
@@ -55,5 +58,12 @@ impl Core {
     pub(crate) fn learn_tenants(&mut self) {
         self.tenants = self.store.namespaces().map(|row| (row.id, row.tenant)).collect();
         self.tenants.sort_unstable_by_key(|row| row.0);
+        let known: Vec<NamespaceId> = self.tenants.iter().map(|row| row.0).collect();
+        self.spaces.retain(|id, _| known.binary_search(id).is_ok());
+    }
+
+    /// A namespace's counts; of one that is not there, counts that are looked at by nobody.
+    pub(crate) fn space(&mut self, id: NamespaceId) -> &mut SpaceCounts {
+        self.spaces.entry(id).or_default()
     }
 }

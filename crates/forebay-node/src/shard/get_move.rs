@@ -2,7 +2,7 @@
 
 use forebay_store::Found;
 use forebay_types::limits::{DATA_FRAME_BYTES_MAX, PIECE_BYTES, STEP_BYTES};
-use forebay_types::{LandingKind, MissReason, Tier};
+use forebay_types::{LandingKind, MissReason, NamespaceId, Tier};
 use forebay_wire::{DataHeader, GetOutcomeRef};
 
 use super::core::Core;
@@ -73,7 +73,7 @@ impl Get {
         if moving.done < all {
             self.moving = Some(moving);
         } else {
-            self.count_hit(core, moving.found.tier, LandingKind::Stream, all as u64);
+            self.count_hit(core, way.namespace, moving.found.tier, LandingKind::Stream, all as u64);
             self.settle(core, moving.item as usize);
         }
         Step::Again
@@ -81,12 +81,13 @@ impl Get {
 
     pub(super) fn hit(&mut self, core: &mut Core, way: &mut Way<'_, '_>, moving: &Moving, kind: LandingKind) {
         self.outcome(way, moving.item, found_outcome(&moving.found, kind));
-        self.count_hit(core, moving.found.tier, kind, moving.found.payload().len() as u64);
+        self.count_hit(core, way.namespace, moving.found.tier, kind, moving.found.payload().len() as u64);
         self.settle(core, moving.item as usize);
     }
 
-    fn count_hit(&self, core: &Core, tier: Tier, kind: LandingKind, bytes: u64) {
+    fn count_hit(&self, core: &mut Core, namespace: NamespaceId, tier: Tier, kind: LandingKind, bytes: u64) {
         core.counters.get.hit(tier);
+        core.space(namespace).get_hits += 1;
         core.counters.landed(kind, bytes);
         let timed = match tier {
             Tier::Dram => Timed::GetDram,
@@ -98,6 +99,7 @@ impl Get {
     pub(super) fn miss(&mut self, core: &mut Core, way: &mut Way<'_, '_>, item: u32, reason: MissReason) {
         self.outcome(way, item, GetOutcomeRef::Miss(reason));
         core.counters.get.miss(reason);
+        core.space(way.namespace).get_misses[reason.index()] += 1;
         self.settle(core, item as usize);
     }
 
@@ -114,7 +116,7 @@ impl Get {
                     trailer_offset,
                 };
                 self.outcome(way, item, outcome);
-                self.count_hit(core, Tier::Nvme, LandingKind::Direct, length);
+                self.count_hit(core, way.namespace, Tier::Nvme, LandingKind::Direct, length);
                 self.settle(core, item as usize);
             }
         }

@@ -35,6 +35,7 @@ use forebay_types::{Clock, Namespace, NamespaceId};
 
 use crate::lanes::Lane;
 use crate::slab::{Id, Slab};
+use crate::spaces::Spaces;
 use conn::{Conn, HandedOver};
 use core::Core;
 use output::Unsent;
@@ -122,6 +123,7 @@ pub(crate) struct Shard {
     commands: Receiver<Command>,
     replies: Replies,
     stats: Arc<Mutex<StoreStats>>,
+    spaces: Arc<Mutex<Spaces>>,
     damage: Arc<Mutex<Vec<Damage>>>,
     clock: Arc<dyn Clock>,
     closing: Option<u64>,

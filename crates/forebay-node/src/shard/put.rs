@@ -27,6 +27,7 @@ enum State {
 /// Blocks being put.
 #[derive(Debug)]
 pub(crate) struct Put {
+    namespace: NamespaceId,
     items: Vec<PutItem>,
     states: Vec<State>,
     next: usize,
@@ -87,9 +88,10 @@ impl Filling {
 
 impl Put {
     /// `told`: when the blocks will be used again, and whether the caller keeps them.
-    pub(crate) fn new(items: Vec<PutItem>, told: (Reuse, bool), begun_us: u64) -> Self {
+    pub(crate) fn new(namespace: NamespaceId, items: Vec<PutItem>, told: (Reuse, bool), begun_us: u64) -> Self {
         let (states, open) = (vec![State::Waiting; items.len()], items.len());
         Put {
+            namespace,
             items,
             states,
             next: 0,
@@ -300,6 +302,7 @@ impl Put {
     fn outcome(&mut self, core: &mut Core, item: u32, outcome: PutOutcome) {
         debug_assert!(self.states[item as usize] != State::Done);
         core.counters.put(outcome);
+        core.space(self.namespace).put(outcome);
         match outcome {
             PutOutcome::Cached => core.took(Timed::PutCached, self.begun_us),
             PutOutcome::Durable => core.took(Timed::PutDurable, self.begun_us),

@@ -77,7 +77,8 @@ impl Shard {
         self.core.counters.put_asked.add(items.len() as u64);
         match admitted {
             Admitted::Begins => {
-                self.begin(id, ask, Lane::Put, Work::Put(Box::new(Put::new(items, told, self.core.now_us))))
+                let put = Put::new(ask.namespace, items, told, self.core.now_us);
+                self.begin(id, ask, Lane::Put, Work::Put(Box::new(put)));
             }
             Admitted::Not(_, reason) => self.refuse_all(id, ask.request, items.len(), reason),
         }
@@ -223,6 +224,12 @@ impl Shard {
         let Some(request) = self.requests.get_mut(id) else { return };
         let Some(conn) = self.conns.get_mut(request.conn) else { return };
         let (number, cancelled) = (request.number, request.cancelled);
+        let space = self.core.space(request.namespace);
+        match &request.work {
+            Work::Get(get) => space.get_misses[miss.index()] += get.open as u64,
+            Work::Match(matched) => space.lookup_misses[miss.index()] += matched.open() as u64,
+            Work::Put(_) | Work::Forget(_) => {}
+        }
         match &mut request.work {
             Work::Get(get) if cancelled => get.give_up(id, &mut self.core, miss, false, |_| ()),
             Work::Get(get) => conn.output.with(|out| {

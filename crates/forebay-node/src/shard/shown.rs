@@ -6,6 +6,7 @@ use forebay_store::{Damage, StoreStats};
 
 use super::Shard;
 use crate::counters::Counters;
+use crate::spaces::Spaces;
 
 /// How old the published statistics may be.
 pub(super) const PUBLISH_US: u64 = 200_000;
@@ -25,6 +26,11 @@ impl Shard {
     pub(super) fn publish(&mut self, now_us: u64) {
         self.publish_us = now_us + PUBLISH_US;
         let stats = self.core.store.stats();
+        let mut spaces = self.core.spaces.clone();
+        for row in self.core.store.namespaces() {
+            spaces.entry(row.id).or_default().bytes = self.core.store.namespace_bytes(row.id);
+        }
+        *self.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = spaces;
         self.core.counters.keys_waiting.set(self.core.items as u64);
         self.core.counters.reads_waiting.set(self.core.readers.len() as u64);
         *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stats;
@@ -36,6 +42,7 @@ impl Shard {
 pub(crate) struct Shown {
     pub(crate) counters: Arc<Counters>,
     pub(crate) stats: Arc<Mutex<StoreStats>>,
+    pub(crate) spaces: Arc<Mutex<Spaces>>,
     /// What scrub found and nobody was told yet; past [`DAMAGE_MAX`] it is only counted.
     pub(crate) damage: Arc<Mutex<Vec<Damage>>>,
 }
@@ -43,6 +50,6 @@ pub(crate) struct Shown {
 impl Shown {
     /// Nothing to show yet.
     pub(crate) fn new() -> Self {
-        Shown { counters: Arc::default(), stats: Arc::default(), damage: Arc::default() }
+        Shown { counters: Arc::default(), stats: Arc::default(), spaces: Arc::default(), damage: Arc::default() }
     }
 }

@@ -18,6 +18,7 @@ use super::{Command, Replies, Saved, Shard, Shown};
 use crate::lanes::Lanes;
 use crate::shares::Shares;
 use crate::slab::Slab;
+use crate::spaces::Spaces;
 use crate::wake::Wake;
 use crate::{Landings, NodeError};
 
@@ -174,6 +175,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
         align: store.align(),
         store,
         tenants: Vec::new(),
+        spaces: Spaces::new(),
         landings: setup.landings,
         readers: Readers::new(),
         has_dropped: false,
@@ -236,6 +238,7 @@ impl Shard {
             commands,
             replies,
             stats: shown.stats,
+            spaces: shown.spaces,
             damage: shown.damage,
             clock,
             closing: None,
