@@ -161,6 +161,7 @@ fn what_is_wrong_is_one_sentence() {
     run(&["--model", "llama-3.1-8b", "--ttft", "0.000001"])
         .complains(1, &["no fleet keeps the promise", "--ttft"])
         .once();
+    run(&["--card", "c"]).complains(2, &["--card", "--replay instant"]).once();
     run(&["--replay", "chain", "--policy", "min"]).complains(2, &["lru", "--replay instant"]).once();
 }
 

@@ -78,10 +78,6 @@ pub(crate) struct ForecastArgs {
     /// Sessions are drawn anew this many times for the interval; 0 for none.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000), default_value_t = 10)]
     pub(crate) draws: u32,
-
-    /// Also write a page with charts that opens without a network.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
 }
 
 /// For whom the page is.

@@ -57,6 +57,15 @@ pub(crate) fn run(args: &PlanArgs) -> Result<(), Stop> {
             "--replay chain runs lru only so far; other policies replay with --replay instant".to_owned(),
         ));
     }
+    for (given, flag) in
+        [(args.card.is_some(), "--card"), (args.hints, "--hints"), (args.chunk_tokens.is_some(), "--chunk-tokens")]
+    {
+        if given {
+            return Err(Stop::Misused(format!(
+                "{flag} belongs to --replay instant, which needs --policy and --capacity too"
+            )));
+        }
+    }
     let question = question(args, path)?;
     let asked = &args.forecast;
     if asked.who == Who::Builder {
