@@ -5,6 +5,7 @@
 
 mod bound;
 mod chains;
+mod curve;
 mod future;
 mod gdsf;
 mod instant;
@@ -17,6 +18,7 @@ pub mod tree;
 mod worth;
 
 pub use bound::upper_bound_s;
+pub use curve::LruCurve;
 pub use future::{Clairvoyant, Future, Min};
 pub use gdsf::Gdsf;
 pub use instant::{InstantCount, replay_instant, replay_on};

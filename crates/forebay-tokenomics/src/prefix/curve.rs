@@ -1,0 +1,217 @@
+//! The miss-ratio curve of LRU: what every capacity would find, from one pass and little memory.
+
+use std::collections::BTreeMap;
+
+use crate::seeded::finish;
+
+/// Most blocks followed at a time. A followed block takes less than 100 bytes, the counts less than a mebibyte: 8 MiB in all.
+const FOLLOWED_MAX: usize = 1 << 16;
+/// Distances are counted in so many steps an octave: two per cent of a capacity.
+const STEPS: u32 = 32;
+const COUNTS: usize = 40 * STEPS as usize;
+
+/// How much LRU would find at any capacity, by the distances of a sample of the blocks (Waldspurger and others, SHARDS, FAST 2015).
+///
+/// A block is followed if the hash of its key is small; of followed ones the place in LRU's stack, divided by the share that is followed, is the
+/// smallest capacity that would have held it. When more would be followed than fit, the share is halved. Blocks and not chains are sampled: a few
+/// chains hold most of the load, and a sample without them tells nothing. All blocks of a request are looked up before any of them is touched, and
+/// then touched from tail to head, as in a replay. Where the sample counts more or fewer blocks than were asked for, the difference is
+/// put to the hottest (their SHARDS-adj).
+#[derive(Debug, Clone)]
+pub struct LruCurve {
+    /// Hashes with all of their first `halvings` bits 0 are followed.
+    halvings: u32,
+    /// When each followed block was touched last, by key.
+    touched: BTreeMap<u64, u32>,
+    moments: Moments,
+    found: Vec<f64>,
+    asked: f64,
+    /// Blocks asked for, reckoned from the followed ones.
+    reckoned: f64,
+    followed: Vec<u64>,
+}
+
+impl LruCurve {
+    /// Nothing asked yet.
+    pub fn new() -> Self {
+        LruCurve {
+            halvings: 0,
+            touched: BTreeMap::new(),
+            moments: Moments::new(4 * FOLLOWED_MAX),
+            found: vec![0.0; COUNTS],
+            asked: 0.0,
+            reckoned: 0.0,
+            followed: Vec::new(),
+        }
+    }
+
+    /// A request for these blocks, head first.
+    pub fn request(&mut self, keys: impl IntoIterator<Item = u64>) {
+        let mut followed = std::mem::take(&mut self.followed);
+        followed.clear();
+        for key in keys {
+            self.asked += 1.0;
+            if follows(key, self.halvings) {
+                followed.push(key);
+            }
+        }
+        let share = f64::from(1u32 << self.halvings);
+        self.reckoned += share * followed.len() as f64;
+        for key in &followed {
+            if let Some(moment) = self.touched.get(key) {
+                let place = f64::from(self.moments.after(*moment));
+                // The smallest capacity that holds it: the followed block itself and what is above it.
+                self.found[count_of(place * share + 1.0)] += share;
+            }
+        }
+        for key in followed.iter().rev() {
+            self.touch(*key);
+        }
+        self.followed = followed;
+        while self.touched.len() > FOLLOWED_MAX {
+            self.halve();
+        }
+    }
+
+    fn touch(&mut self, key: u64) {
+        if self.moments.is_full() {
+            self.renumber();
+        }
+        let now = self.moments.add();
+        if let Some(before) = self.touched.insert(key, now) {
+            self.moments.remove(before);
+        }
+    }
+
+    /// Share of all blocks asked for that LRU with room for `capacity` blocks would have found; 0 before the first.
+    pub fn hit_rate(&self, capacity: u64) -> f64 {
+        if self.asked == 0.0 || capacity == 0 {
+            return 0.0;
+        }
+        let found: f64 = self.found[..=count_of(capacity as f64)].iter().sum();
+        // What the sample has too much or too little is a few blocks that everybody asks for, followed or not by chance; any capacity finds those.
+        let chance = self.asked - self.reckoned;
+        ((found + chance) / self.asked).clamp(0.0, 1.0)
+    }
+
+    /// Blocks followed at the moment.
+    pub fn followed(&self) -> usize {
+        self.touched.len()
+    }
+
+    fn halve(&mut self) {
+        self.halvings += 1;
+        let halvings = self.halvings;
+        self.touched.retain(|key, _| follows(*key, halvings));
+        self.renumber();
+    }
+
+    /// Moments anew from 0, in their order: those of blocks touched again since, or followed no more, leave gaps.
+    fn renumber(&mut self) {
+        let mut order: Vec<(u32, u64)> = self.touched.iter().map(|(key, moment)| (*moment, *key)).collect();
+        order.sort_unstable();
+        self.moments.clear();
+        for (_, key) in order {
+            let now = self.moments.add();
+            self.touched.insert(key, now);
+        }
+    }
+}
+
+impl Default for LruCurve {
+    fn default() -> Self {
+        LruCurve::new()
+    }
+}
+
+fn follows(key: u64, halvings: u32) -> bool {
+    halvings == 0 || finish(key.wrapping_add(0x9e37_79b9_7f4a_7c15)) >> (64 - halvings) == 0
+}
+
+fn count_of(capacity: f64) -> usize {
+    let step = (capacity.max(1.0).log2() * f64::from(STEPS)).floor();
+    (step as usize).min(COUNTS - 1)
+}
+
+/// Moments that still are somebody's last, counted: a Fenwick tree.
+#[derive(Debug, Clone)]
+struct Moments {
+    sums: Vec<u32>,
+    next: u32,
+    held: u32,
+}
+
+impl Moments {
+    fn new(most: usize) -> Self {
+        Moments { sums: vec![0; most + 1], next: 0, held: 0 }
+    }
+
+    fn clear(&mut self) {
+        self.sums.fill(0);
+        (self.next, self.held) = (0, 0);
+    }
+
+    fn is_full(&self) -> bool {
+        self.next as usize + 1 >= self.sums.len()
+    }
+
+    fn add(&mut self) -> u32 {
+        let moment = self.next;
+        self.change(moment, 1);
+        self.next += 1;
+        self.held += 1;
+        moment
+    }
+
+    fn remove(&mut self, moment: u32) {
+        self.change(moment, u32::MAX);
+        self.held -= 1;
+    }
+
+    fn change(&mut self, moment: u32, by: u32) {
+        let mut at = moment as usize + 1;
+        while at < self.sums.len() {
+            self.sums[at] = self.sums[at].wrapping_add(by);
+            at += at & at.wrapping_neg();
+        }
+    }
+
+    /// How many came after a moment.
+    fn after(&self, moment: u32) -> u32 {
+        let (mut at, mut upto) = (moment as usize + 1, 0u32);
+        while at > 0 {
+            upto = upto.wrapping_add(self.sums[at]);
+            at -= at & at.wrapping_neg();
+        }
+        self.held - upto
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests [1 2], [5], [1 2], each looked up whole: at the third, above 1 lies 5, above 2 lie 5 and 1. So 2 places find 1 and 3 find both.
+    #[test]
+    fn a_block_is_found_from_the_capacity_on_that_held_it() {
+        let mut curve = LruCurve::new();
+        for request in [vec![1, 2], vec![5], vec![1, 2]] {
+            curve.request(request);
+        }
+        let found = |capacity| (curve.hit_rate(capacity) * 5.0).round() as u32;
+        assert_eq!([0, 1, 2, 3, 100].map(found), [0, 0, 1, 2, 2]);
+    }
+
+    /// A loop through 300,000 blocks, of which an eighth fit: with a place less than the loop nothing is found, with all of it everything.
+    #[test]
+    fn more_blocks_than_are_followed_give_the_same_cliff() {
+        let mut curve = LruCurve::new();
+        for _ in 0..3 {
+            (0..3000u64).for_each(|chunk| curve.request(chunk * 100..chunk * 100 + 100));
+        }
+        assert!(curve.followed() <= FOLLOWED_MAX && curve.followed() > FOLLOWED_MAX / 3, "{}", curve.followed());
+        assert!(curve.hit_rate(270_000) < 0.02, "{}", curve.hit_rate(270_000));
+        let all = curve.hit_rate(330_000);
+        assert!((all - 2.0 / 3.0).abs() < 0.03, "{all}");
+    }
+}
