@@ -28,7 +28,8 @@ fn a_replay_answers_what_scripts_read() {
     let place = Place::new();
     place.file("t", CHAT.as_bytes());
     for policy in ["lru", "s3fifo", "sieve", "gdsf", "worth", "min", "clairvoyant"] {
-        let out = plan(&place, &["--policy", policy, "--capacity", "100%"]);
+        let out = plan(&place, &["--policy", policy, "--capacity", "100%", "--bound"]);
+        assert!(out["gpu_seconds_upper_bound"].as_f64() >= out["gpu_seconds_saved"].as_f64());
         assert_eq!((out["policy"].as_str(), out["capacity_blocks"].as_u64()), (Some(policy), Some(6)));
         assert_eq!((out["hit_blocks"].as_u64(), out["blocks"].as_u64()), (Some(5), Some(11)));
         let is = |name: &str, rate: f64| (out[name].as_f64().unwrap() - rate).abs() < 1e-12;

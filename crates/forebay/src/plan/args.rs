@@ -49,6 +49,10 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     pub(crate) hints: bool,
 
+    /// Also say what no policy can save with this capacity.
+    #[arg(long)]
+    pub(crate) bound: bool,
+
     /// One line of JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,

@@ -89,8 +89,10 @@ fn flags(args: &PlanArgs) -> Vec<String> {
     if let Some(tokens) = args.chunk_tokens {
         add("--chunk-tokens", tokens.to_string());
     }
-    if args.hints {
-        flags.push("--hints".to_owned());
+    for (given, flag) in [(args.hints, "--hints"), (args.bound, "--bound")] {
+        if given {
+            flags.push(flag.to_owned());
+        }
     }
     flags
 }

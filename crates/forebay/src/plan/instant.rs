@@ -5,7 +5,7 @@ use std::path::Path;
 use forebay_tokenomics::cost::{Assumptions, CostCurve};
 use forebay_tokenomics::prefix::{
     Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, Sieve, Worth, replay_instant,
-    replay_on,
+    replay_on, upper_bound_s,
 };
 use forebay_tokenomics::trace::{Plan, PlanParams, Sharing};
 use forebay_types::format_size;
@@ -73,7 +73,12 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
         "evicted_blocks": replayed.evicted_blocks,
     });
     match result {
-        Value::Object(result) => Ok(result),
+        Value::Object(mut result) => {
+            if args.bound {
+                result.insert("gpu_seconds_upper_bound".to_owned(), upper_bound_s(&plan, &curve, blocks).into());
+            }
+            Ok(result)
+        }
         _ => Err(Stop::Failed("a result is an object".to_owned())),
     }
 }
@@ -136,6 +141,9 @@ fn show(result: &Map<String, Value>) -> Result<(), Stop> {
         ),
     ] {
         table.add_row([name.to_owned(), value]);
+    }
+    if let Some(bound_s) = result.get("gpu_seconds_upper_bound").and_then(Value::as_f64) {
+        table.add_row(["no policy saves more than".to_owned(), format!("{bound_s:.0}")]);
     }
     say::show(&table)
 }
