@@ -90,7 +90,7 @@ pub(crate) fn run(args: &SiegeArgs) -> Outcome<Measured> {
     Ok(Measured {
         bench: "siege",
         workload: format!(
-            "Medians of {} rounds. One client gets {CALL} blocks of 64 KiB a call, a call at a time, for {} s alone and then for as long beside {} \
+            "Medians of {} rounds on a drive that was written once before. One client gets {CALL} blocks of 64 KiB a call, a call at a time, for {} s alone and then for as long beside {} \
              besiegers of one kind, each a process of its own. Then the same beside as many processes that use as much of the CPU and do not touch the node. Every get is a hit, or the bench fails.",
             args.rounds, args.seconds, args.besiegers
         ),
