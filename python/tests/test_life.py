@@ -87,11 +87,15 @@ def test_a_silent_node_costs_the_deadline(own_node: Node) -> None:
 
 
 _INTERRUPTED = """
-import forebay, os, signal, sys, threading, time
+import forebay, os, pathlib, signal, sys, threading, time
 client = forebay.Client(sys.argv[1], deadline_ms=60_000)
 space = client.namespace("default")
 space.put([space.key(b"x")], [b"x"])
 os.kill(int(sys.argv[2]), signal.SIGSTOP)
+# A thread of it that runs on another core still answers until the signal has reached it.
+threads = pathlib.Path("/proc", sys.argv[2], "task")
+while any(stat.read_text().rpartition(")")[2].split()[0] != "T" for stat in threads.glob("*/stat")):
+    time.sleep(0.001)
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 begun = time.monotonic()
 try:
