@@ -6,7 +6,7 @@ use crate::trace::Plan;
 use super::chains::{Leaving, least_suffix};
 use super::leaves::Leaves;
 use super::policy::{PrefixPolicy, Use, Victim};
-use super::tree::{ExtentId, ROOT, Splits, Tree};
+use super::tree::{ExtentId, Splits, Tree};
 
 const NEVER: u32 = u32::MAX;
 /// Added to each wait, in seconds: requests of one moment have one too.
@@ -89,9 +89,7 @@ impl Min {
 impl Splits for Min {
     fn split(&mut self, lower: ExtentId, upper: ExtentId) {
         self.future.split(lower, upper);
-        let key = self.leaves.key(lower);
-        self.leaves.set_key(upper, key);
-        self.leaves.offer(upper);
+        self.leaves.split(lower, upper);
     }
 }
 
@@ -115,10 +113,7 @@ impl PrefixPolicy for Min {
     }
 
     fn evicted(&mut self, tree: &Tree, extent: ExtentId) {
-        let parent = tree.extent(extent).parent;
-        if parent != ROOT && tree.is_leaf(parent) {
-            self.leaves.offer(parent);
-        }
+        self.leaves.left(tree, extent);
     }
 }
 

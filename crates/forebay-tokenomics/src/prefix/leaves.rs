@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::tree::{ExtentId, Tree};
+use super::tree::{ExtentId, ROOT, Tree};
 
 /// A key for each extent, and the leaf with the smallest. Entries that are out of date stay in the heap until they come up, and are made anew when
 /// they are twice as many as the extents.
@@ -28,6 +28,20 @@ impl Leaves {
     /// A leaf, or what will be one, can be found under its key.
     pub(super) fn offer(&mut self, id: ExtentId) {
         self.heap.push(Reverse((self.key(id), id)));
+    }
+
+    /// The upper part of an extent that was cut in two has the key of the whole.
+    pub(super) fn split(&mut self, lower: ExtentId, upper: ExtentId) {
+        self.set_key(upper, self.key(lower));
+        self.offer(upper);
+    }
+
+    /// An extent has left: what it hung on may be a leaf now.
+    pub(super) fn left(&mut self, tree: &Tree, extent: ExtentId) {
+        let parent = tree.extent(extent).parent;
+        if parent != ROOT && tree.is_leaf(parent) {
+            self.offer(parent);
+        }
     }
 
     /// The leaf with the smallest key.

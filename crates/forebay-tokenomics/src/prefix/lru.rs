@@ -2,7 +2,7 @@
 
 use super::leaves::Leaves;
 use super::policy::{PrefixPolicy, Use, Victim};
-use super::tree::{ExtentId, ROOT, Splits, Tree};
+use super::tree::{ExtentId, Splits, Tree};
 
 /// LRU: a prompt's blocks are used from tail to head, so of the extents used last at the same time the deepest leaves first, which is the only
 /// leaf among them. Residence of LRU over single blocks is prefix-closed by itself: this is that LRU, block by block.
@@ -20,9 +20,7 @@ impl PrefixLru {
 
 impl Splits for PrefixLru {
     fn split(&mut self, lower: ExtentId, upper: ExtentId) {
-        let key = self.leaves.key(lower);
-        self.leaves.set_key(upper, key);
-        self.leaves.offer(upper);
+        self.leaves.split(lower, upper);
     }
 }
 
@@ -45,9 +43,6 @@ impl PrefixPolicy for PrefixLru {
     }
 
     fn evicted(&mut self, tree: &Tree, extent: ExtentId) {
-        let parent = tree.extent(extent).parent;
-        if parent != ROOT && tree.is_leaf(parent) {
-            self.leaves.offer(parent);
-        }
+        self.leaves.left(tree, extent);
     }
 }

@@ -6,7 +6,7 @@ use crate::policy::{Policy, Rank, S3Fifo};
 
 use super::leaves::Leaves;
 use super::policy::{PrefixPolicy, Use, Victim};
-use super::tree::{ExtentId, ROOT, Splits, Tree};
+use super::tree::{ExtentId, Splits, Tree};
 
 /// The very policy a shard runs ([`S3Fifo`]), asked for the rank of each extent's last block; only leaves may leave. As many evicted blocks as fit
 /// are remembered: one counts as remembered until a whole capacity of others was evicted after it.
@@ -54,10 +54,8 @@ impl PrefixS3Fifo {
 impl Splits for PrefixS3Fifo {
     fn split(&mut self, lower: ExtentId, upper: ExtentId) {
         // Ranks fall by one a block towards the tail; a block of difference more or less decides nothing, so the head takes over the tail's.
-        let (key, left_at) = (self.leaves.key(lower), *self.left_at(lower));
-        self.leaves.set_key(upper, key);
-        self.leaves.offer(upper);
-        *self.left_at(upper) = left_at;
+        self.leaves.split(lower, upper);
+        *self.left_at(upper) = *self.left_at(lower);
     }
 }
 
@@ -92,11 +90,8 @@ impl PrefixPolicy for PrefixS3Fifo {
     }
 
     fn evicted(&mut self, tree: &Tree, extent: ExtentId) {
-        let (parent, blocks) = (tree.extent(extent).parent, tree.extent(extent).blocks);
-        self.evicted_blocks += u64::from(blocks);
+        self.evicted_blocks += u64::from(tree.extent(extent).blocks);
         *self.left_at(extent) = self.evicted_blocks + 1;
-        if parent != ROOT && tree.is_leaf(parent) {
-            self.leaves.offer(parent);
-        }
+        self.leaves.left(tree, extent);
     }
 }
