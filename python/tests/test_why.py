@@ -8,6 +8,7 @@ import subprocess
 import time
 from typing import Any
 
+import pytest
 from conftest import ROOT, Node
 
 import forebay
@@ -15,10 +16,19 @@ import forebay
 FIELDS = {"model": "llama", "weights": "ab" * 32, "block_tokens": 128, "hash": "xxhash"}
 
 
-def why(node: Node, *args: str) -> subprocess.CompletedProcess[str]:
+def run(node: Node, verb: str, *args: str, as_user: int | None = None) -> subprocess.CompletedProcess[str]:
     binary = os.environ.get("FOREBAY_BINARY") or str(ROOT / "target" / "debug" / "forebay")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}
-    return subprocess.run([binary, "why", "--connect", node.address, *args], env=plain, capture_output=True, text=True, timeout=60)
+    # Through a descriptor: another user may not see where the binary lies.
+    with open(binary, "rb") as opened:
+        command = [f"/proc/self/fd/{opened.fileno()}", verb, "--connect", node.address, *args]
+        return subprocess.run(
+            command, env=plain, cwd="/", user=as_user, pass_fds=[opened.fileno()], capture_output=True, text=True, timeout=60
+        )
+
+
+def why(node: Node, *args: str) -> subprocess.CompletedProcess[str]:
+    return run(node, "why", *args)
 
 
 def told(node: Node, name: str) -> dict[str, Any]:
@@ -77,3 +87,31 @@ def test_what_was_evicted_is_told_apart_from_what_never_was(own_node: Node) -> N
         space.contains(keys)
     (evicted,) = [finding for finding in told(own_node, "small")["findings"] if finding["kind"] == "evicted"]
     assert "quota" in evicted["next"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as another user")
+def test_another_tenants_namespaces_are_not_told(own_node: Node) -> None:
+    """The tenant is the user at the other end of the socket. Who may open the socket at all is a question of its mode, which is 0600; here all may."""
+    mine = forebay.Client(own_node.address, deadline_ms=60_000).namespace("mine", create=True)
+    assert all(mine.put([mine.key(b"block")], [b"kv"])) and mine.match_prefix([mine.key(b"block")]).n == 1
+    for path, mode in ((own_node.place / "s", 0o666), (own_node.place, 0o755), (own_node.place.parent, 0o755)):
+        path.chmod(mode)
+    others = 65_534
+    file = own_node.place / "file"
+    file.write_bytes(b"theirs")
+    file.chmod(0o644)
+    stored = run(own_node, "put", str(file), as_user=others)
+    assert stored.returncode == 0, stored.stderr
+    asked = run(own_node, "why", "--namespace", "mine", as_user=others)
+    assert asked.returncode == 1 and "there is no namespace" in asked.stderr and "there are default" in asked.stderr, asked.stderr
+
+    def counted(as_user: int | None) -> set[str]:
+        """Namespaces whose counts the node tells this user: what `why` is made of."""
+        stats = json.loads(run(own_node, "stat", "--json", as_user=as_user).stdout)
+        return {space["name"] for space in stats["namespaces"]}
+
+    until = time.monotonic() + 60
+    while counted(None) != {"mine"} or counted(others) != {"default"}:
+        assert time.monotonic() < until, (counted(None), counted(others))
+        time.sleep(0.05)
+    assert told(own_node, "mine")["stored"] == 1
