@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -45,6 +46,30 @@ def test_a_link_waits_for_a_node_that_is_not_there_without_holding_anybody_up(ow
     assert "until the node is there, all is computed" in caplog.text
     come_true(lambda: "is there" in caplog.messages[-1])
     link.close()
+
+
+def test_a_node_on_tcp_is_shown_the_token_from_a_file(place: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    folder = place()
+    token = folder / "token"
+    token.touch(0o600)
+    token.write_text("0123456789abcdef" * 4)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    node = Node(folder, "--listen", f"127.0.0.1:{port}", "--token-file", "token")
+    try:
+        address = f"tcp:127.0.0.1:{port}"
+        monkeypatch.setenv("FOREBAY_TOKEN_FILE", str(folder / "none"))
+        given = Link(PRINT, engine="test", address=address, token_file=str(token))
+        assert given.namespace is not None, "what is said goes before what the environment says"
+        without = Link(PRINT, engine="test", address=address)
+        assert without.namespace is None and "token" in caplog.text
+        monkeypatch.setenv("FOREBAY_TOKEN_FILE", str(token))
+        found = Link(PRINT, engine="test", address=address)
+        assert found.namespace is not None
+        for each in (given, without, found):
+            each.close()
+    finally:
+        node.kill()
 
 
 def test_a_strict_link_raises(own_node: Node) -> None:

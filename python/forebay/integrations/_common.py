@@ -65,10 +65,14 @@ class Link:
         strict: bool = False,
         logger: logging.Logger | None = None,
         client: forebay.Client | None = None,
+        token_file: str | None = None,
         **client_options: Any,
     ) -> None:
         self.fingerprint = fingerprint
         self.address = client.address if client is not None else address or default_address()
+        if self.address.startswith("tcp:"):
+            # Engines start workers by themselves, so what all of them are to find may stand in the environment, as for the command line.
+            client_options["token_file"] = token_file or os.environ.get("FOREBAY_TOKEN_FILE")
         # Whatever makes KV bytes interchangeable is in the fingerprint and so in the name: other weights are another namespace by themselves.
         self.name = namespace or fingerprint.namespace_name(engine)
         self.client = client

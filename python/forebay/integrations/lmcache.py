@@ -33,6 +33,7 @@ class LmcacheClient:
 
     Args:
         address: of the node; `FOREBAY_CONNECT` or the default socket if left out.
+        token_file: with the credential for TCP; `FOREBAY_TOKEN_FILE` if left out.
         weights: what the KV belongs to: a folder or file of weights, or `weights_digest` instead.
         weights_digest: a text that changes whenever the weights do, where they are not files on this machine.
         model: a name for the fingerprint; the last part of `weights` if left out.
@@ -45,6 +46,7 @@ class LmcacheClient:
         self,
         *,
         address: str | None = None,
+        token_file: str | None = None,
         weights: str | None = None,
         weights_digest: str | None = None,
         model: str | None = None,
@@ -72,7 +74,7 @@ class LmcacheClient:
         )
         more: dict[str, Any] = {} if region_bytes is None else {"region_bytes": region_bytes}
         self._link = Link(
-            fingerprint, engine="lmcache", address=address, namespace=namespace, quota=quota, ttl_s=ttl_s, strict=strict, logger=_LOGGER, **more
+            fingerprint, engine="lmcache", address=address, token_file=token_file, namespace=namespace, quota=quota, ttl_s=ttl_s, strict=strict, logger=_LOGGER, **more
         )
         self._report = Report(self._link, _LOGGER)
         self._deadline_ms = deadline_ms

@@ -50,6 +50,7 @@ class ForebayHiCache(HiCacheStorage):
 
     Of `--hicache-storage-backend-extra-config`, beside `backend_name`, `module_path`, `class_name` and `interface_v1`:
         address: of the node; `FOREBAY_CONNECT` or the default socket if left out.
+        token_file: with the credential for TCP; `FOREBAY_TOKEN_FILE` if left out.
         weights: the model's folder, where it is not the one that the server was started with; or `weights_digest`, a text that changes whenever
             the weights do, where they are not files on this machine.
         namespace, quota, ttl_s: as for the other adapters.
@@ -65,7 +66,7 @@ class ForebayHiCache(HiCacheStorage):
         self._strict = bool(extra.get("strict", False))
         self._lookup_ms = float(extra.get("lookup_deadline_ms", LOOKUP_DEADLINE_MS))
         self._transfer_ms = float(extra.get("transfer_deadline_ms", TRANSFER_DEADLINE_MS))
-        self._options = {name: extra[name] for name in ("address", "namespace", "quota", "ttl_s", "region_bytes") if name in extra}
+        self._options = {name: extra[name] for name in ("address", "token_file", "namespace", "quota", "ttl_s", "region_bytes") if name in extra}
         self._weights: tuple[str | None, str | None] = (extra.get("weights"), extra.get("weights_digest"))
         self._model_path = _served_model()
         self._link: Link | None = None

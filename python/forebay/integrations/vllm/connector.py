@@ -45,6 +45,7 @@ logger = init_logger(__name__)
 
 _KEYS = (
     "address",
+    "token_file",
     "namespace",
     "quota",
     "ttl_s",
@@ -84,6 +85,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
 
     `kv_connector_extra_config` may say:
         address: of the node; `FOREBAY_CONNECT` or the default socket if left out.
+        token_file: with the credential for TCP; `FOREBAY_TOKEN_FILE` if left out.
         namespace: instead of the one that is named after the fingerprint.
         quota, ttl_s: of the namespace, when it is made.
         weights_digest: what tells these weights from others, where they are not files on this machine.
@@ -115,6 +117,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         self._link_options: dict[str, Any] = {
             "engine": "vllm",
             "address": extra.get("address"),
+            "token_file": extra.get("token_file"),
             "namespace": extra.get("namespace"),
             "quota": extra.get("quota"),
             "ttl_s": extra.get("ttl_s"),

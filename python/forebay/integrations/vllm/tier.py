@@ -93,6 +93,7 @@ class ForebayTier(SecondaryTierManager):
 
     Args of its configuration, beside `type` and `module_path`:
         address: of the node; `FOREBAY_CONNECT` or the default socket if left out.
+        token_file: with the credential for TCP; `FOREBAY_TOKEN_FILE` if left out.
         namespace: instead of the one that is named after the fingerprint.
         quota, ttl_s: of the namespace, when it is made.
         weights_digest: what tells these weights from others, where they are not files on this machine.
@@ -112,6 +113,7 @@ class ForebayTier(SecondaryTierManager):
         backpressure_detector: Any = None,
         *,
         address: str | None = None,
+        token_file: str | None = None,
         namespace: str | None = None,
         quota: int | None = None,
         ttl_s: int | None = None,
@@ -127,7 +129,7 @@ class ForebayTier(SecondaryTierManager):
         self._region: forebay.Region | None = forebay.Region.borrow(primary_kv_view)
         self._config = offloading_spec.config
         self._digest = weights_digest or identity.weights_digest(self._config.model.name)
-        self._options: dict[str, Any] = {"address": address, "namespace": namespace, "quota": quota, "ttl_s": ttl_s, "strict": strict}
+        self._options: dict[str, Any] = {"address": address, "token_file": token_file, "namespace": namespace, "quota": quota, "ttl_s": ttl_s, "strict": strict}
         if region_bytes is not None:
             self._options["region_bytes"] = region_bytes
         self._lookup_deadline_ms, self._transfer_deadline_ms = lookup_deadline_ms, transfer_deadline_ms
