@@ -58,6 +58,10 @@ class Node:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def stop(self) -> None:
+        """SIGSTOP; none of its threads runs any more when this returns."""
+        stop_process(self.pid)
+
     def kill(self) -> None:
         """SIGKILL, and waits for its end."""
         if self._process is not None:
@@ -70,6 +74,13 @@ class Node:
         """Its process."""
         assert self._process is not None
         return self._process.pid
+
+
+def stop_process(pid: int) -> None:
+    """SIGSTOP. A signal is sent before its receiver knows of it: what is asked in between may still be answered, so this waits for the last thread."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    wait_for(lambda: all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads.glob("*/stat")), every_s=0.001)
 
 
 class Nursery:

@@ -153,7 +153,7 @@ def test_tokens_that_nothing_is_known_of_fail_instead_of_waiting_for_ever(half: 
 def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node, half: Half) -> None:
     asked = request("a", 4 * TOKENS)
     half.put(asked, range(4))
-    node.signal(signal.SIGSTOP)
+    node.stop()
     try:
         assert half.matched(asked) == (0, False)
     finally:

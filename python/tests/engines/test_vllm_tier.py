@@ -151,7 +151,7 @@ def test_what_one_engine_stored_another_one_loads_with_one_call(node: Node, sche
 def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node, scheduler: Scheduler) -> None:
     request = scheduler.begin()
     assert scheduler.look_until_known([key(1)], request) == [LookupResult.MISS]
-    node.signal(signal.SIGSTOP)
+    node.stop()
     try:
         seen = scheduler.look_until_known([key(2), key(3)], request)
     finally:

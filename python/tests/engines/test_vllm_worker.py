@@ -118,7 +118,7 @@ def test_a_node_that_stands_still_fails_the_load_at_its_deadline_and_writes_noth
     writer.save(range(4), list(range(4)))
     reader = Worker(node, seed=None)
     assert reader.load(range(1), [0]) == set()
-    node.signal(signal.SIGSTOP)
+    node.stop()
     try:
         assert reader.load(range(4), [10, 11, 12, 13]) == {10, 11, 12, 13}
     finally:
