@@ -133,6 +133,21 @@ def test_a_load_that_failed_is_computed_and_saved(half: Half) -> None:
     assert [save.block_ids for save in step.saves] == [[2, 3, 4]]
 
 
+def test_what_is_found_and_does_not_arrive_is_not_asked_for_again_and_again(half: Half) -> None:
+    """On a link that spoils each block the engine of one request went round for ever: found, loaded, spoiled, rescheduled, found."""
+    asked = request("a", 4 * TOKENS)
+    half.put(asked, range(3))
+    assert half.matched(asked) == (3 * TOKENS, True)
+    half.half.allocated(asked, [1, 2, 3, 4], 3 * TOKENS)
+    half.half.worker_said(Stored(load_failed=3, failed={"a"}))
+    assert half.half.matched_tokens(asked, 0) == (0, False), "it is computed"
+    other = request("b", 4 * TOKENS)
+    assert half.matched(other) == (3 * TOKENS, True), "others may have more luck"
+    half.half.finished(asked)
+    half.half.worker_said(Stored(failed={"a"}))
+    assert not half.half._failed
+
+
 def test_a_preempted_request_is_saved_once(half: Half) -> None:
     asked = request("a", 4 * TOKENS)
     half.half.allocated(asked, [1, 2, 3, 4], 0)

@@ -80,7 +80,7 @@ def test_behind_the_first_block_that_is_missing_nothing_is_loaded(node: Node, wr
     assert reader.load(range(8), list(range(20, 28))) == {25, 26, 27}
     assert same(writer, list(range(5)), reader, list(range(20, 25)))
     said = reader.half.take_said()
-    assert (said.loaded, said.load_failed) == (5, 3)
+    assert (said.loaded, said.load_failed, said.failed) == (5, 3, {"request"})
     reader.half.close()
 
 

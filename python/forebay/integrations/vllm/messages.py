@@ -51,6 +51,8 @@ class Stored(KVConnectorWorkerMetadata):
     outcomes: dict[str, int] = field(default_factory=dict)
     #: Loads that brought all they were asked for: seconds, and of these, on the engine's own thread.
     loads: dict[str, tuple[float, float]] = field(default_factory=dict)
+    #: Requests whose loads did not.
+    failed: set[str] = field(default_factory=set)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
         """A block is there when every rank's part of it is."""
@@ -63,4 +65,12 @@ class Stored(KVConnectorWorkerMetadata):
         for name, (seconds, stall_s) in other.loads.items():
             mine = loads.get(name, (0.0, 0.0))
             loads[name] = (max(mine[0], seconds), max(mine[1], stall_s))
-        return Stored(self.blocks & other.blocks, self.loaded + other.loaded, self.load_failed + other.load_failed, outcomes, loads)
+        return Stored(
+            self.blocks & other.blocks,
+            self.loaded + other.loaded,
+            self.load_failed + other.load_failed,
+            outcomes,
+            loads,
+            # One rank's failure fails the load.
+            self.failed | other.failed,
+        )

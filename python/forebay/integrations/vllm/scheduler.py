@@ -87,6 +87,8 @@ class SchedulerHalf:
         self._pace = pace
         self._load_speed = LoadSpeed()
         self._loading: dict[str, tuple[int, int]] = {}
+        # Requests whose load failed: what is there and does not arrive would be found, asked for and missed again, for ever.
+        self._failed: set[str] = set()
         self._waiting: dict[str, _Waiting] = {}
         # Requests that blocks were prefetched for and that still wait.
         self._prefetched: set[str] = set()
@@ -161,7 +163,7 @@ class SchedulerHalf:
         self._own[request.request_id] = first
         self._waiting.pop(request.request_id, None)
         wish = wishes(request.kv_transfer_params)
-        if wish.skip_read:
+        if wish.skip_read or request.request_id in self._failed:
             return 0, False
         # At least one token is computed: its logits are what generation goes on from.
         last = min((request.num_tokens - 1) // self._block_tokens, len(request.block_hashes))
@@ -316,6 +318,8 @@ class SchedulerHalf:
         if said is None:
             return
         self._report.add(loaded=said.loaded, load_failed=said.load_failed, **said.outcomes)
+        # One that ended meanwhile is not remembered.
+        self._failed.update(name for name in said.failed if name in self._tracked)
         for name, (seconds, stall_s) in said.loads.items():
             loaded = self._loading.pop(name, None)
             if loaded is not None:
@@ -352,7 +356,8 @@ class SchedulerHalf:
         """The request is over. Its saves were copied in their steps, so its blocks may go at once."""
         for known in (self._own, self._waiting, self._loading):
             known.pop(request.request_id, None)
-        self._prefetched.discard(request.request_id)
+        for names in (self._prefetched, self._failed):
+            names.discard(request.request_id)
         if self._pace is not None:
             self._pace.gone(request.request_id)
         match = self._matches.pop(request.request_id, None)

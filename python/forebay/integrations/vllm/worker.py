@@ -372,6 +372,8 @@ class WorkerHalf:
             self._said.loaded += good
             if good == load.blocks:
                 self._said.loads[load.move.request] = (time.monotonic() - load.begun, load.stall_s)
+            else:
+                self._said.failed.add(load.move.request)
             self._said.load_failed += load.blocks - good
         if over:
             self._loads = [load for load in self._loads if not load.is_over]
