@@ -208,6 +208,13 @@ class Namespace:
     def plan_fetch(self, keys: _Keys, /, *, deadline_ms: float | None = None) -> Plan:
         """What a get of these keys would take now, as far as this client's own gets tell."""
 
+    def expect_fetch(self, *, dram_bytes: int = 0, nvme_bytes: int = 0) -> Plan:
+        """The same of so many bytes, without asking the node: for whoever knows from ``match_prefix`` what lies where, and weighs several lengths.
+        What that question queued for counts for a second."""
+
+    def learn_fetch(self, seconds: float, /, *, dram_bytes: int = 0, nvme_bytes: int = 0) -> None:
+        """Tells what a get took that another client made, for this one's plans: engines plan in one process and fetch in others."""
+
     def stats(self) -> dict[str, Any]:
         """``client``: what the whole client has counted (``Client.stats``). ``namespace``: as ``describe``."""
 

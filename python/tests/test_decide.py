@@ -115,6 +115,27 @@ def test_no_length_would_have_been_better() -> None:
         assert costs[decision.blocks] <= expected * (1 + 1e-9), (decision, costs)
 
 
+def test_what_the_client_plans_comes_before_what_was_learned() -> None:
+    """The client knows of sizes and of the queue at the node; where it knows nothing, what was learned here stands in."""
+    prefill, tokens = Prefill(0.0, 1e-4, 0.0), 8 * BLOCK + 1
+    confidence, seconds = 0.0, 0.5
+    load = loads(0.001)
+    load.planned = lambda blocks: (seconds, confidence)
+    assert decide(prefill, load, bytes(8), 0, BLOCK, tokens, IDLE) == Decision(8, Reason.FASTER)
+    confidence = 0.5
+    assert decide(prefill, load, bytes(8), 0, BLOCK, tokens, IDLE) == Decision(0, Reason.SLOWER)
+    assert decide(prefill, load, bytes(8), 0, BLOCK, tokens, Now(0.0, False, 0.1)) == Decision(0, Reason.DEADLINE)
+    # A fixed cost: two blocks take as long as eight, which nothing in proportion to blocks can say.
+    seconds, load.hope = 0.03, 1.0
+    assert decide(prefill, load, bytes(8), 0, BLOCK, tokens, IDLE) == Decision(8, Reason.FASTER)
+    assert decide(prefill, load, bytes(2), 0, BLOCK, tokens, IDLE) == Decision(0, Reason.SLOWER)
+    seconds = 0.2
+    for tries in range(200):
+        if decide(prefill, load, bytes(8), 0, BLOCK, tokens, IDLE).blocks:
+            break
+    assert 10 < tries < 199, "and what is never tried again is never known better"
+
+
 def test_what_was_too_slow_is_tried_again() -> None:
     prefill, load = Prefill(0.0, 1e-4, 0.0), loads(0.1)
     for tries in range(200):

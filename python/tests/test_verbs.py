@@ -135,6 +135,15 @@ def test_hints_are_counted_and_plans_believe_what_they_have_seen(space: forebay.
         space.get(rows)
     plan = space.plan_fetch(rows + bytes(16))
     assert plan.missing == 1 and plan.dram_bytes > 0 and plan.seconds > 0 and plan.confidence > 0
+    # Without asking: of what was never fetched nothing is known, until somebody else tells what it took.
+    assert space.expect_fetch(nvme_bytes=1 << 20).confidence == 0
+    for _ in range(8):
+        space.learn_fetch(0.5, nvme_bytes=1 << 20)
+    told = space.expect_fetch(nvme_bytes=1 << 20)
+    # And what the last question queued for, which on a busy machine may be much.
+    assert told.seconds >= 0.4 and told.nvme_bytes == 1 << 20 and told.confidence > 0.5
+    with pytest.raises(forebay.InvalidArgument, match="0 seconds or more"):
+        space.learn_fetch(-1.0, dram_bytes=1)
     counted = client.stats()
     assert counted["touch"]["asked"] == 8 and counted["prefetch"]["asked"] == 4
 

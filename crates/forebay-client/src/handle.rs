@@ -243,7 +243,20 @@ impl NamespaceHandle {
         for tier in found.iter().flatten() {
             tier_bytes[tier.index()] += block;
         }
-        self.space.model().plan(tier_bytes, missing, look_us)
+        self.space.model().plan(tier_bytes, missing, look_us, begun_us + look_us)
+    }
+
+    /// What a get of so many bytes by [`Tier`] (`Tier::index`) would take now, without asking anybody: for whoever knows what is where already, from
+    /// [`Self::match_prefix`], and weighs several lengths. What that question queued for counts for a second.
+    pub fn expect_fetch(&self, tier_bytes: [u64; Tier::ALL.len()]) -> Plan {
+        self.space.model().foresee(tier_bytes, self.core.clock.now_us())
+    }
+
+    /// Tells what a get took that somebody else made, for this client's plans: engines plan in one process and fetch in others.
+    pub fn learn_fetch(&self, tier_bytes: [u64; Tier::ALL.len()], took: Duration) {
+        if tier_bytes.iter().any(|bytes| *bytes > 0) {
+            self.space.model().learn(&tier_bytes, took.as_micros().min(u128::from(u64::MAX)) as u64);
+        }
     }
 
     /// How many of the first keys are all present, and a lease on them: `None` holds them for 2 s, zero not at all, and 30 s is the most. A get

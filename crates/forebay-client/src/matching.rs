@@ -205,8 +205,10 @@ pub(crate) fn match_prefix(
 ) -> Matched {
     let hold_ms = hold.map_or(LEASE_MS_DEFAULT, |hold| hold.as_millis() as u64).min(LEASE_MS_MAX);
     // Leases begin when the shards look, not before now: what expires here first is no promise any more.
-    let until_us = core.clock.now_us() + hold_ms * 1000;
+    let begun_us = core.clock.now_us();
+    let until_us = begun_us + hold_ms * 1000;
     let look = look(space, core, keys, hold_ms as u32, true, limits);
+    let now_us = core.clock.now_us();
     let mut matched = Matched::default();
     let mut counts = GetCounters { asked: keys.len() as u64, ..GetCounters::default() };
     let mut leased = Vec::new();
@@ -236,6 +238,10 @@ pub(crate) fn match_prefix(
         counts.not_asked = (keys.len() - matched.n - 1) as u64;
     }
     matched.leased = leased.len();
+    // Who could not be reached has not answered, and how long that took says nothing of those who do.
+    if !keys.is_empty() && !matches!(matched.gap, Some(MissReason::Unavailable | MissReason::Deadline)) {
+        space.model().looked(now_us - begun_us, now_us);
+    }
     core.promises.remember(space.namespace.id, until_us, leased.into_iter());
     core.cells.add(|all| all.matched.add(&counts));
     matched

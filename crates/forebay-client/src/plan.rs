@@ -15,6 +15,8 @@ const FRESH: f64 = 0.15;
 const SURE_CALLS: f64 = 8.0;
 /// One call changes an expectation by this factor at most: a stall is not the new speed.
 const SWING_MAX: f64 = 4.0;
+/// How long what the last question waited for says something about now.
+const QUEUE_FRESH_US: u64 = 1_000_000;
 
 /// What [`crate::NamespaceHandle::plan_fetch`] expects.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -35,6 +37,9 @@ pub(crate) struct Model {
     tiers: [[Size; SIZES]; TIERS],
     /// How long the question alone takes when nobody queues, in microseconds.
     look_us: f64,
+    /// How long the last question queued, and when it was answered.
+    queue_us: f64,
+    looked_at_us: u64,
     /// Mean relative error of what was expected, lately.
     error: f64,
 }
@@ -49,7 +54,7 @@ struct Size {
 
 impl Model {
     pub(crate) fn new() -> Model {
-        Model { tiers: [[Size::default(); SIZES]; TIERS], look_us: 0.0, error: 0.0 }
+        Model { tiers: [[Size::default(); SIZES]; TIERS], look_us: 0.0, queue_us: 0.0, looked_at_us: 0, error: 0.0 }
     }
 
     /// A call brought these bytes and nothing was missed for want of time.
@@ -75,14 +80,26 @@ impl Model {
     }
 
     /// What a call would take that is asked for now, when asking what is there took `look_us`.
-    pub(crate) fn plan(&mut self, tier_bytes: [u64; TIERS], missing: usize, look_us: u64) -> Plan {
+    pub(crate) fn plan(&mut self, tier_bytes: [u64; TIERS], missing: usize, look_us: u64, now_us: u64) -> Plan {
+        self.looked(look_us, now_us);
+        Plan { missing, ..self.foresee(tier_bytes, now_us) }
+    }
+
+    /// Somebody asked what is there, and was answered after so long.
+    pub(crate) fn looked(&mut self, look_us: u64, now_us: u64) {
         let look = (look_us as f64).max(1.0);
         // The quickest answers are those that queued for nothing; slowly forgotten, should the way become longer for good.
         self.look_us = if self.look_us == 0.0 { look } else { look.min(self.look_us * 1.02) };
-        let queue_us = (look - 2.0 * self.look_us).max(0.0);
+        (self.queue_us, self.looked_at_us) = ((look - 2.0 * self.look_us).max(0.0), now_us);
+    }
+
+    /// The same without a question of its own: with the queue that the last one stood in, if that was just now.
+    pub(crate) fn foresee(&self, tier_bytes: [u64; TIERS], now_us: u64) -> Plan {
+        let is_fresh = now_us.saturating_sub(self.looked_at_us) <= QUEUE_FRESH_US;
+        let queue_us = if is_fresh { self.queue_us } else { 0.0 };
         let (expected, known) = self.expect(&tier_bytes);
         let us = if expected > 0.0 { expected + queue_us } else { 0.0 };
-        Plan { seconds: us / 1e6, tier_bytes, missing, confidence: known * (1.0 - self.error) }
+        Plan { seconds: us / 1e6, tier_bytes, missing: 0, confidence: known * (1.0 - self.error) }
     }
 
     /// Microseconds, and how sure they are.
@@ -140,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_was_never_fetched_is_not_believed() {
-        let plan = Model::new().plan(dram(MIB), 3, 100);
+        let plan = Model::new().plan(dram(MIB), 3, 100, 0);
         assert_eq!((plan.confidence, plan.seconds, plan.missing), (0.0, 0.0, 3));
     }
 
@@ -157,7 +174,7 @@ mod tests {
             model.learn(&asked, takes(&asked));
         }
         for asked in [dram(3 * MIB), both(0, MIB), both(2 * MIB, MIB), dram(65_536)] {
-            let plan = model.plan(asked, 0, 100);
+            let plan = model.plan(asked, 0, 100, 0);
             let ratio = plan.seconds * 1e6 / takes(&asked) as f64;
             assert!((0.75..1.25).contains(&ratio), "{asked:?}: {ratio}");
             assert!(plan.confidence > 0.5, "{plan:?}");
@@ -169,9 +186,9 @@ mod tests {
         let mut model = Model::new();
         (0..50).for_each(|_| model.learn(&dram(MIB), 250));
         model.learn(&dram(MIB), 500_000);
-        assert!(model.plan(dram(MIB), 0, 50).seconds < 500e-6);
+        assert!(model.plan(dram(MIB), 0, 50, 0).seconds < 500e-6);
         (0..60).for_each(|_| model.learn(&dram(MIB), 1000));
-        let seconds = model.plan(dram(MIB), 0, 50).seconds;
+        let seconds = model.plan(dram(MIB), 0, 50, 0).seconds;
         assert!((800e-6..1100e-6).contains(&seconds), "{seconds}");
     }
 
@@ -180,10 +197,22 @@ mod tests {
         let mut model = Model::new();
         (0..50).for_each(|_| model.learn(&dram(MIB), 250));
         for _ in 0..10 {
-            model.plan(dram(MIB), 0, 40);
+            model.plan(dram(MIB), 0, 40, 0);
         }
-        let idle = model.plan(dram(MIB), 0, 40).seconds;
-        let busy = model.plan(dram(MIB), 0, 5040).seconds;
+        let idle = model.plan(dram(MIB), 0, 40, 0).seconds;
+        let busy = model.plan(dram(MIB), 0, 5040, 0).seconds;
         assert!(busy - idle > 4500e-6, "{idle} {busy}");
+    }
+
+    #[test]
+    fn what_others_asked_just_now_tells_of_the_queue_and_is_soon_forgotten() {
+        let mut model = Model::new();
+        (0..50).for_each(|_| model.learn(&dram(MIB), 250));
+        (0..10).for_each(|n| model.looked(40, n));
+        let idle = model.foresee(dram(MIB), 10).seconds;
+        model.looked(5040, 1000);
+        let busy = model.foresee(dram(MIB), 2000).seconds;
+        assert!(busy - idle > 4500e-6, "{idle} {busy}");
+        assert!((model.foresee(dram(MIB), 1000 + QUEUE_FRESH_US + 1).seconds - idle).abs() < 1e-9);
     }
 }

@@ -1,9 +1,12 @@
-//! `Namespace.plan_fetch`: what a get would take now.
+//! `Namespace.plan_fetch` and its kin: what a get would take now.
+
+use std::time::Duration;
 
 use forebay_types::Tier;
 use pyo3::prelude::*;
 
 use crate::call::blocking;
+use crate::errors::invalid;
 use crate::keys::asked;
 use crate::namespace::{Namespace, Terms};
 
@@ -59,8 +62,31 @@ impl Plan {
     }
 }
 
+/// Bytes by tier.
+fn by_tier(dram_bytes: u64, nvme_bytes: u64) -> [u64; Tier::ALL.len()] {
+    let mut all = [0; Tier::ALL.len()];
+    all[Tier::Dram.index()] = dram_bytes;
+    all[Tier::Nvme.index()] = nvme_bytes;
+    all
+}
+
 #[pymethods]
 impl Namespace {
+    #[pyo3(signature = (*, dram_bytes=0, nvme_bytes=0))]
+    fn expect_fetch(&self, py: Python<'_>, dram_bytes: u64, nvme_bytes: u64) -> PyResult<Plan> {
+        let handle = self.under(py, &Terms::default())?;
+        Ok(Plan { plan: handle.expect_fetch(by_tier(dram_bytes, nvme_bytes)) })
+    }
+
+    #[pyo3(signature = (seconds, /, *, dram_bytes=0, nvme_bytes=0))]
+    fn learn_fetch(&self, py: Python<'_>, seconds: f64, dram_bytes: u64, nvme_bytes: u64) -> PyResult<()> {
+        let handle = self.under(py, &Terms::default())?;
+        let took = Duration::try_from_secs_f64(seconds)
+            .map_err(|_| invalid(py, format!("a fetch takes 0 seconds or more, this is {seconds}")))?;
+        handle.learn_fetch(by_tier(dram_bytes, nvme_bytes), took);
+        Ok(())
+    }
+
     #[pyo3(signature = (keys, /, *, deadline_ms=None))]
     #[pyo3(name = "plan_fetch")]
     fn plan_verb(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, deadline_ms: Option<f64>) -> PyResult<Plan> {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -21,6 +21,8 @@ STEP_TOKENS_MIN = 64
 SEEN_MIN = 3
 #: Each time that a load was not made, loads are taken to have become this much faster: what is never tried again is never known better.
 HOPE = 0.97
+#: What the client plans is believed from here on: three gets of such a size are enough, or some more of about that size.
+CONFIDENCE_MIN = 0.05
 #: Lengths of prefix that are weighed against each other.
 LENGTHS_MAX = 16
 
@@ -135,6 +137,11 @@ class LoadSpeed:
     #: Of the engine's own time, which it cannot compute in: copying a block to where it belongs.
     stall_block_s: float = 0.0
     seen: int = 0
+    #: What the client plans for a load of such blocks (seconds, and how far to believe it). It knows sizes that are not in proportion, and what
+    #: queues at the node now; what is learned here stands in where it knows nothing.
+    planned: Callable[[tuple[int, int]], tuple[float, float]] | None = None
+    #: See HOPE.
+    hope: float = 1.0
 
     def saw(self, blocks: tuple[int, int], seconds: float, stall_s: float) -> None:
         """A load of (DRAM, NVMe) blocks took so long, `stall_s` of it on the engine's own thread."""
@@ -151,9 +158,14 @@ class LoadSpeed:
             self.block_s[tier] = target if known is None else known + 0.3 * some / count * (target - known)
         self.stall_block_s += (stall_s / count - self.stall_block_s) * (1.0 if self.seen == 0 else 0.3)
         self.seen += 1
+        self.hope = 1.0
 
     def seconds(self, blocks: tuple[int, int]) -> float | None:
         """None: nothing is known of such a load."""
+        if self.planned is not None:
+            seconds, confidence = self.planned(blocks)
+            if confidence >= CONFIDENCE_MIN:
+                return max(seconds * self.hope, 1e-9)
         total = 0.0
         for some, each in zip(blocks, self.block_s, strict=True):
             if some and each is None:
@@ -163,6 +175,7 @@ class LoadSpeed:
 
     def was_not_made(self) -> None:
         """See HOPE."""
+        self.hope *= HOPE
         self.block_s = [each and each * HOPE for each in self.block_s]
 
 

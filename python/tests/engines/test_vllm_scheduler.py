@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import signal
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -49,10 +50,10 @@ def output(*, new: list[Any] = (), cached: list[Any] = (), resumed: set[str] = f
 class Half:
     """A scheduler's half, and the store beside it."""
 
-    def __init__(self, node: Node, world: int = 1, events: bool = True, lora_digest: Any = lambda lora: lora, pace: Pace | None = None) -> None:
+    def __init__(self, node: Node, world: int = 1, events: bool = True, lora_digest: Any = lambda lora: lora, pace: Pace | None = None, block_bytes: int = 0, lookup_deadline_ms: float = 500) -> None:
         self.link = Link(Fingerprint(model="scheduler"), engine="test", address=node.address)
         self.half = SchedulerHalf(
-            self.link, Report(self.link), block_tokens=TOKENS, world=world, lora_digest=lora_digest, events=events, lookup_deadline_ms=500, pace=pace
+            self.link, Report(self.link), block_tokens=TOKENS, world=world, lora_digest=lora_digest, events=events, lookup_deadline_ms=lookup_deadline_ms, pace=pace, block_bytes=block_bytes
         )
 
     def put(self, of: Any, blocks: range, salt: bytes = b"") -> None:
@@ -317,6 +318,31 @@ def test_loads_are_made_when_they_are_worth_it_and_each_decision_is_counted(node
     half.half.finished(running)
     assert half.half._report.reasons == {Reason.UNKNOWN: 4, Reason.SLOWER: 1, Reason.FREES: 1, Reason.DEADLINE: 1}
     assert "1 computed, that is sooner" in half.half._report.line()
+    half.half.close()
+
+
+def test_a_node_with_a_queue_is_not_waited_for(node: Node) -> None:
+    """Loads are planned by the client: what they took, and what the lookup of this very request stood in line for."""
+    half = Half(node, pace=Pace(8192, Prefill(0.0, 1e-3, 0.0, 8192)), block_bytes=1 << 20, lookup_deadline_ms=20_000)
+    stored = request("stored", 4 * TOKENS + 1)
+    half.put(stored, range(4))
+    for number in range(8):
+        loading = request(f"taught {number}", 4 * TOKENS + 1)
+        # The first three are loaded whatever is known; whether the others are is this machine's affair, they teach all the same.
+        half.matched(loading)
+        half.half.allocated(loading, [1, 2, 3, 4, 5], 4 * TOKENS)
+        half.half.worker_said(Stored(loads={loading.request_id: (0.001, 0.00001)}))
+        half.half.finished(loading)
+    seconds, confidence = half.half._planned((4, 0))
+    assert confidence > 0.5 and seconds >= 0.001
+    node.stop()
+    late = request("late", 4 * TOKENS + 1)
+    assert half.half.matched_tokens(late, 0) == (None, False)
+    time.sleep(0.4)
+    node.signal(signal.SIGCONT)
+    assert half.matched(late) == (0, False), "64 tokens are computed in 64 ms"
+    assert half.half._report.reasons[Reason.SLOWER] >= 1
+    assert half.half._planned((4, 0))[0] > 0.2
     half.half.close()
 
 

@@ -141,6 +141,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
                 lookup_deadline_ms=float(extra.get("lookup_deadline_ms", LOOKUP_DEADLINE_MS)),
                 load_deadline_ms=float(extra.get("load_deadline_ms", LOAD_DEADLINE_MS)),
                 pace=_pace(vllm_config, extra),
+                block_bytes=world * spec.page_size_bytes * len(kv_cache_config.kv_cache_groups[0].layer_names),
             )
         else:
             self._worker = WorkerHalf(

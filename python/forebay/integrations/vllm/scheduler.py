@@ -78,14 +78,16 @@ class _Tracked:
 class SchedulerHalf:
     """See the module."""
 
-    def __init__(self, link: Link, report: Report, *, block_tokens: int, world: int, lora_digest: Any, events: bool, lookup_deadline_ms: float, load_deadline_ms: float = 5000.0, pace: Pace | None = None) -> None:
+    def __init__(self, link: Link, report: Report, *, block_tokens: int, world: int, lora_digest: Any, events: bool, lookup_deadline_ms: float, load_deadline_ms: float = 5000.0, pace: Pace | None = None, block_bytes: int = 0) -> None:
+        """block_bytes: of a block of all ranks together; plans are made by it."""
         self._link, self._report = link, report
+        self._block_bytes = block_bytes
         self._block_tokens, self._world = block_tokens, world
         self._lora_digest = lora_digest
         self._lookup_deadline_ms, self._load_deadline_ms = lookup_deadline_ms, load_deadline_ms
         #: None: whatever is stored is loaded.
         self._pace = pace
-        self._load_speed = LoadSpeed()
+        self._load_speed = LoadSpeed(planned=self._planned)
         self._loading: dict[str, tuple[int, int]] = {}
         # Requests whose load failed: what is there and does not arrive would be found, asked for and missed again, for ever.
         self._failed: set[str] = set()
@@ -208,6 +210,21 @@ class SchedulerHalf:
         self._report.decided(decision.reason)
         return decision.blocks
 
+    def _planned(self, blocks: tuple[int, int]) -> tuple[float, float]:
+        """What a load of (DRAM, NVMe) blocks would take now: by what the workers' loads took, and by how long the lookup stood in line."""
+        space = self._link.namespace
+        if space is None or not self._block_bytes:
+            return 0.0, 0.0
+        plan = space.expect_fetch(dram_bytes=blocks[0] * self._block_bytes, nvme_bytes=blocks[1] * self._block_bytes)
+        return plan.seconds, plan.confidence
+
+    def _learn(self, blocks: tuple[int, int], seconds: float, stall_s: float) -> None:
+        """A worker's load took so long. The scheduler's own client makes none, so it is told."""
+        self._load_speed.saw(blocks, seconds, stall_s)
+        space = self._link.namespace
+        if space is not None and seconds > 0:
+            space.learn_fetch(seconds, dram_bytes=blocks[0] * self._block_bytes, nvme_bytes=blocks[1] * self._block_bytes)
+
     def _drain(self) -> None:
         if self._queue is None:
             return
@@ -323,7 +340,7 @@ class SchedulerHalf:
         for name, (seconds, stall_s) in said.loads.items():
             loaded = self._loading.pop(name, None)
             if loaded is not None:
-                self._load_speed.saw(loaded, seconds, stall_s)
+                self._learn(loaded, seconds, stall_s)
         if self._events is None:
             return
         for request_id, position in sorted(said.blocks):
