@@ -14,11 +14,14 @@ windows, linear attention, encoders) are refused by name.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import time
 import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +32,15 @@ import forebay
 from forebay import Fingerprint, Region
 from forebay._forebay import hash_bytes
 from forebay.integrations._common import Link, Report, digest_text
+from forebay.integrations._decide import LoadSpeed, Now, Prefill, PrefillSpeed, Reason, decide
 
 #: Tokens of a chunk unless asked otherwise: 8 MiB for an 8B model in bfloat16, well under the largest block of a default drive.
 CHUNK_TOKENS = 64
 #: Bytes of the block's memory taken at a time while storing, so that a long prompt does not need its whole KV twice.
 STORE_BYTES_MAX = 64 << 20
+
+#: A prompt is computed in one forward pass, unless its caller asks otherwise.
+_STEP_TOKENS = 1 << 30
 
 _DOMAIN = b"forebay transformers 1\0"
 _LOGGER = logging.getLogger("forebay")
@@ -45,11 +52,12 @@ class Unsupported(ValueError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the last call of `generate` did: tokens of the prompt, tokens that were loaded, chunks that were stored."""
+    """What the last call of `generate` did: tokens of the prompt, tokens that were loaded, chunks that were stored, and why so many were loaded."""
 
     prompt_tokens: int
     loaded_tokens: int
     stored_chunks: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ class PrefixCache:
         namespace: a namespace instead of the one that is named after the fingerprint.
         quota, ttl_s: of the namespace, when it is made.
         deadline_ms: how long a load, and how long a store, may take.
+        load_or_recompute: load what is stored only when that is sooner than computing it; see `_decide`.
+        prefill_s: what prefill costs, as [seconds a forward pass, a token, a pair of tokens], instead of learning it.
         strict: raise when the node is not there or refuses, instead of computing.
 
     Raises:
@@ -93,10 +103,22 @@ class PrefixCache:
         quota: int | None = None,
         ttl_s: int | None = None,
         deadline_ms: float = 5000.0,
+        load_or_recompute: bool = True,
+        prefill_s: Sequence[float] | None = None,
         strict: bool = False,
     ) -> None:
         if chunk_tokens < 1:
             raise ValueError(f"a chunk has at least 1 token, this is {chunk_tokens}")
+        if prefill_s is not None and not (len(prefill_s) == 3 and min(prefill_s) >= 0):
+            raise ValueError(f"prefill_s is three numbers, the seconds of a forward pass, a token and a pair of tokens, not {prefill_s!r}")
+        self._decides = load_or_recompute
+        given = None
+        if prefill_s is not None:
+            step_s, token_s, pair_s = map(float, prefill_s)
+            given = Prefill(step_s, token_s, pair_s, _STEP_TOKENS)
+        self._prefill = PrefillSpeed(_STEP_TOKENS, given)
+        self._load_speed = LoadSpeed(planned=self._planned)
+        self._reason = ""
         self._model = weakref.ref(model)
         self._chunk = chunk_tokens
         self._deadline_ms = deadline_ms
@@ -178,13 +200,55 @@ class PrefixCache:
         cache: Any = DynamicCache(config=model.config)
         # The last token is always computed: its logits are what generation starts from.
         loadable = (len(tokens) - 1) // self._chunk
-        loaded = self._guarded(lambda: self._load(cache, hashes[:loadable]), 0)
-        output = model.generate(input_ids, past_key_values=cache, **generate_kwargs)
+        self._reason = ""
+        loaded = self._guarded(lambda: self._load(cache, hashes[:loadable], len(tokens)), 0)
+        with self._timed(model, loaded * self._chunk):
+            output = model.generate(input_ids, past_key_values=cache, **generate_kwargs)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         stored = self._guarded(lambda: self._store(cache, sequences[0], loaded), 0)
-        self.last = Loaded(len(tokens), loaded * self._chunk, stored)
+        self.last = Loaded(len(tokens), loaded * self._chunk, stored, self._reason)
         self.report.tick()
         return output
+
+    @contextlib.contextmanager
+    def _timed(self, model: Any, begin: int) -> Iterator[None]:
+        """Learns what prefill costs from the first forward pass of a call, which begins behind what was loaded."""
+        if not self._decides:
+            yield
+            return
+        begun: list[float] = []
+        handles: list[Any] = []
+
+        def before(_: Any, args: Any, kwargs: Any) -> None:
+            del args, kwargs
+            begun.append(time.monotonic())
+
+        def after(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+            del output
+            while handles:
+                handles.pop().remove()
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            if ids is None or not begun:
+                return
+            if ids.device.type == "cuda":
+                # Kernels are only in line so far.
+                torch.cuda.synchronize(ids.device)
+            self._prefill.saw([(begin, begin + int(ids.shape[1]))], time.monotonic() - begun[0])
+
+        handles += [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after, with_kwargs=True)]
+        try:
+            yield
+        finally:
+            while handles:
+                handles.pop().remove()
+
+    def _planned(self, blocks: tuple[int, int]) -> tuple[float, float]:
+        """What a load of (DRAM, NVMe) chunks would take now: what the client plans for the get, and making a cache of it."""
+        space = self._link.namespace
+        if space is None:
+            return 0.0, 0.0
+        plan = space.expect_fetch(dram_bytes=blocks[0] * self.block_bytes, nvme_bytes=blocks[1] * self.block_bytes)
+        return plan.seconds + self._load_speed.stall_block_s * sum(blocks), plan.confidence
 
     def prefill(self, input_ids: torch.Tensor) -> DynamicCache:
         """The stored prefix of these tokens as a cache, at most all but the last token of it. Empty if nothing is stored."""
@@ -195,7 +259,7 @@ class PrefixCache:
         tokens = input_ids[0].to(device="cpu", dtype=torch.int64)
         cache = DynamicCache(config=model.config)
         hashes = _chain(tokens, self._chunk)[: (len(tokens) - 1) // self._chunk]
-        self._guarded(lambda: self._load(cache, hashes), 0)
+        self._guarded(lambda: self._load(cache, hashes, len(tokens), decides=False), 0)
         return cache
 
     def close(self) -> None:
@@ -212,20 +276,29 @@ class PrefixCache:
             _LOGGER.warning("forebay: %s; computed instead", error)
             return otherwise
 
-    def _load(self, cache: DynamicCache, hashes: list[bytes]) -> int:
-        """Fills the cache with the first chunks of these that are stored; how many."""
+    def _load(self, cache: DynamicCache, hashes: list[bytes], tokens: int, decides: bool = True) -> int:
+        """Fills the cache with as many of the first chunks of these as are stored and worth it; how many. tokens: of the whole prompt."""
         space = self._link.namespace
         if space is None or not hashes:
             return 0
         keys = space.keys(hashes)
-        found = space.match_prefix(keys, deadline_ms=self._deadline_ms).n
+        match = space.match_prefix(keys, deadline_ms=self._deadline_ms)
+        found, tiers = match.n, match.packed_tiers
         self.report.add(asked=len(hashes), hits=found)
+        if decides and self._decides:
+            now = Now(wait_s=0.0, is_busy=False, deadline_s=self._deadline_ms / 1000)
+            decision = decide(self._prefill.known(), self._load_speed, tiers, 0, self._chunk, tokens, now)
+            found, self._reason = decision.blocks, decision.reason
+            if decision.reason is not Reason.NOTHING:
+                self.report.decided(decision.reason)
         if found == 0:
             return 0
+        begun = time.monotonic()
         # Not the client's own memory, which is bounded: a long prompt's KV may be larger.
         blocks = torch.empty((found, self.block_bytes), dtype=torch.uint8)
         spans = Region.borrow(blocks.numpy()).spans([at * self.block_bytes for at in range(found)], self.block_bytes)
         results = space.get(keys[: 16 * found], into=spans, deadline_ms=self._deadline_ms)
+        landed = time.monotonic()
         whole = 0
         while whole < found and results[whole] == self.block_bytes:
             whole += 1
@@ -235,6 +308,10 @@ class PrefixCache:
         blocks = blocks[:whole]
         for keys_piece, values_piece in zip(self._pieces[::2], self._pieces[1::2], strict=True):
             cache.update(_unpack(blocks, keys_piece), _unpack(blocks, values_piece), keys_piece.layer)
+        if whole == found:
+            nvme = tiers.count(1, 0, whole)
+            now_s = time.monotonic()
+            self._load_speed.saw((whole - nvme, nvme), now_s - begun, now_s - landed)
         return whole
 
     def _store(self, cache: DynamicCache, sequence: torch.Tensor, loaded: int) -> int:

@@ -12,6 +12,7 @@ import torch
 from support import TRANSFORMERS, Node, run_script
 
 import forebay
+from forebay.integrations._decide import Reason
 from forebay.integrations.transformers import PrefixCache, Unsupported, generate, weights_digest
 
 CHUNK = 16
@@ -129,6 +130,35 @@ def test_a_dead_node_is_computed_around(model: Any, node: Node) -> None:
     never.close()
     with pytest.raises(forebay.ConnectionFailed):
         PrefixCache(model, "unix:/nowhere/forebay.sock", chunk_tokens=CHUNK, strict=True)
+
+
+def test_what_is_sooner_computed_is_computed_and_each_decision_is_counted(model: Any, node: Node) -> None:
+    """With prefill that costs nothing, and with one that costs ten seconds a token, whatever this machine does."""
+    ids = prompt(200)
+    cold = go_on(model, ids)
+    go_on(PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True), ids)
+    for token_s, loaded, reason in ((0.0, 0, Reason.SLOWER), (10.0, 192, Reason.FASTER)):
+        cache = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True, prefill_s=(0.0, token_s, 0.0))
+        for _ in range(3):
+            go_on(cache, ids)
+            assert (cache.last.loaded_tokens, cache.last.reason) == (192, Reason.UNKNOWN), "nothing is known of loads yet"
+        assert torch.equal(go_on(cache, ids).sequences, cold.sequences)
+        assert (cache.last.loaded_tokens, cache.last.reason) == (loaded, reason)
+        assert cache.report.reasons == {Reason.UNKNOWN: 3, reason: 1} and f"1 {reason}" in cache.report.line()
+        assert cache.prefill(ids).get_seq_length() == 192, "who asks for what is stored gets it"
+        cache.close()
+    with pytest.raises(ValueError, match="three numbers"):
+        PrefixCache(model, node.address, prefill_s=(1.0,))
+
+
+def test_prefill_is_learned_from_the_first_forward_pass_of_each_call(model: Any, node: Node) -> None:
+    cache = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
+    for number in range(4):
+        go_on(cache, prompt(300 + 100 * number, seed=number))
+    known = cache._prefill.known()
+    assert known is not None and known.seconds(0, 500) > 0
+    assert cache._prefill.seen == 4, "and not from the steps that decode"
+    assert not model._forward_hooks and not model._forward_pre_hooks, "the model is left as it was"
 
 
 def test_models_with_other_state_are_refused_by_name(node: Node) -> None:
