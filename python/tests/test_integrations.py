@@ -14,6 +14,7 @@ from conftest import Node
 
 import forebay
 from forebay import Fingerprint
+from forebay.integrations import _versions
 from forebay.integrations._common import Hints, Link, Report, default_address
 
 PRINT = Fingerprint(model="a model", weights="0123456789abcdef", dtype="bfloat16", block_tokens=16)
@@ -70,6 +71,16 @@ def test_a_node_on_tcp_is_shown_the_token_from_a_file(place: Callable[[], Path],
             each.close()
     finally:
         node.kill()
+
+
+def test_a_release_that_was_never_tested_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_versions.KNOWN, "an engine", ("0.32", "0.33"))
+    known = {version: _versions.is_known("an engine", version) for version in ("0.31.9", "0.32.0", "0.33.7+cpu", "0.34.0", "1.0", "odd")}
+    assert known == {"0.31.9": False, "0.32.0": True, "0.33.7+cpu": True, "0.34.0": False, "1.0": False, "odd": False}
+    for version in ("0.33.1", "0.34.0", "0.34.0"):
+        _versions.look("an engine", version)
+    (said,) = caplog.messages
+    assert "this is an engine 0.34.0, and the adapter is tested with 0.32 to 0.33" in said
 
 
 def test_a_strict_link_raises(own_node: Node) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import forebay
 from forebay import Fingerprint
+from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report
 
 #: Calls that were not drained yet; one more is answered as a failure.
@@ -63,6 +64,7 @@ class LmcacheClient:
             assert weights is not None
             weights_digest = forebay.fingerprint.weights_digest(weights)
         try:
+            _versions.look("LMCache", metadata.version("lmcache"))
             release = ".".join(metadata.version("lmcache").split(".")[:2])
         except metadata.PackageNotFoundError:
             release = "unknown"

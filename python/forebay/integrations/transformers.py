@@ -26,11 +26,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 import forebay
 from forebay import Fingerprint, Region
 from forebay._forebay import hash_bytes
+from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report, digest_text
 from forebay.integrations._decide import LoadSpeed, Now, Prefill, PrefillSpeed, Reason, decide
 
@@ -119,6 +121,7 @@ class PrefixCache:
         self._prefill = PrefillSpeed(_STEP_TOKENS, given)
         self._load_speed = LoadSpeed(planned=self._planned)
         self._reason = ""
+        _versions.look("transformers", transformers.__version__)
         self._model = weakref.ref(model)
         self._chunk = chunk_tokens
         self._deadline_ms = deadline_ms

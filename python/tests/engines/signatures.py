@@ -14,10 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from forebay.integrations import _versions
+
 HERE = Path(__file__).parent
 ACCEPT = os.environ.get("FOREBAY_ACCEPT") == "1"
 BEGIN, END = "<!-- versions -->\n", "<!-- end of versions -->"
-HEAD = "| engine | package tested | version | adapter, in `forebay.integrations` | interface |\n|---|---|---|---|---|\n"
+HEAD = "| engine | package tested | version | known to work | adapter, in `forebay.integrations` | interface |\n|---|---|---|---|---|---|\n"
 
 
 def parameters(method: Any) -> str:
@@ -86,7 +88,9 @@ def check_row(engine: str, package: str, environment: str, adapter: str, hook: s
     """The installed version is the pinned one, and the document names it."""
     installed = version(package)
     assert installed == pinned(environment, package)
-    row = f"| {engine} | {package} | {installed} | `{adapter}` | {hook} |\n"
+    name = engine.partition(",")[0]
+    assert _versions.is_known(name, installed), "the range that the adapter calls known has the release that is tested"
+    row = f"| {engine} | {package} | {installed} | {_versions.said(name)} | `{adapter}` | {hook} |\n"
     document = HERE.parents[2] / "docs/engines/README.md"
     before, rest = document.read_text().split(BEGIN)
     shown, after = rest.split(END)

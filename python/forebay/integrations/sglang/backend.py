@@ -27,6 +27,7 @@ from sglang.srt.mem_cache.hicache_storage import (
 
 import forebay
 from forebay import Fingerprint
+from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations.sglang.pools import CannotServe, LentPool, flat
 
@@ -61,6 +62,8 @@ class ForebayHiCache(HiCacheStorage):
 
     def __init__(self, storage_config: HiCacheStorageConfig, kwargs: dict[str, Any] | None = None) -> None:
         del kwargs
+        if _release() != "unknown":
+            _versions.look("SGLang", _release())
         self._config = storage_config
         extra = dict(storage_config.extra_config or {})
         self._strict = bool(extra.get("strict", False))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -23,6 +24,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from forebay import Fingerprint
+from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations._decide import Prefill
 from forebay.integrations.vllm import identity
@@ -102,6 +104,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
 
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        _versions.look("vLLM", vllm.__version__)
         extra = dict(self._kv_transfer_config.kv_connector_extra_config or {})
         unknown = sorted(set(extra) - set(_KEYS))
         if unknown:

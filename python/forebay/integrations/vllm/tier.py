@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import vllm
 from vllm.logger import init_logger
 from vllm.v1.kv_offload.base import (
     LookupResult,
@@ -26,6 +27,7 @@ from vllm.v1.kv_offload.base import (
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
 import forebay
+from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations._wishes import NONE, Wishes, wishes
 from forebay.integrations.vllm import identity
@@ -125,6 +127,7 @@ class ForebayTier(SecondaryTierManager):
         enable_kv_events: bool = False,
     ) -> None:
         super().__init__(offloading_spec, primary_kv_view, tier_type, backpressure_detector)
+        _versions.look("vLLM", vllm.__version__)
         self._stride = self.block_size_bytes
         self._region: forebay.Region | None = forebay.Region.borrow(primary_kv_view)
         self._config = offloading_spec.config
