@@ -32,6 +32,7 @@ const ENGINES: [Engine; 4] = [
             "test_vllm_worker.py",
             "test_vllm_tier.py",
             "test_vllm_connector.py",
+            "test_vllm_faults.py",
             "test_vllm_engine_tier.py",
         ],
     },

@@ -11,12 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Node
+from support import Node, vllm_life
 
 collect_ignore_glob = [] if os.environ.get("FOREBAY_ENGINES") == "1" else ["*"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A short folder: a socket lies in it."""
+    with tempfile.TemporaryDirectory(prefix="forebay-engines-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -60,3 +67,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def plain(model_folder: Path) -> list[list[int]]:
+    """What vLLM says to the prompts of vllm_program.py without Forebay."""
+    return vllm_life(model_folder)["tokens"][0]

@@ -32,8 +32,10 @@ LENGTHS = (300, 700, 640, 40)
 class Node:
     """A node of `forebay serve` on a drive in a temporary folder."""
 
-    def __init__(self, folder: Path, capacity_mib: int = 512, segment_mib: int = 16) -> None:
+    def __init__(self, folder: Path, capacity_mib: int = 512, segment_mib: int = 16, more: tuple[str, ...] = (), before: tuple[str, ...] = ()) -> None:
+        """more: flags of the node. before: a command that it is started by."""
         self.folder = folder
+        self._more, self._before = more, before
         self.capacity = capacity_mib << 20
         self._segment_mib = segment_mib
         self.address = f"unix:{folder}/forebay.sock"
@@ -42,7 +44,7 @@ class Node:
     def start(self) -> None:
         """Starts it, and returns when it serves."""
         binary = os.environ["FOREBAY_BINARY"]
-        command = [binary, "serve", "--data", f"{self.folder}/drive", "--memory", "96MiB"]
+        command = [*self._before, binary, "serve", "--data", f"{self.folder}/drive", "--memory", "96MiB", *self._more]
         command += ["--capacity", f"{self.capacity >> 20}MiB", "--segment", f"{self._segment_mib}MiB"]
         # A node complains of settings it does not know.
         plain = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from support import BLOCK_TOKENS, HERE, LENGTHS, VLLM, Node, run_script
 from support import vllm_life as live
 
@@ -23,12 +22,6 @@ def transfer(node: Node, **extra: Any) -> dict[str, Any]:
         # What is loaded is what is stored: a model so small computes as fast as it loads.
         "kv_connector_extra_config": {"address": node.address, "load_or_recompute": False, **extra},
     }
-
-
-@pytest.fixture(scope="module")
-def plain(model_folder: Path) -> list[list[int]]:
-    """What the engine says without Forebay."""
-    return live(model_folder)["tokens"][0]
 
 
 def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Path, node: Node, plain: list[list[int]]) -> None:
