@@ -4,7 +4,9 @@
 //! shard's mean), so that each byte put costs at most 1.34 bytes written. From a durable victim everything alive is moved, and the segment is freed
 //! only when the moved records are flushed.
 
+mod age;
 mod footer;
+mod shed;
 
 use forebay_format::{
     EntryKind, FooterCheck, FooterEntry, SegmentKind, Tombstone, decode_trailer, footer_bytes, restamp,
@@ -19,7 +21,7 @@ use crate::mutant::Mutant;
 use crate::segments::{SPARE_SEGMENTS, State};
 use crate::store::{Op, Store};
 use crate::verify::{Purpose, VerifyJob};
-use crate::write::RecordOf;
+use crate::write::{RecordOf, Whose};
 
 /// Of a victim of the cache, so much may be written again: 15/64 and the footers stay under a third of what is freed.
 const REAPPEND_SHARE: (u64, u64) = (15, 64);
@@ -31,10 +33,6 @@ const FOOTER_AND_TRAILER_BYTES: u64 = 64 << 10;
 const ENTRIES_PER_TURN: usize = 256;
 /// Bytes of records being moved at once; a larger one goes alone.
 const MOVING_BYTES_MAX: u64 = 4 << 20;
-/// Blocks compared in one search for the coldest: about 50 us.
-const SHED_VISITS: usize = 4096;
-/// Such searches for one put.
-const SHEDS_PER_PUT: usize = 64;
 
 /// A victim being emptied.
 pub(crate) struct Cleaning {
@@ -56,6 +54,8 @@ pub(crate) struct Cleaning {
     tombstones: Vec<Tombstone>,
     /// Something could not be moved: the segment stays.
     failed: bool,
+    /// There was no place to move to: the segment stays for now.
+    later: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,13 +93,15 @@ impl<D: Disk> Store<D> {
 
     /// True when waiting will make room for a put.
     pub(crate) fn can_make_room(&self) -> bool {
-        let evictable = |s: &crate::segments::Segment| {
-            s.kind != SegmentKind::Durable && matches!(s.state, State::Sealing | State::Sealed | State::Leaving)
+        let evictable = |s: &crate::segments::Segment| match s.state {
+            State::Sealing | State::Sealed => s.kind != SegmentKind::Durable,
+            State::Leaving | State::Emptied => true,
+            State::Free | State::Open => false,
         };
         self.segments.free_len() > SPARE_SEGMENTS
             || self.cleaning.is_some()
             || self.segments.iter().any(|(_, s)| evictable(s))
-            || self.segments.durable_victim(&self.geometry, self.least_gain()).is_some()
+            || self.movable(self.least_gain()).is_some()
     }
 
     /// Units that cleaning a durable segment must win: the largest record. Less may be lost at the end of any full segment, and cleaning would go on for
@@ -126,18 +128,46 @@ impl<D: Disk> Store<D> {
     }
 
     fn begin_cleaning(&mut self) -> bool {
-        let rescue = self.next_rescue();
-        if self.closing || rescue.is_none() && self.segments.free_len() >= self.free_target() {
+        if self.closing {
             return false;
         }
+        let renewed = self.renew_emptied();
+        match self.next_victim() {
+            Some(victim) => self.begin_with(victim),
+            None => renewed,
+        }
+    }
+
+    /// What is emptied next, if anything is to be.
+    fn next_victim(&mut self) -> Option<u16> {
+        let rescue = self.next_rescue();
+        if rescue.is_some() {
+            return rescue;
+        }
+        let short = self.segments.free_len() < self.free_target();
+        let burdened = self.is_burdened();
+        if !short && !burdened {
+            return None;
+        }
+        let half = self.movable(self.geometry.segment_units / 2);
+        if half.is_some() {
+            return half;
+        }
+        if burdened && let Some(aging) = self.oldest_to_empty() {
+            return Some(aging);
+        }
         let heed_pins = !self.mutant(Mutant::ReuseWhileRead);
-        let half = self.geometry.segment_units / 2;
-        let durable = |gain| self.segments.durable_victim(&self.geometry, gain);
-        let victim = rescue
-            .or_else(|| durable(half))
-            .or_else(|| self.segments.cache_victim(&self.geometry, heed_pins))
-            .or_else(|| durable(self.least_gain()));
-        let Some(victim) = victim else { return false };
+        let cache = || self.segments.cache_victim(&self.geometry, heed_pins);
+        let victim = short.then(|| cache().or_else(|| self.movable(self.least_gain()))).flatten();
+        if victim.is_none() && !burdened && self.tombstones_lack_room() {
+            return self.oldest_to_empty();
+        }
+        victim
+    }
+
+    fn begin_with(&mut self, victim: u16) -> bool {
+        let has_tombstones = self.segments.needed_tombstones(victim, &self.segments.horizon()) > 0
+            && !self.mutant(Mutant::TombstonesDropped);
         let s = self.segments.get(victim);
         let mut cleaning = Cleaning {
             victim,
@@ -152,8 +182,8 @@ impl<D: Disk> Store<D> {
             unflushed: 0,
             tombstones: Vec::new(),
             failed: false,
+            later: false,
         };
-        let has_tombstones = s.tombstone_seq_max > 0 && self.segments.oldest_on_disk(victim) < s.tombstone_seq_max;
         if s.live_units == 0 && !has_tombstones {
             cleaning.phase = Phase::Done;
         } else if let Some(count) = s.footer_count {
@@ -197,10 +227,11 @@ impl<D: Disk> Store<D> {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
         let entries = cleaning.footer.as_ref().and_then(|(buf, check)| check.entries(buf, cleaning.next).ok());
         let left = entries.as_ref().map_or(0, ExactSizeIterator::len);
-        let oldest = self.segments.oldest_on_disk(cleaning.victim);
+        let oldest = self.segments.horizon().without(cleaning.victim);
+        let dropped = self.mutant(Mutant::TombstonesDropped);
         for entry in entries.into_iter().flatten().take(ENTRIES_PER_TURN) {
             match entry.kind {
-                EntryKind::Tombstone if entry.seq > oldest => cleaning.tombstones.push(Tombstone {
+                EntryKind::Tombstone if entry.seq > oldest && !dropped => cleaning.tombstones.push(Tombstone {
                     namespace: entry.namespace,
                     key: entry.key,
                     version: entry.version,
@@ -353,13 +384,18 @@ impl<D: Disk> Store<D> {
             return self.move_ended(place, false);
         }
         let kind = if durable { SegmentKind::Durable } else { SegmentKind::Reappend };
+        if !self.ensure_place(kind, place.units(), 1, Whose::Cleaning) {
+            if let Some(cleaning) = self.cleaning.as_mut().filter(|c| c.durable) {
+                cleaning.later = true;
+            } else {
+                self.evict_if_at(ns, &key, place);
+            }
+            return self.move_ended(place, false);
+        }
         let trailer_at = place.payload_units as usize * self.geometry.align;
         let written = data.thaw().ok().and_then(|mut buf| {
             let view = decode_trailer(&buf[trailer_at..]).ok()?;
             let entry = self.moved_entry(&view, ns, &key, place)?;
-            if !self.ensure_place(kind, place.units(), 1, true) {
-                return None;
-            }
             let spot = self.take_place(kind, place.units(), &[entry])?;
             restamp(&mut buf[trailer_at..], spot.generation, spot.nonce);
             Some((spot, buf))
@@ -436,9 +472,9 @@ impl<D: Disk> Store<D> {
     fn carry_tombstones(&mut self) -> bool {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
         let mut stuck = false;
-        while !cleaning.failed && !cleaning.tombstones.is_empty() {
-            let at = cleaning.tombstones.len().saturating_sub(forebay_format::TOMBSTONES_MAX);
-            if !self.write_tombstones(&cleaning.tombstones[at..], Some(Action::Moved)) {
+        while !cleaning.failed && !cleaning.later && !cleaning.tombstones.is_empty() {
+            let at = cleaning.tombstones.len().saturating_sub(self.tombstones_at_once());
+            if !self.write_tombstones(&cleaning.tombstones[at..], Whose::Cleaning, Some(Action::Moved)) {
                 stuck = true;
                 break;
             }
@@ -467,10 +503,14 @@ impl<D: Disk> Store<D> {
     fn end_cleaning(&mut self) -> bool {
         let Some(cleaning) = self.cleaning.take() else { return false };
         let victim = cleaning.victim;
+        let renew = cleaning.durable || self.is_burdened();
         let s = self.segments.get_mut(victim);
         if cleaning.failed {
             // Its blocks stay readable; another try would meet the same end.
             s.stuck = true;
+            return true;
+        }
+        if cleaning.later {
             return true;
         }
         if s.live_units > 0 {
@@ -480,88 +520,9 @@ impl<D: Disk> Store<D> {
             return true;
         }
         self.counted.segments_freed += 1;
+        s.renew = renew;
         let heed_pins = !self.mutant(Mutant::ReuseWhileRead);
         self.segments.release(victim, heed_pins);
         true
-    }
-
-    /// Makes room for `units` in a namespace of the cache: when it would be over its quota it loses its coldest, down to 15/16 of it, so that the
-    /// search is paid once for many puts.
-    pub(crate) fn make_quota(&mut self, ns: u16, units: u32) -> bool {
-        let bytes = self.geometry.bytes(units);
-        let Some(slot) = self.namespaces.get(ns) else { return false };
-        let Some(quota) = slot.row.quota_bytes else { return true };
-        if slot.bytes + bytes <= quota {
-            return true;
-        }
-        let goal = slot.bytes + bytes - quota.min((quota / 16 * 15).max(bytes));
-        let before = self.counted.evicted;
-        self.shed(ns, goal);
-        self.counted.evicted_quota += self.counted.evicted - before;
-        self.namespaces.get(ns).is_some_and(|slot| slot.bytes + bytes <= quota)
-    }
-
-    /// Makes room in the index for a block: its table may not grow past the ceiling, so that table loses its coldest sixteenth.
-    pub(crate) fn make_index_room(&mut self, ns: u16, key: &Key) -> bool {
-        let Some(table) = self.index.full_table_for(ns, key) else { return true };
-        if self.mutant(Mutant::IndexUnbounded) {
-            return true;
-        }
-        let mut coldest: Vec<(bool, u32, u16, Key)> = self
-            .index
-            .table(table)
-            .filter(|e| !self.namespaces.is_durable(e.ns))
-            .map(|e| (e.is_leased(), e.rank, e.ns, e.key))
-            .collect();
-        coldest.sort_unstable_by_key(|(leased, rank, ..)| (*leased, *rank));
-        coldest.truncate(coldest.len().div_ceil(16));
-        let evicted = coldest.len();
-        for (_, _, ns, key) in coldest {
-            self.evict_entry(ns, &key);
-        }
-        self.counted.evicted_index += evicted as u64;
-        evicted > 0
-    }
-
-    /// Evicts the coldest of a namespace of the cache until `bytes` are free. Blocks are spread over the index's tables by hash,
-    /// so a few tables are a fair sample; a small index is looked at whole.
-    fn shed(&mut self, ns: u16, bytes: u64) {
-        let mut freed = 0;
-        for heed_leases in [true, false] {
-            for _ in 0..SHEDS_PER_PUT {
-                if freed >= bytes {
-                    return;
-                }
-                let (mut sample, whole) = self.sample(ns, heed_leases);
-                if sample.is_empty() && whole {
-                    break;
-                }
-                sample.sort_unstable_by_key(|(rank, _)| *rank);
-                let most = if whole { sample.len() } else { sample.len().div_ceil(16) };
-                for (_, key) in sample.into_iter().take(most) {
-                    if freed >= bytes {
-                        break;
-                    }
-                    freed += self.evict_entry(ns, &key);
-                }
-            }
-        }
-    }
-
-    /// Candidates from the next tables of the index, and whether these were all tables.
-    fn sample(&mut self, ns: u16, heed_leases: bool) -> (Vec<(u32, Key)>, bool) {
-        let mut sample = Vec::new();
-        let (mut visited, mut tables) = (0, 0);
-        while visited < SHED_VISITS && tables < self.index.tables() {
-            self.shed_cursor = (self.shed_cursor + 1) % self.index.tables();
-            tables += 1;
-            for entry in self.index.table(self.shed_cursor) {
-                visited += 1;
-                if entry.ns == ns && !(heed_leases && entry.is_leased()) {
-                    sample.push((entry.rank, entry.key));
-                }
-            }
-        }
-        (sample, tables == self.index.tables())
     }
 }

@@ -98,7 +98,7 @@ impl<D: Disk> Store<D> {
             Action::HeaderWritten { segment, generation } if ok => {
                 let s = self.segments.get_mut(segment);
                 if s.generation == generation {
-                    s.oldest_on_disk = generation;
+                    s.oldest_on_disk = if s.has_blocks { generation } else { 0 };
                 }
             }
             Action::Moved => self.moved(ok),

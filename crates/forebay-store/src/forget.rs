@@ -13,7 +13,7 @@ use crate::flush::Action;
 use crate::lanes::Lane;
 use crate::mutant::Mutant;
 use crate::store::Store;
-use crate::write::RecordOf;
+use crate::write::{RecordOf, Whose};
 
 /// Records of tombstones that may wait for a place. Each is one request; further ones are told that they failed.
 const WAITING_MAX: usize = 1024;
@@ -59,10 +59,10 @@ impl<D: Disk> Store<D> {
         was_here
     }
 
-    /// Writes tombstones that wait for a place. They may use the spare segments: forgetting makes room.
+    /// Writes tombstones that wait for a place. They may use one of the spare segments: forgetting makes room.
     pub(crate) fn tombstones_step(&mut self) {
         while let Some((group, list)) = self.tombstones_waiting.pop_front() {
-            if !self.write_tombstones(&list, Some(Action::Forgot { group })) {
+            if !self.write_tombstones(&list, Whose::Tombstones, Some(Action::Forgot { group })) {
                 self.tombstones_waiting.push_front((group, list));
                 return;
             }
@@ -70,13 +70,13 @@ impl<D: Disk> Store<D> {
     }
 
     /// Writes one record of tombstones. False: no place or no memory yet.
-    pub(crate) fn write_tombstones(&mut self, list: &[Tombstone], action: Option<Action>) -> bool {
+    pub(crate) fn write_tombstones(&mut self, list: &[Tombstone], whose: Whose, action: Option<Action>) -> bool {
         let align = self.geometry.align;
         let body_len = tombstones_len(list.len());
         let bytes = trailer_len(body_len, align);
         let units = (bytes / align) as u32;
         let Some(mut buf) = self.dram.alloc(&self.arena, bytes) else { return false };
-        if !self.ensure_place(SegmentKind::Durable, units, list.len(), true) {
+        if !self.ensure_place(SegmentKind::Durable, units, list.len(), whose) {
             return false;
         }
         let entries: Vec<FooterEntry> = list.iter().map(FooterEntry::of_tombstone).collect();
@@ -92,8 +92,6 @@ impl<D: Disk> Store<D> {
             kind: RecordKind::Tombstones,
         };
         encode_trailer(&trailer, &body, &mut buf);
-        let segment = self.segments.get_mut(spot.segment);
-        segment.tombstone_seq_max = segment.tombstone_seq_max.max(seq);
         self.counted.meta_bytes += bytes as u64;
         self.write_record(Lane::Put, &spot, buf.freeze(), RecordOf::Tombstones, action);
         true

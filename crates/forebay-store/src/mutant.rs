@@ -36,4 +36,8 @@ pub enum Mutant {
     ScrubChecksNothing,
     /// Scrub does not hold the segment that it reads.
     ScrubHoldsNothing,
+    /// Tombstones stay behind in the segments that cleaning empties.
+    TombstonesDropped,
+    /// Emptied segments are taken to hold nothing without a header being written over what lies there.
+    NotWrittenOver,
 }

@@ -17,7 +17,7 @@ use crate::index::{Entry, Place};
 use crate::lanes::Lane;
 use crate::mutant::Mutant;
 use crate::store::{Batch, Store};
-use crate::write::RecordOf;
+use crate::write::{RecordOf, Whose};
 
 /// Most bytes of puts that the drive has not taken yet: 8 MiB waiting and what is in flight. Acknowledged and unwritten is what a SIGKILL loses, so
 /// it stays a few milliseconds of the drive; puts beyond it wait, and gets always find room in the arena. Of blocks that are larger two may be there,
@@ -131,7 +131,7 @@ impl<D: Disk> Store<D> {
             self.counted.refused_admission += 1;
             return refused(RefusedReason::Admission);
         }
-        if !self.has_place(kind, units, 1, false) {
+        if !self.has_place(kind, units, 1, Whose::Put) {
             return refused(if self.can_make_room() { RefusedReason::Busy } else { RefusedReason::Full });
         }
         let bytes = self.geometry.bytes(units) as usize;
@@ -243,7 +243,7 @@ impl<D: Disk> Store<D> {
             false => self.policy.insert(turn, depth, batch.hint),
         };
         let kind = if durable { SegmentKind::Durable } else { SegmentKind::Cache };
-        if !self.ensure_place(kind, units, 1, false) {
+        if !self.ensure_place(kind, units, 1, Whose::Put) {
             return Committed::Refused(RefusedReason::Busy);
         }
         let seq = self.number();

@@ -168,6 +168,7 @@ impl<D: Disk> Store<D> {
             unsealed.push((segment, entries));
         }
         self.next = self.next.max(found.seq_max + 1);
+        found.note(&mut self.segments);
         self.bury(&found);
         report.expired = self.leave_expired(&found);
         report.tombstones = found.tombstones.len() as u64;
@@ -302,12 +303,14 @@ impl<D: Disk> Store<D> {
             report,
         };
         taking.take_all(segment, scanned.entries.iter().copied());
+        // What could not be read today may be read tomorrow.
+        self.segments.get_mut(segment).has_blocks |= scanned.bad > 0;
         Ok(scanned.entries)
     }
 
     /// Forgets what tombstones say is forgotten.
     fn bury(&mut self, found: &Findings) {
-        for ((namespace, key), seq) in &found.tombstones {
+        for ((namespace, key), (seq, _)) in &found.tombstones {
             let Some(ns) = self.namespaces.find(*namespace) else { continue };
             if self.index.find(ns, key).is_some_and(|e| e.age() < found.age(*seq)) {
                 self.index.remove(ns, key);
@@ -391,13 +394,11 @@ impl<D: Disk> Store<D> {
 
     /// Free are segments without a header, and those in which nothing lives any more, the oldest first.
     fn free_empty(&mut self) {
+        let horizon = self.segments.horizon();
         let mut empty: Vec<(u64, u16)> = self
             .segments
             .iter()
-            .filter(|(i, s)| {
-                let tombstones = s.tombstone_seq_max > 0 && self.segments.oldest_on_disk(*i) < s.tombstone_seq_max;
-                s.live_units == 0 && !tombstones
-            })
+            .filter(|(i, s)| s.live_units == 0 && self.segments.needed_tombstones(*i, &horizon) == 0)
             .map(|(i, s)| (s.generation, i))
             .collect();
         empty.sort_unstable();

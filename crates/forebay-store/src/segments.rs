@@ -49,6 +49,8 @@ pub(crate) enum State {
     Sealed,
     /// Freed, and still read by somebody.
     Leaving,
+    /// Freed; a new header is to be written over what lies there before it is free.
+    Emptied,
 }
 
 /// One segment.
@@ -60,8 +62,11 @@ pub(crate) struct Segment {
     /// was opened later and cannot hold what was forgotten.
     pub(crate) generation: u64,
     pub(crate) nonce: u64,
-    /// The lowest generation that a start after a crash may find here: what was here before, until the new header is flushed. 0: nothing.
+    /// The lowest generation of which a start after a crash may find blocks here, dead ones as well: what was here before counts until the new header
+    /// is flushed. 0: there are none, so no tombstone is needed for its sake.
     pub(crate) oldest_on_disk: u64,
+    /// Blocks were written to it since it was opened.
+    pub(crate) has_blocks: bool,
     /// Entries of its footer; `None` when it has none that can be read.
     pub(crate) footer_count: Option<u32>,
     pub(crate) live_units: u32,
@@ -72,6 +77,10 @@ pub(crate) struct Segment {
     pub(crate) pins: u32,
     /// Highest number of a tombstone in it; 0 if it has none.
     pub(crate) tombstone_seq_max: u64,
+    /// How many it has.
+    pub(crate) tombstones: u32,
+    /// It was durable and has been emptied: what lies there must not be found again, see [`State::Emptied`].
+    pub(crate) renew: bool,
     /// Cleaning found it unreadable; left alone.
     pub(crate) stuck: bool,
     /// Scrub found damage in it.
@@ -86,12 +95,15 @@ impl Segment {
             generation: 0,
             nonce: 0,
             oldest_on_disk: 0,
+            has_blocks: false,
             footer_count: None,
             live_units: 0,
             worth: 0,
             leased_units: 0,
             pins: 0,
             tombstone_seq_max: 0,
+            tombstones: 0,
+            renew: false,
             stuck: false,
             damaged: false,
         }
@@ -103,12 +115,41 @@ pub(crate) struct Segments {
     all: Vec<Segment>,
     /// First freed, first used: all of the drive wears alike, and what was freed last can still be found by a start after a crash.
     free: VecDeque<u16>,
+    /// Those in [`State::Emptied`].
+    emptied: VecDeque<u16>,
+    /// Tombstones in all of them.
+    tombstones: u64,
+}
+
+/// Back to which generation blocks may be found on the drive, with and without any one segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Horizon {
+    least: u64,
+    second: u64,
+    holds_least: Option<u16>,
+}
+
+impl Horizon {
+    /// The lowest generation of which blocks may be found anywhere but in `segment`. A tombstone there with a lower number is not needed any more.
+    pub(crate) fn without(&self, segment: u16) -> u64 {
+        if self.holds_least == Some(segment) { self.second } else { self.least }
+    }
+
+    /// The segment that holds the oldest blocks.
+    pub(crate) fn oldest(&self) -> Option<u16> {
+        self.holds_least
+    }
 }
 
 impl Segments {
     /// Nothing on the drive, nothing free yet.
     pub(crate) fn new(count: u32) -> Self {
-        Segments { all: vec![Segment::blank(); count as usize], free: VecDeque::new() }
+        Segments {
+            all: vec![Segment::blank(); count as usize],
+            free: VecDeque::new(),
+            emptied: VecDeque::new(),
+            tombstones: 0,
+        }
     }
 
     pub(crate) fn get(&self, segment: u16) -> &Segment {
@@ -140,7 +181,9 @@ impl Segments {
         debug_assert_eq!((s.live_units, s.leased_units), (0, 0), "a segment with blocks in it is not free");
         s.state = State::Free;
         s.worth = 0;
-        (s.stuck, s.damaged) = (false, false);
+        (s.stuck, s.damaged, s.renew) = (false, false, false);
+        s.tombstone_seq_max = 0;
+        self.tombstones -= u64::from(std::mem::take(&mut s.tombstones));
         self.free.push_back(segment);
     }
 
@@ -148,13 +191,32 @@ impl Segments {
         self.free.pop_front()
     }
 
+    /// Takes this one out of the free list.
+    pub(crate) fn take_free(&mut self, segment: u16) -> bool {
+        let at = self.free.iter().position(|free| *free == segment);
+        at.and_then(|at| self.free.remove(at)).is_some()
+    }
+
+    pub(crate) fn pop_emptied(&mut self) -> Option<u16> {
+        self.emptied.pop_front()
+    }
+
+    pub(crate) fn push_emptied(&mut self, segment: u16) {
+        self.get_mut(segment).state = State::Emptied;
+        self.emptied.push_back(segment);
+    }
+
     /// Frees a segment, at once or when nobody reads it any more.
     pub(crate) fn release(&mut self, segment: u16, heed_pins: bool) {
         if heed_pins && self.get(segment).pins > 0 {
             self.get_mut(segment).state = State::Leaving;
         } else {
-            self.push_free(segment);
+            self.leave(segment);
         }
+    }
+
+    fn leave(&mut self, segment: u16) {
+        if self.get(segment).renew { self.push_emptied(segment) } else { self.push_free(segment) }
     }
 
     pub(crate) fn pin(&mut self, segment: u16) {
@@ -165,7 +227,7 @@ impl Segments {
         let s = self.get_mut(segment);
         s.pins -= 1;
         if s.pins == 0 && s.state == State::Leaving {
-            self.push_free(segment);
+            self.leave(segment);
         }
     }
 
@@ -181,10 +243,43 @@ impl Segments {
         s.worth -= u64::from(units) * u64::from(rank);
     }
 
-    /// The lowest generation that a start after a crash may find anywhere but in `except`.
-    pub(crate) fn oldest_on_disk(&self, except: u16) -> u64 {
-        let others = self.iter().filter(|(i, s)| *i != except && s.oldest_on_disk > 0);
-        others.map(|(_, s)| s.oldest_on_disk).min().unwrap_or(u64::MAX)
+    /// Counts blocks and tombstones that are written to a segment.
+    pub(crate) fn note_written(&mut self, segment: u16, blocks: usize, tombstones: usize, seq: u64) {
+        let s = &mut self.all[usize::from(segment)];
+        if blocks > 0 {
+            s.has_blocks = true;
+            if s.oldest_on_disk == 0 {
+                s.oldest_on_disk = s.generation;
+            }
+        }
+        if tombstones > 0 {
+            s.tombstone_seq_max = s.tombstone_seq_max.max(seq);
+            s.tombstones += tombstones as u32;
+            self.tombstones += tombstones as u64;
+        }
+    }
+
+    /// Tombstones on the drive, needed or not.
+    pub(crate) fn tombstones(&self) -> u64 {
+        self.tombstones
+    }
+
+    pub(crate) fn horizon(&self) -> Horizon {
+        let mut horizon = Horizon { least: u64::MAX, second: u64::MAX, holds_least: None };
+        for (i, s) in self.iter().filter(|(_, s)| s.oldest_on_disk > 0) {
+            if s.oldest_on_disk < horizon.least {
+                horizon = Horizon { least: s.oldest_on_disk, second: horizon.least, holds_least: Some(i) };
+            } else {
+                horizon.second = horizon.second.min(s.oldest_on_disk);
+            }
+        }
+        horizon
+    }
+
+    /// Tombstones of a segment that must go along when it is emptied, as far as is known without reading them.
+    pub(crate) fn needed_tombstones(&self, segment: u16, horizon: &Horizon) -> u32 {
+        let s = self.get(segment);
+        if horizon.without(segment) < s.tombstone_seq_max { s.tombstones } else { 0 }
     }
 
     /// The segment of the cache whose eviction loses least, for which fewer than a quarter of its bytes are leased.
@@ -208,14 +303,21 @@ impl Segments {
             .map(|(i, _)| i)
     }
 
-    /// The durable segment with the most dead space, if moving its living blocks out wins at least `gain` units.
-    pub(crate) fn durable_victim(&self, geometry: &Geometry, gain: u32) -> Option<u16> {
+    /// The durable segment with the most dead space, if moving out what lives there wins at least `gain` units. Tombstones that are still needed live
+    /// too: a segment has room for `tombstones_each` of them, however few bytes they take.
+    pub(crate) fn durable_victim(&self, geometry: &Geometry, gain: u32, tombstones_each: u32) -> Option<u16> {
         let room = geometry.segment_units - geometry.header_units;
+        let horizon = self.horizon();
+        let kept = |i, s: &Segment| {
+            let tombstones = u64::from(self.needed_tombstones(i, &horizon)) * u64::from(room);
+            u64::from(s.live_units) + tombstones / u64::from(tombstones_each.max(1))
+        };
         self.iter()
             .filter(|(_, s)| s.state == State::Sealed && s.kind == SegmentKind::Durable && s.pins == 0 && !s.stuck)
-            .filter(|(_, s)| s.live_units + gain <= room)
-            .min_by_key(|(_, s)| (s.live_units, s.generation))
-            .map(|(i, _)| i)
+            .map(|(i, s)| (kept(i, s), s.generation, i))
+            .filter(|(kept, ..)| kept + u64::from(gain) <= u64::from(room))
+            .min()
+            .map(|(.., i)| i)
     }
 
     /// Mean rank of what the cache holds, and that of its hottest segment.

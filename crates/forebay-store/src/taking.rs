@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_format::{EntryKind, FOOTER_TAIL_BYTES, FooterEntry, SEGMENT_HEADER_BYTES};
+use forebay_format::{EntryKind, FOOTER_TAIL_BYTES, FooterEntry, SEGMENT_HEADER_BYTES, SegmentKind};
 use forebay_types::{Key, NamespaceId};
 
 use crate::face::RecoveryReport;
@@ -15,7 +15,8 @@ const LOOK_AHEAD: usize = 64;
 
 /// What the drive's records say, beside where blocks are.
 pub(crate) struct Findings {
-    pub(crate) tombstones: BTreeMap<(NamespaceId, Key), u64>,
+    /// Of each key that was forgotten the highest number, and the segment that says so; of two with the same one the older.
+    pub(crate) tombstones: BTreeMap<(NamespaceId, Key), (u64, u16)>,
     pub(crate) seq_max: u64,
     /// Ages in the index are counted from here.
     pub(crate) age_base: u64,
@@ -25,6 +26,16 @@ impl Findings {
     /// How old a number is, in the bits an index entry can spare: only those so far apart that no drive holds both are confused.
     pub(crate) fn age(&self, seq: u64) -> u64 {
         seq.saturating_sub(self.age_base).min(AGE_MAX)
+    }
+
+    /// Tells segments what they hold beside what lives.
+    pub(crate) fn note(&self, segments: &mut Segments) {
+        for (seq, segment) in self.tombstones.values() {
+            segments.note_written(*segment, 0, 1, *seq);
+        }
+        for s in segments.iter_mut().filter(|s| !s.has_blocks) {
+            s.oldest_on_disk = 0;
+        }
     }
 }
 
@@ -50,22 +61,33 @@ impl Taking<'_> {
     /// Takes the entries of one segment.
     pub(crate) fn take_all(&mut self, segment: u16, entries: impl Iterator<Item = FooterEntry>) {
         let mut ahead: Vec<Found> = Vec::with_capacity(LOOK_AHEAD);
+        let mut has_blocks = false;
         for entry in entries {
             self.found.seq_max = self.found.seq_max.max(entry.seq);
             match entry.kind {
-                EntryKind::Tombstone => {
-                    let s = self.segments.get_mut(segment);
-                    s.tombstone_seq_max = s.tombstone_seq_max.max(entry.seq);
-                    let seq = self.found.tombstones.entry((entry.namespace, entry.key)).or_default();
-                    *seq = (*seq).max(entry.seq);
+                EntryKind::Tombstone => self.bury(segment, &entry),
+                EntryKind::Block => {
+                    has_blocks = true;
+                    ahead.extend(self.judge(segment, entry));
                 }
-                EntryKind::Block => ahead.extend(self.judge(segment, entry)),
             }
             if ahead.len() == LOOK_AHEAD {
                 ahead.drain(..).for_each(|found| self.take(&found));
             }
         }
         ahead.drain(..).for_each(|found| self.take(&found));
+        self.segments.get_mut(segment).has_blocks |= has_blocks;
+    }
+
+    /// A tombstone with a higher number does all that one with a lower does. The same one twice was moved, and counts where it came from: then the copy
+    /// needs no place of its own.
+    fn bury(&mut self, segment: u16, entry: &FooterEntry) {
+        let generation = self.segments.get(segment).generation;
+        let held = self.found.tombstones.entry((entry.namespace, entry.key)).or_insert((entry.seq, segment));
+        let older = generation < self.segments.get(held.1).generation;
+        if entry.seq > held.0 || entry.seq == held.0 && older {
+            *held = (entry.seq, segment);
+        }
     }
 
     /// Where an entry's block would stand, if it can be one, and the memory there on its way.
@@ -88,9 +110,15 @@ impl Taking<'_> {
         let (hash, ns, place) = (*hash, *ns, *place);
         let age = self.found.age(entry.seq);
         if let Some(held) = self.index.find_hashed(hash, ns, &entry.key) {
-            let generation = self.segments.get(place.segment).generation;
-            // The same record twice: it was moved, and the later copy is the one whose segment is not about to be reused.
-            if (age, generation) > (held.age(), self.segments.get(held.segment()).generation) {
+            let (new, old) = (self.segments.get(place.segment), self.segments.get(held.segment()));
+            // The same record twice: it was moved. Of the cache the later copy counts, whose segment is not about to be reused. A durable segment is
+            // free only when its header is written over, and until then counts as if nothing had been moved: so a crash in the middle of cleaning
+            // costs no room.
+            let later = match new.kind {
+                SegmentKind::Durable => new.generation < old.generation,
+                _ => new.generation > old.generation,
+            };
+            if age > held.age() || age == held.age() && later {
                 held.set_place(place);
                 held.set_age(age);
                 if entry.expiry_utc_s != 0 || self.index.any_expire() {

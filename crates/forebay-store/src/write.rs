@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 
 use forebay_format::{
-    FOOTER_ENTRY_BYTES, FooterEncoder, FooterEntry, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind, footer_bytes,
+    EntryKind, FOOTER_ENTRY_BYTES, FooterEncoder, FooterEntry, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind,
+    footer_bytes,
 };
 use forebay_io::{Buf, Disk, DiskError, Shared};
 use forebay_types::Key;
@@ -27,6 +28,14 @@ const ENTRIES_PER_TURN: usize = 2048;
 
 /// Entries for which memory is taken at once.
 pub(crate) const ENTRIES_STEP: usize = 1024;
+
+/// For whom a place is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Put,
+    Tombstones,
+    Cleaning,
+}
 
 /// What a record being written is.
 #[derive(Debug)]
@@ -110,18 +119,42 @@ impl<D: Disk> Store<D> {
         self.writing.iter().position(|open| open.kind == kind && open.seal == Seal::No)
     }
 
-    /// True when a record would find a place now. Only cleaning, and tombstones, may use the spare segments.
-    pub(crate) fn has_place(&self, kind: SegmentKind, units: u32, entries: usize, spares: bool) -> bool {
+    /// True when a record would find a place now.
+    ///
+    /// Segments are opened while others stay free: two for puts, one for tombstones, since forgetting makes room, none for cleaning. While none is
+    /// left, nobody else writes where cleaning moves to: what it moves then finds room for certain, and after a crash its copies, which are alone in
+    /// their segment, are free again.
+    pub(crate) fn has_place(&self, kind: SegmentKind, units: u32, entries: usize, whose: Whose) -> bool {
+        let free = self.segments.free_len();
         let open = self.open_at(kind).map(|at| &self.writing[at]);
-        open.is_some_and(|open| open.fits(units, entries, self.entries_max, &self.geometry))
-            || self.segments.free_len() > if spares { 0 } else { SPARE_SEGMENTS }
+        let fits = open.is_some_and(|open| open.fits(units, entries, self.entries_max_now(), &self.geometry));
+        let theirs = kind == SegmentKind::Durable && free == 0;
+        match whose {
+            Whose::Cleaning => fits || free > 0,
+            Whose::Tombstones => fits && !theirs || free > SPARE_SEGMENTS - 1,
+            Whose::Put => fits && !theirs || free > SPARE_SEGMENTS,
+        }
+    }
+
+    /// Entries that the open segment of this kind has room for, or the next if none is open.
+    pub(crate) fn entries_left(&self, kind: SegmentKind) -> usize {
+        let open = self.open_at(kind).map_or(0, |at| self.writing[at].entries.len());
+        let left = self.entries_max_now().saturating_sub(open);
+        if left == 0 { self.entries_max } else { left }
+    }
+
+    /// Most entries of an open segment. With no segment left, cleaning may need more for what was written under a higher ceiling.
+    fn entries_max_now(&self) -> usize {
+        if self.segments.free_len() == 0 { usize::MAX } else { self.entries_max }
     }
 
     /// Opens a segment if a record of `units` needs one. False: no segment, or no memory.
-    pub(crate) fn ensure_place(&mut self, kind: SegmentKind, units: u32, entries: usize, spares: bool) -> bool {
-        let fits = |open: &OpenSegment| open.fits(units, entries, self.entries_max, &self.geometry);
-        self.open_at(kind).is_some_and(|at| fits(&self.writing[at]))
-            || (self.has_place(kind, units, entries, spares) && self.open_segment(kind).is_some())
+    pub(crate) fn ensure_place(&mut self, kind: SegmentKind, units: u32, entries: usize, whose: Whose) -> bool {
+        if !self.has_place(kind, units, entries, whose) {
+            return false;
+        }
+        let fits = |open: &OpenSegment| open.fits(units, entries, self.entries_max_now(), &self.geometry);
+        self.open_at(kind).is_some_and(|at| fits(&self.writing[at])) || self.open_segment(kind).is_some()
     }
 
     /// Takes the place that [`Self::ensure_place`] has made sure of. Numbers of records are drawn between the two: opening a segment draws one too,
@@ -143,6 +176,9 @@ impl<D: Disk> Store<D> {
         open.order.push_back(Pending { done: false, action: None });
         let number = open.first + open.order.len() as u64 - 1;
         let segment = open.segment;
+        let blocks = entries.iter().filter(|entry| entry.kind == EntryKind::Block).count();
+        let seq = entries.iter().map(|entry| entry.seq).max().unwrap_or(0);
+        self.segments.note_written(segment, blocks, entries.len() - blocks, seq);
         let s = self.segments.get(segment);
         Some(Spot { segment, page, generation: s.generation, nonce: s.nonce, number })
     }
@@ -159,9 +195,27 @@ impl<D: Disk> Store<D> {
 
     /// Opens a segment of this kind; the one before is sealed.
     fn open_segment(&mut self, kind: SegmentKind) -> Option<()> {
-        let mut page = self.dram.alloc(&self.arena, SEGMENT_HEADER_BYTES)?;
+        let page = self.dram.alloc(&self.arena, SEGMENT_HEADER_BYTES)?;
         let segment = self.segments.pop_free()?;
         self.seal(kind);
+        self.write_header(segment, kind, page, Seal::No);
+        Some(())
+    }
+
+    /// Writes a new header, and a footer that lists nothing, to a segment that is in no list: what lay there cannot be found any more, and then it is
+    /// free. False: no memory.
+    pub(crate) fn renew_segment(&mut self, segment: u16) -> bool {
+        let Some(page) = self.dram.alloc(&self.arena, SEGMENT_HEADER_BYTES) else { return false };
+        self.write_header(segment, SegmentKind::Cache, page, Seal::Records);
+        true
+    }
+
+    /// Segments that are being renewed.
+    pub(crate) fn renewing(&self) -> usize {
+        self.writing.iter().filter(|open| open.seal != Seal::No && open.entries.is_empty()).count()
+    }
+
+    fn write_header(&mut self, segment: u16, kind: SegmentKind, mut page: Buf, seal: Seal) {
         let generation = self.number();
         let nonce = self.entropy.word();
         let header = SegmentHeader {
@@ -174,15 +228,12 @@ impl<D: Disk> Store<D> {
         };
         page.copy_from_slice(&header.encode());
         let s = self.segments.get_mut(segment);
-        s.state = State::Open;
+        s.state = if seal == Seal::No { State::Open } else { State::Sealing };
         s.kind = kind;
         s.generation = generation;
         s.nonce = nonce;
         s.footer_count = None;
-        s.tombstone_seq_max = 0;
-        if s.oldest_on_disk == 0 {
-            s.oldest_on_disk = generation;
-        }
+        (s.has_blocks, s.renew) = (false, false);
         self.writing.push(OpenSegment {
             segment,
             kind,
@@ -190,20 +241,14 @@ impl<D: Disk> Store<D> {
             entries: Vec::new(),
             order: VecDeque::from([Pending { done: false, action: None }]),
             first: 0,
-            seal: Seal::No,
+            seal,
             footer: None,
             gather: None,
         });
         self.counted.meta_bytes += SEGMENT_HEADER_BYTES as u64;
         let spot = Spot { segment, page: 0, generation, nonce, number: 0 };
-        self.write_record(
-            Lane::Put,
-            &spot,
-            page.freeze(),
-            RecordOf::Header,
-            Some(Action::HeaderWritten { segment, generation }),
-        );
-        Some(())
+        let action = Action::HeaderWritten { segment, generation };
+        self.write_record(Lane::Put, &spot, page.freeze(), RecordOf::Header, Some(action));
     }
 
     /// Closes the open segment of this kind for further records.
@@ -334,5 +379,9 @@ impl<D: Disk> Store<D> {
         let s = self.segments.get_mut(segment);
         s.state = State::Sealed;
         s.footer_count = Some(open.entries.len() as u32);
+        if open.entries.is_empty() {
+            let heed_pins = !self.mutant(Mutant::ReuseWhileRead);
+            self.segments.release(segment, heed_pins);
+        }
     }
 }

@@ -13,7 +13,13 @@ use crate::rig::*;
 pub(crate) type Broken = Rc<RefCell<Vec<String>>>;
 
 /// Opens a copy of a drive after a power cut and asks for everything.
-fn check_image(image: &Medium, oracle: &Oracle, seed: u64, mutant: Option<Mutant>, broken: &mut Vec<String>) {
+pub(crate) fn check_image(
+    image: &Medium,
+    oracle: &Oracle,
+    seed: u64,
+    mutant: Option<Mutant>,
+    broken: &mut Vec<String>,
+) {
     image.crash(seed);
     let mut rig = Rig::on(image.clone(), 16 << 20, 4 << 20, mutant, seed, Rc::new(RefCell::new(oracle.clone())));
     let mut names: Vec<(NamespaceId, Key)> = oracle.puts.values().map(|(ns, key, _)| (*ns, *key)).collect();

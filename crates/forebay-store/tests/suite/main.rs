@@ -19,3 +19,4 @@ mod rig;
 mod room;
 mod scrub;
 mod story;
+mod tombs;
