@@ -81,7 +81,7 @@ pub(crate) fn run(root: &Path, asked: &Asked, report: &mut Report) -> Result<(),
     step("engines: the binary and the wheel");
     pass("the build of the binary", cargo(root, &["build", "--locked", "--package", "forebay", "--bin", "forebay"]))?;
     let (wheel, interpreter) =
-        python::wheel(root)?.map_err(|why| Stop::Failed(format!("the package cannot be built here: {why}")))?;
+        python::wheel(root, "dev")?.map_err(|why| Stop::Failed(format!("the package cannot be built here: {why}")))?;
     let tools = Tools::made(interpreter)?;
     let site = tools.unpack(&wheel, &python::target(root).join("engines/site"))?;
     step("engines: what they take");
@@ -132,6 +132,28 @@ pub(crate) fn run(root: &Path, asked: &Asked, report: &mut Report) -> Result<(),
         said.join(", ")
     ));
     if failed.is_empty() { Ok(()) } else { Err(Stop::Failed(failed.join("\n"))) }
+}
+
+/// What a bench of the engines needs, made: a wheel as it is released, and the environments; as the variables that name them to it. What cannot be
+/// had is said and left out.
+pub(crate) fn for_bench(root: &Path) -> Result<Vec<(&'static str, PathBuf)>, Stop> {
+    let (wheel, interpreter) = python::wheel(root, "release")?
+        .map_err(|why| Stop::Failed(format!("the package cannot be built here: {why}")))?;
+    let tools = Tools::made(interpreter)?;
+    tools.say_what_is_taken(root, &ENGINES.iter().collect::<Vec<_>>())?;
+    let mut made = vec![("FOREBAY_SITE", tools.unpack(&wheel, &python::target(root).join("engines/site-release"))?)];
+    for (variable, name) in
+        [("FOREBAY_ENGINES_VLLM", "vllm"), ("FOREBAY_ENGINES_LMCACHE", "lmcache"), ("FOREBAY_ENGINES_SGLANG", "sglang")]
+    {
+        match tools.environment(root, name) {
+            Ok(python) => made.push((variable, python)),
+            Err(Stop::Failed(why)) => {
+                eprintln!("the environment {name} cannot be had, and so its part of the bench: {why}")
+            }
+            Err(misused) => return Err(misused),
+        }
+    }
+    Ok(made)
 }
 
 fn chosen(asked: &Asked) -> Result<Vec<&'static Engine>, Stop> {
@@ -213,11 +235,11 @@ impl Tools {
             let made = folder.join(&list.folder).join(".complete").exists();
             missing_gb += if made { 0 } else { list.disk_gb };
             let state = if made { "is there" } else { "is to be made" };
-            println!("{}: {state}; {} GB on its own", folder.join(&list.folder).display(), list.disk_gb);
+            eprintln!("{}: {state}; {} GB on its own", folder.join(&list.folder).display(), list.disk_gb);
         }
         std::fs::create_dir_all(&folder).map_err(|e| Stop::Failed(format!("{}: {e}", folder.display())))?;
         let free_gb = free_gb(&folder)?;
-        println!(
+        eprintln!(
             "at most {missing_gb} GB are taken now (less where lists share packages), of {free_gb} GB free; {DISK_GB_MAX} GB in all are the limit"
         );
         if free_gb < missing_gb + SPARE_GB {
@@ -297,7 +319,7 @@ fn make(
         std::fs::remove_dir_all(&home).map_err(|e| told(&home, e))?;
     }
     let free_gb = free_gb(folder)?;
-    println!("{} is made once: about {disk_gb} GB, of {free_gb} GB free", home.display());
+    eprintln!("{} is made once: about {disk_gb} GB, of {free_gb} GB free", home.display());
     if free_gb < disk_gb + SPARE_GB {
         let text =
             format!("{} needs {disk_gb} GB and {SPARE_GB} GB to spare, and {free_gb} GB are free", home.display());

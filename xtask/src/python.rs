@@ -45,8 +45,8 @@ pub(crate) fn test(root: &Path, args: &[String]) -> Result<Python, Stop> {
     done.map(|()| Python::Ran(kept))
 }
 
-/// The wheel, built, and the Python that its environment was made with. The inner error is why it cannot be had.
-pub(crate) fn wheel(root: &Path) -> Result<Result<(PathBuf, PathBuf), String>, Stop> {
+/// The wheel, built with this profile of cargo's, and the Python that its environment was made with. The inner error is why it cannot be had.
+pub(crate) fn wheel(root: &Path, profile: &str) -> Result<Result<(PathBuf, PathBuf), String>, Stop> {
     let Some(interpreter) = interpreter() else {
         return Ok(Err("there is no Python 3.11 or newer with venv and pip (Debian: python3-venv)".into()));
     };
@@ -54,7 +54,7 @@ pub(crate) fn wheel(root: &Path) -> Result<Result<(PathBuf, PathBuf), String>, S
     if let Err(why) = place.prepare(&interpreter)? {
         return Ok(Err(why));
     }
-    Ok(Ok((place.wheel()?, interpreter)))
+    Ok(Ok((place.wheel(profile)?, interpreter)))
 }
 
 /// Where cargo builds.
@@ -117,12 +117,12 @@ impl Place {
     }
 
     /// The wheel, built as `maturin build` does it.
-    fn wheel(&self) -> Result<PathBuf, Stop> {
+    fn wheel(&self, profile: &str) -> Result<PathBuf, Stop> {
         let wheels = self.base.join("wheels");
         // Only the one that is built now is to be found there.
         let _ = std::fs::remove_dir_all(&wheels);
         let mut maturin = self.tool("maturin");
-        maturin.args(["build", "--quiet", "--locked", "--profile", "dev", "--out"]).arg(&wheels);
+        maturin.args(["build", "--quiet", "--locked", "--profile", profile, "--out"]).arg(&wheels);
         pass("the wheel", maturin)?;
         let built = std::fs::read_dir(&wheels).ok().and_then(|mut files| files.next()).and_then(Result::ok);
         Ok(built.ok_or_else(|| Stop::Failed("maturin has built no wheel".into()))?.path())
@@ -131,7 +131,7 @@ impl Place {
     /// The wheel, built and installed.
     fn install(&self) -> Result<(), Stop> {
         let mut pip = self.tool("pip");
-        pip.args(["install", "--quiet", "--no-index", "--no-deps", "--force-reinstall"]).arg(self.wheel()?);
+        pip.args(["install", "--quiet", "--no-index", "--no-deps", "--force-reinstall"]).arg(self.wheel("dev")?);
         pass("installing the wheel", pip)
     }
 

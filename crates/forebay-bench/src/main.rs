@@ -6,6 +6,7 @@
 mod blender;
 mod broken;
 mod card;
+mod engines;
 mod limits;
 mod mixed;
 mod node;
@@ -67,6 +68,8 @@ enum Verb {
     Broken(broken::BrokenArgs),
     /// The tail of one client's gets beside hostile, slow and greedy clients, and alone in the same run.
     Siege(siege::SiegeArgs),
+    /// Engines with Forebay: their adapters' calls, time to first token, the tax of a miss, and the stores they may choose between.
+    Engines(engines::EnginesArgs),
     /// What `plan_fetch` expects of a get, beside what the get takes.
     Plan(plan::PlanArgs),
     /// Mixed load from several processes with one fault after the other; `cargo xtask soak`.
@@ -93,6 +96,7 @@ impl Verb {
             Verb::Mixed(args) => mixed::run(args).map(|()| None),
             Verb::Broken(args) => broken::run(args).map(Some),
             Verb::Siege(args) => siege::run(args).map(Some),
+            Verb::Engines(args) => engines::run(args).map(Some),
             Verb::Plan(args) => plan::run(args).map(|()| None),
             Verb::Soak(args) => soak::run(args).map(|()| None),
             Verb::SoakWorker(args) => soak::work(args).map(|()| None),
@@ -110,6 +114,7 @@ impl Verb {
             Verb::Mixed(args) => Some(&args.common),
             Verb::Broken(args) => Some(&args.common),
             Verb::Siege(args) => Some(&args.common),
+            Verb::Engines(args) => Some(&args.common),
             Verb::Plan(args) => Some(&args.common),
             Verb::Soak(args) => Some(&args.common),
             Verb::SoakWorker(_) | Verb::Besieger(_) | Verb::Echo(_) => None,
@@ -123,6 +128,7 @@ fn tables(bench: &str, result: &Value) -> Vec<Table> {
         "limits" => vec![report::table(result)],
         "blender" => blender::tables(result),
         "broken" => broken::tables(result),
+        "engines" => engines::tables(result),
         "siege" => siege::tables(result),
         "peers" => peers::tables(result),
         "recover" => recover::tables(result),

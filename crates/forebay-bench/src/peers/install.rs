@@ -10,7 +10,7 @@ use super::child::ChildPeer;
 use super::{Name, Op, Peer, PeersArgs, drive, files, redis, verdict};
 use crate::raw::{Tools, apt_install};
 use crate::report::say;
-use crate::{Failed, Outcome, Scratch, why};
+use crate::{Failed, Outcome, Scratch, engines, why};
 
 /// Where the drivers of peers lie, from the root of the repository.
 const DRIVERS: &str = "crates/forebay-bench/peers";
@@ -35,6 +35,12 @@ const LMCACHE_OPS: &[(&str, &str, Op)] = &[
     ("put_fs", "lmcache fs, O_DIRECT", Op::Put),
     ("cold", "lmcache fs, O_DIRECT", Op::GetCold),
     ("warm", "lmcache fs_native, page cache", Op::GetWarm),
+];
+
+const SGLANG_OPS: &[(&str, &str, Op)] = &[
+    ("put", "sglang file, fsync", Op::Put),
+    ("cold", "sglang file", Op::GetCold),
+    ("warm", "sglang file, page cache", Op::GetWarm),
 ];
 
 /// A peer that is ready, or why there is none.
@@ -75,11 +81,21 @@ pub(super) fn peer(
             Box::new(ChildPeer::start("nixl", command, NIXL_OPS, versions)?)
         }
         Name::Lmcache => {
-            let mut command = Command::new(python(LMCACHE, "lmcache", install)?);
+            let mut command = Command::new(lmcache(install)?);
             command.arg(driver("lmcache_l2.py")?).arg(dir.join("lmcache")).env("HF_HUB_OFFLINE", "1");
             Box::new(ChildPeer::start("lmcache", command, LMCACHE_OPS, versions)?)
         }
+        Name::Sglang => {
+            let mut command = Command::new(engines::interpreter("FOREBAY_ENGINES_SGLANG")?);
+            command.arg(driver("sglang_file.py")?).arg(folder(dir, "sglang")?).env("HF_HUB_OFFLINE", "1");
+            Box::new(ChildPeer::start("sglang", command, SGLANG_OPS, versions)?)
+        }
     })
+}
+
+/// The Python that has LMCache: that of the engines' environment, where the chore has made it.
+fn lmcache(install: bool) -> Outcome<PathBuf> {
+    engines::interpreter("FOREBAY_ENGINES_LMCACHE").or_else(|_| python(LMCACHE, "lmcache", install))
 }
 
 fn folder(dir: &Scratch, name: &str) -> Outcome<PathBuf> {

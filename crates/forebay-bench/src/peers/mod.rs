@@ -38,6 +38,16 @@ pub(crate) struct PeersArgs {
 }
 
 impl PeersArgs {
+    /// The stores that engines may choose between.
+    pub(crate) fn of_engines(common: &Common, rounds: u16) -> PeersArgs {
+        PeersArgs {
+            common: common.clone(),
+            rounds,
+            only: vec![Name::Lmcache, Name::Mooncake, Name::Sglang],
+            sizes: Vec::new(),
+        }
+    }
+
     fn wants(&self, load: &Load) -> bool {
         self.sizes.is_empty() || self.sizes.iter().any(|size| size == load.name)
     }
@@ -60,6 +70,8 @@ enum Name {
     Nixl,
     /// LMCache's L2 adapters by its own bench, from PyPI.
     Lmcache,
+    /// SGLang's storage backend of files, in the environment that `cargo xtask bench engines` makes.
+    Sglang,
 }
 
 /// What is done with a set of blocks.
