@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -140,6 +141,50 @@ def test_a_load_without_keys_or_without_a_node_fails_at_once(node: Node) -> None
     alone = Worker(node, seed=None)
     assert alone.load(range(2), [1, 2], keys=keys) == {1, 2}
     alone.half.close()
+
+
+def opened_later(node: Node, gate: threading.Event) -> Worker:
+    """A worker whose namespace is opened as the connector does it, when the gate is."""
+    later = Worker(node, seed=None)
+    link, later.half.link = later.half.link, None
+    assert link is not None
+
+    def make() -> Link:
+        gate.wait(60)
+        return link
+
+    later.half.open(make)
+    return later
+
+
+def test_a_load_that_is_asked_for_while_the_namespace_is_opened_waits_for_it(node: Node, writer: Worker) -> None:
+    """A connection and the memory for blocks take longer than a step of the engine should."""
+    writer.save(range(4), list(range(4)))
+    gate = threading.Event()
+    reader = opened_later(node, gate)
+    reader.half.start_loads([Move("request", [10, 11, 12, 13], writer.keys(range(4)), 0, 7)])
+    assert reader.half.finished_loads() == set() and reader.half.take_bad_blocks() == set()
+    gate.set()
+    wait_for(lambda: reader.half.finished_loads() == {"request"})
+    assert reader.half.take_bad_blocks() == set() and same(writer, list(range(4)), reader, [10, 11, 12, 13])
+    reader.half.close()
+
+
+def test_a_namespace_that_is_not_opened_in_time_fails_the_load_at_its_deadline(node: Node, writer: Worker) -> None:
+    writer.save(range(2), [0, 1])
+    gate = threading.Event()
+    reader = opened_later(node, gate)
+    reader.half.load_deadline_ms = 300
+    reader.half.start_loads([Move("request", [10, 11], writer.keys(range(2)), 0, 7)])
+    wait_for(lambda: reader.half.finished_loads() == {"request"})
+    assert reader.half.take_bad_blocks() == {10, 11}
+    # Nor is anything stored that would have to wait longer.
+    reader.half.save([Move("request", [0, 1], writer.keys(range(5, 7)), 5, 7)])
+    assert not reader.half._calls
+    gate.set()
+    reader.half.load_deadline_ms = 20_000
+    wait_for(lambda: reader.load(range(2), [20, 21], keys=writer.keys(range(2))) == set())
+    reader.half.close()
 
 
 def test_memory_in_which_blocks_cannot_be_told_apart_is_refused_by_name(node: Node) -> None:

@@ -131,6 +131,8 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         }
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
+        # The worker's half knows its namespace from the first step on.
+        self._is_open = False
         if role is KVConnectorRole.SCHEDULER:
             link = Link(identity.of_engine(vllm_config, kv_cache_config, extra.get("weights_digest")), **self._link_options)
             events = vllm_config.kv_events_config
@@ -173,8 +175,13 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         step = self._connector_metadata
         if self._worker is None or not isinstance(step, Step):
             return
-        if self._worker.link is None and step.fingerprint:
-            self._worker.link = Link(Fingerprint(**step.fingerprint), **self._link_options)
+        if not self._is_open and step.fingerprint:
+            self._is_open = True
+            fingerprint = Fingerprint(**step.fingerprint)
+            if self._strict:
+                self._worker.link = Link(fingerprint, **self._link_options)
+            else:
+                self._worker.open(lambda: Link(fingerprint, **self._link_options))
         self._worker.start_loads(step.loads)
 
     def wait_for_layer_load(self, layer_name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +110,9 @@ class WorkerHalf:
     _layers: list[_Layer] = field(default_factory=list)
     _row_bytes: int = 0
     _is_off: bool = False
+    #: What takes longer than a step should: a connection, and hundreds of megabytes of memory.
+    _opening: threading.Thread | None = None
+    _opened_at: float = 0.0
     _queue: forebay.CallQueue | None = None
     _load_rows: Staging | None = None
     _save_rows: Staging | None = None
@@ -144,32 +148,66 @@ class WorkerHalf:
     def _space(self) -> forebay.Namespace | None:
         return self.link.namespace if self.link is not None else None
 
-    def _ready(self) -> bool:
-        """Whether the node is there; takes the memory for it the first time."""
-        link = self.link
-        if link is None or link.namespace is None or link.client is None or not self._layers or self._is_off:
-            return False
-        if self._queue is None:
+    def open(self, make: Callable[[], Link]) -> None:
+        """Opens the namespace, beside the engine's steps."""
+
+        def run() -> None:
             try:
-                self._load_rows = Staging(link.client, self._row_bytes, self.staging_bytes)
-                self._save_rows = Staging(link.client, self._row_bytes, self.staging_bytes)
-                self._pin()
-                self._queue = link.client.queue()
+                self.link = make()
+                self._take_memory()
             except Exception:
                 self._is_off = True
-                logger.exception("forebay: there is no memory for blocks on their way (staging_bytes), so all is computed")
+                logger.exception("forebay: the namespace cannot be opened, so all is computed")
+
+        self._begin(run)
+
+    def _begin(self, run: Callable[[], None]) -> None:
+        self._opening = threading.Thread(target=run, name="forebay-open", daemon=True)
+        self._opening.start()
+
+    def _has_space(self) -> bool:
+        link = self.link
+        return link is not None and link.namespace is not None and link.client is not None and bool(self._layers) and not self._is_off
+
+    def _ready(self, wait_s: float = 0.0) -> bool:
+        """Whether the node is there and the memory for it; the first time that is waited for at most so long."""
+        if self._opening is None and self._queue is None and self._has_space():
+            # It was not there when the engine started.
+            self._begin(self._take_memory)
+        if self._opening is not None:
+            self._opening.join(wait_s)
+            if self._opening.is_alive():
                 return False
-        return True
+            self._opening, self._opened_at = None, time.monotonic()
+        return self._queue is not None and self._has_space()
+
+    def _take_memory(self) -> None:
+        if self._queue is not None or not self._has_space():
+            return
+        assert self.link is not None and self.link.client is not None
+        client = self.link.client
+        try:
+            self._load_rows = Staging(client, self._row_bytes, self.staging_bytes)
+            self._save_rows = Staging(client, self._row_bytes, self.staging_bytes)
+            self._pin()
+            # Last: whoever sees it sees all.
+            self._queue = client.queue()
+        except Exception:
+            self._is_off = True
+            logger.exception("forebay: there is no memory for blocks on their way (staging_bytes), so all is computed")
 
     def _pin(self) -> None:
         """Lets a GPU copy to and from the staging without waiting. Untested where there is no GPU; without it copies are slower, not wrong."""
-        if self._layers[0].blocks.device.type != "cuda":
+        device = self._layers[0].blocks.device
+        if device.type != "cuda":
             return
-        for staging in (self._load_rows, self._save_rows):
-            assert staging is not None
-            done = torch.cuda.cudart().cudaHostRegister(staging.memory.data_ptr(), staging.memory.numel(), 0)
-            if int(done) != 0:
-                logger.warning("forebay: %d bytes cannot be registered with the GPU; copies to and from it are slower", staging.memory.numel())
+        # A thread of its own begins with the first device.
+        with torch.cuda.device(device):
+            for staging in (self._load_rows, self._save_rows):
+                assert staging is not None
+                done = torch.cuda.cudart().cudaHostRegister(staging.memory.data_ptr(), staging.memory.numel(), 0)
+                if int(done) != 0:
+                    logger.warning("forebay: %d bytes cannot be registered with the GPU; copies to and from it are slower", staging.memory.numel())
 
     # Loads.
 
@@ -181,7 +219,8 @@ class WorkerHalf:
         is_ready = self._ready()
         for move in moves:
             load = _Load(move, move.of_rank(self.rank, self.world), until, begun=time.monotonic())
-            if not is_ready or len(load.keys) != 16 * load.blocks:
+            # While the namespace is being opened they wait for it, as they would wait for the node.
+            if not (is_ready or self._opening) or len(load.keys) != 16 * load.blocks:
                 load.failed_at = 0
             self._loads.append(load)
         self._pump()
@@ -189,7 +228,10 @@ class WorkerHalf:
     def _pump(self) -> None:
         """Asks for as much as there is memory for."""
         space = self._space()
-        if self._queue is None or self._load_rows is None or space is None:
+        if not self._ready() or self._queue is None or self._load_rows is None or space is None:
+            for load in self._loads:
+                if load.failed_at is None and load.waiting == 0 and (self._opening is None or time.monotonic() >= load.until):
+                    load.failed_at = load.asked
             return
         per_call = max(1, CALL_BYTES // self._row_bytes)
         for load in self._loads:
@@ -254,7 +296,8 @@ class WorkerHalf:
 
     def save(self, moves: list[Move]) -> None:
         """Copies blocks out and puts them. What there is no memory for is not stored: a cache may forget."""
-        if not moves or not self._ready():
+        # The first step that has blocks waits for what is being opened since it began, as long as it would wait for the node.
+        if not moves or not self._ready(self.load_deadline_ms / 1000):
             return
         assert self._save_rows is not None
         self._drain()
@@ -371,7 +414,8 @@ class WorkerHalf:
             self._bad_blocks.update(load.move.block_ids[good:])
             self._said.loaded += good
             if good == load.blocks:
-                self._said.loads[load.move.request] = (time.monotonic() - load.begun, load.stall_s)
+                # Not what was waited for before anything could be asked.
+                self._said.loads[load.move.request] = (time.monotonic() - max(load.begun, self._opened_at), load.stall_s)
             else:
                 self._said.failed.add(load.move.request)
             self._said.load_failed += load.blocks - good
@@ -394,6 +438,8 @@ class WorkerHalf:
     def close(self) -> None:
         """Waits for puts under way, each at most its deadline; loads are for nobody any more."""
         self._copies.close()
+        if self._opening is not None:
+            self._opening.join(self.load_deadline_ms / 1000)
         queue = self._queue
         if queue is not None:
             for ticket, call in self._calls.items():
