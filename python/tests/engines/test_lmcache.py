@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import select
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +116,44 @@ def test_a_dead_node_is_a_miss(node: Node, one: Any) -> None:
     never = adapter(node)
     assert found(never, keys(1)) == [False] and not store(never, keys(1), [chunk(1)])
     never.close()
+
+
+def test_lmcaches_own_checker_passes(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    """The check of L2 adapters that ships in LMCache's wheel: absent, stored, found, loaded, and compared with what was stored."""
+    config = {
+        "type": "native_plugin",
+        "module_path": "forebay.integrations.lmcache",
+        "class_name": "LmcacheClient",
+        "adapter_params": {"address": node.address, "weights_digest": "check"},
+    }
+    count = 16
+    asked = ["--mode", "test_l2_adapter", "--num-keys", str(count), "--obj-size", str(1 << 18), "--l2-adapter", json.dumps(config)]
+    said = ran([sys.executable, "-m", "lmcache.v1.basic_check", *asked])
+    assert re.findall(r"Validation.*?: (\d+)/(\d+)", said) == [(str(count), str(count))] * 4, said
+    assert "Batch store OK" in said and "FAIL" not in said.upper().replace("0 FAIL", ""), said
+    with capsys.disabled():
+        print(f"\nLMCache's check of its L2 adapters, {count} chunks of 1 MiB:")
+        print("\n".join(line for line in said.splitlines() if re.search(r"LOOKUP|STORE|LOAD", line)))
+
+
+def test_lmcaches_own_bench_reads_back_what_it_stored(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of docs/engines/lmcache.md, as it stands there but for the address."""
+    text = (Path(__file__).parents[3] / "docs/engines/lmcache.md").read_text()
+    (command,) = re.findall(r"```\n(lmcache bench l2 .*?)```", text, re.DOTALL)
+    program, *asked = shlex.split(command.replace("unix:/run/user/1000/forebay.sock", node.address))
+    assert program == "lmcache"
+    said = ran([sys.executable, "-m", "lmcache.cli.main", *asked])
+    assert re.search(r"\[Verify\] All \d+ keys data verified OK", said), said
+    with capsys.disabled():
+        print("\nLMCache's bench of its L2 adapters:")
+        print("\n".join(line for line in said.splitlines() if "B/s" in line or "Verify" in line))
+
+
+def ran(command: list[str]) -> str:
+    """What it printed, if it ended well."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10 * PATIENCE_S)
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout + done.stderr
 
 
 def test_weights_must_be_named(node: Node) -> None:
