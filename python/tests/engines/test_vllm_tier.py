@@ -7,6 +7,7 @@ import random
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,12 @@ class Scheduler:
             cache=OffloadingCacheConfig(tokens_per_hash=16, blocks_per_chunk=1),
             parallel=OffloadingParallelConfig(0, 1, 1, 1, 1, 1, 0, 1, None, False),
         )
-        self.manager = TieringOffloadingSpec(self.config).get_manager()
+        try:
+            self.manager = TieringOffloadingSpec(self.config).get_manager()
+        except ValueError:
+            # vLLM makes its shared memory before its tiers, and does not take it back when one of them refuses.
+            Path(f"/dev/shm/vllm_offload_{self.config.engine_id}.mmap").unlink(missing_ok=True)
+            raise
         (self.tier,) = self.manager.secondary_tiers
         self.view = np.frombuffer(self.manager.primary_tier.get_kv_memoryview(), dtype=np.int8).reshape(chunks, CHUNK_BYTES)
         self.loads = 0
