@@ -23,6 +23,9 @@ PATIENCE_S = 60.0
 TRANSFORMERS = ("torch", "transformers:AutoModelForCausalLM")
 VLLM = ("torch", "vllm:LLM")
 SGLANG = ("torch", "sglang.srt.managers.cache_controller:HiCacheController")
+#: For vLLM's own processes beside the test's. It would bind threads to cores of their own, which a machine with two has not: they would spin
+#: against each other.
+IN_PROCESSES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 #: Tokens of a block of vLLM's CPU backend.
 BLOCK_TOKENS = 128
 #: Tokens of the prompts that vLLM is given: whole blocks and a rest; two that begin alike; one shorter than a block.
@@ -172,6 +175,14 @@ def vllm_life(model_folder: Path, *args: str, transfer: dict[str, Any] | None = 
     said = run_script("vllm_program.py", "--model", str(model_folder), *more, *args, modules=VLLM, **environment)
     (line,) = re.findall(r"^RESULT (.*)$", said, re.MULTILINE)
     return json.loads(line)
+
+
+def documented(name: str, kind: str) -> dict[str, Any]:
+    """The configuration that docs/engines/vllm.md gives for this connector, as it stands there."""
+    text = (HERE.parents[2] / "docs/engines" / name).read_text()
+    found = [json.loads(each) for each in re.findall(r"--kv-transfer-config '(\{.*?\n\})'", text, re.DOTALL)]
+    (config,) = [each for each in found if each["kv_connector"] == kind]
+    return config
 
 
 def write_over(node: Node, link: Any, hit: Callable[[], None]) -> None:

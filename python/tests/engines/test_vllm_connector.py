@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from support import BLOCK_TOKENS, HERE, LENGTHS, VLLM, Node, run_script
+from support import BLOCK_TOKENS, HERE, IN_PROCESSES, LENGTHS, VLLM, Node, documented, run_script
 from support import vllm_life as live
+
+import forebay
+from forebay.integrations._decide import Reason
 
 #: Whole blocks of each prompt, less one where nothing would be left to compute.
 LOADABLE = [(length - 1) // BLOCK_TOKENS * BLOCK_TOKENS for length in LENGTHS]
@@ -25,7 +28,10 @@ def transfer(node: Node, **extra: Any) -> dict[str, Any]:
 
 
 def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Path, node: Node, plain: list[list[int]]) -> None:
-    cold = live(model_folder, transfer=transfer(node))
+    # What the document says, but for the address.
+    said = documented("vllm.md", "ForebayConnector")
+    said["kv_connector_extra_config"]["address"] = node.address
+    cold = live(model_folder, transfer=said)
     assert cold["tokens"] == [plain]
     assert cold["counts"]["loaded"] == 0 and cold["counts"]["refused"] == 0
     # Prompts two and three share four blocks.
@@ -37,6 +43,12 @@ def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Pat
     assert warm["tokens"] == [plain]
     assert warm["cached"] == [LOADABLE]
     assert warm["counts"]["load_failed"] == 0 and warm["counts"]["loaded"] >= sum(LOADABLE) // BLOCK_TOKENS - 4, warm["line"]
+    # As much as is worth it and as fits a request's deadline: of what takes 0.1 s a block, two in 250 ms, or one where the lookup stood in line.
+    decided = live(model_folder, "--turns", "2", "--then-slow", transfer=transfer(node, load_or_recompute=True, prefill_s=[0, 10, 0]))
+    assert decided["tokens"] == [plain, plain]
+    assert decided["cached"][0] == LOADABLE and max(decided["cached"][1][:3]) <= 2 * BLOCK_TOKENS
+    assert decided["reasons"][Reason.UNKNOWN] == 3 and sum(decided["reasons"].values()) == 6, decided["reasons"]
+    assert decided["reasons"][Reason.PART] >= 2, decided["reasons"]
     # And the node is killed while the next engine loads: what was promised is computed, and said all the same, in this turn and after it.
     killed = live(model_folder, "--kill-during-load", str(node.pid), "--turns", "2", transfer=transfer(node, load_deadline_ms=2000))
     assert killed["tokens"] == [plain, plain]
@@ -50,10 +62,47 @@ def test_an_engine_starts_and_serves_without_a_node(model_folder: Path, node: No
     assert "the node is not there" in alone["line"]
 
 
+def test_each_rank_loads_its_own_part_and_another_number_of_ranks_loads_none(model_folder: Path, node: Node, plain: list[list[int]]) -> None:
+    """Scheduler and workers in processes of their own, as vLLM has them unless it is told otherwise."""
+    blocks = sum(LENGTHS[i] // BLOCK_TOKENS for i in range(4)) - 4
+    stored = ("--then-stored", node.address, str(2 * blocks))
+    two = live(model_folder, "--tp", "2", "--turns", "2", *stored, transfer=transfer(node), **IN_PROCESSES)
+    assert two["cached"][1] == LOADABLE, two["cached"]
+    assert two["tokens"][0] == two["tokens"][1]
+    one = live(model_folder, transfer=transfer(node))
+    assert one["tokens"] == [plain] and one["counts"]["loaded"] == 0, "heads are dealt out otherwise"
+    assert one["counts"]["stored"] == blocks
+    names = {space["name"]: space["put"]["stored"] for space in forebay.Client(node.address).node_stats()["namespaces"]}
+    assert sorted(names.values()) == [blocks, 2 * blocks], names
+
+
+def test_beside_another_connector_each_loads_what_it_has(model_folder: Path, node: Node, place: Path, plain: list[list[int]]) -> None:
+    """vLLM's `MultiConnector` with a connector that takes over whole prompts, as one between prefill and decode does, and ours behind it."""
+    shared = place / "shared"
+    shared.mkdir()
+    # What the document says, but for the address, and with vLLM's own example in the place of NIXL's, which needs its library and a peer.
+    both = documented("vllm.md", "MultiConnector")
+    other, mine = both["kv_connector_extra_config"]["connectors"]
+    other |= {"kv_connector": "ExampleConnector", "kv_connector_extra_config": {"shared_storage_path": str(shared)}}
+    mine["kv_connector_extra_config"] |= {"address": node.address, "load_or_recompute": False}
+    blocks = sum(LENGTHS[i] // BLOCK_TOKENS for i in range(4)) - 4
+    stored = ("--then-stored", node.address, str(blocks), "--then-empty", str(shared))
+    said = live(model_folder, "--turns", "3", *stored, transfer=both)
+    assert said["tokens"] == [plain, plain, plain]
+    # The other has forgotten everything in the second turn, and has all of it again in the third.
+    first, second, third = said["loaded"]
+    # Prompts two and three share four blocks, which the engine may have itself when the third asks.
+    assert said["cached"][1:] == [LOADABLE, LOADABLE] and first == 0 and second >= sum(LOADABLE) // BLOCK_TOKENS - 4, said
+    assert third == second, said
+    assert said["counts"]["load_failed"] == 0
+
+
 def test_the_example_loads_the_second_time_it_is_run(model_folder: Path, node: Node) -> None:
-    """With the engine in a process of its own, as vLLM has it unless it is told otherwise."""
+    """The first time with the engine in processes of its own, as vLLM has it unless it is told otherwise. That costs two imports of vLLM, and the
+    second time is the same of what is shown here; loads across processes are shown above."""
     example = HERE.parents[2] / "examples/vllm_connector.py"
-    said = [run_script(str(example), "--model", str(model_folder), "--connect", node.address, modules=VLLM) for _ in range(2)]
+    told = ("--model", str(model_folder), "--connect", node.address)
+    said = [run_script(str(example), *told, modules=VLLM, **environment) for environment in (IN_PROCESSES, {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"})]
     told = [re.search(r"^(\d+) of 900 tokens were loaded, .* then (.*)$", text, re.MULTILINE) for text in said]
     assert all(told)
     assert [int(match.group(1)) for match in told] == [0, 899 // BLOCK_TOKENS * BLOCK_TOKENS]

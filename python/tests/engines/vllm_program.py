@@ -1,6 +1,7 @@
 """One life of a vLLM engine on CPU, run by the tests in a process of its own: prompts in, tokens and counts out, as one line of JSON.
 
 `--kill-during-load PID` stops that node before the engine's first load is asked for, so that the load is surely under way, and then kills it.
+`--then-slow` teaches the engine after its first turn that a load takes 0.1 s a block, and has requests wait 250 ms for theirs.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import json
 import os
 import signal
 import sys
+import shutil
 import threading
+import time
 from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
-from support import LENGTHS
+from support import LENGTHS, PATIENCE_S, stop_process
 from vllm import LLM, SamplingParams
 from vllm.distributed.kv_transfer import kv_transfer_state
 from vllm.inputs import TokensPrompt
+
+import forebay
 
 
 def prompts(vocabulary: int) -> list[list[int]]:
@@ -40,12 +45,35 @@ def kill_during_load(pid: int) -> None:
     def start_loads(self: WorkerHalf, moves: list[Any]) -> None:
         if moves:
             WorkerHalf.start_loads = begin
-            os.kill(pid, signal.SIGSTOP)
+            stop_process(pid)
             # While the engine waits for it.
             threading.Timer(0.1, os.kill, (pid, signal.SIGKILL)).start()
         begin(self, moves)
 
     WorkerHalf.start_loads = start_loads
+
+
+def ours(connector: Any) -> Any:
+    """The adapter, also where vLLM has put it beside others."""
+    several = getattr(connector, "sub_connectors", None)
+    return connector if several is None else next(each for each in several if type(each).__name__ == "ForebayConnector")
+
+
+def teach_slow(half: Any) -> None:
+    """Loads of up to 8 blocks take 0.1 s a block, as far as the engine knows."""
+    for blocks in range(1, 9):
+        for _ in range(60):
+            for tiers in ((blocks, 0), (0, blocks)):
+                half._learn(tiers, 0.1 * blocks, 0.0)
+
+
+def wait_for_blocks(address: str, blocks: int) -> None:
+    """Until so many are stored: what an engine puts is put beside its steps."""
+    client = forebay.Client(address, deadline_ms=60_000)
+    until = time.monotonic() + PATIENCE_S
+    while sum(space["put"]["stored"] for space in client.node_stats()["namespaces"]) < blocks:
+        assert time.monotonic() < until, client.node_stats()["namespaces"]
+        time.sleep(0.05)
 
 
 def main() -> None:
@@ -54,6 +82,10 @@ def main() -> None:
     parser.add_argument("--transfer", default=None, help="kv_transfer_config, as JSON")
     parser.add_argument("--kill-during-load", type=int, default=None)
     parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--tp", type=int, default=1, help="ranks")
+    parser.add_argument("--then-slow", action="store_true")
+    parser.add_argument("--then-empty", default=None, help="a folder that is empty from the second turn on")
+    parser.add_argument("--then-stored", nargs=2, default=None, metavar=("ADDRESS", "BLOCKS"), help="blocks that the node has before the second turn")
     asked = parser.parse_args()
     if asked.kill_during_load:
         kill_during_load(asked.kill_during_load)
@@ -63,22 +95,33 @@ def main() -> None:
         enforce_eager=True,
         max_model_len=1024,
         max_num_seqs=4,
+        tensor_parallel_size=asked.tp,
         kv_transfer_config=json.loads(asked.transfer) if asked.transfer else None,
         disable_log_stats=True,
     )
     sampling = SamplingParams(temperature=0.0, max_tokens=8, detokenize=False, ignore_eos=True)
-    result: dict[str, Any] = {"tokens": [], "cached": []}
-    for _ in range(asked.turns):
+    core = llm.llm_engine.engine_core
+    connector = getattr(getattr(core, "engine_core", None), "scheduler", None)
+    connector = ours(getattr(connector, "connector", None))
+    half = getattr(connector, "_scheduler", None)
+    result: dict[str, Any] = {"tokens": [], "cached": [], "loaded": []}
+    for turn in range(asked.turns):
+        if turn == 1:
+            if asked.then_slow:
+                teach_slow(half)
+                sampling.extra_args = {"kv_transfer_params": {"forebay": {"deadline_ms": 250}}}
+            if asked.then_empty:
+                shutil.rmtree(asked.then_empty)
+                os.mkdir(asked.then_empty)
+            if asked.then_stored:
+                wait_for_blocks(asked.then_stored[0], int(asked.then_stored[1]))
         outputs = llm.generate([TokensPrompt(prompt_token_ids=tokens) for tokens in prompts(2048)], sampling, use_tqdm=False)
         result["tokens"].append([list(output.outputs[0].token_ids) for output in outputs])
         result["cached"].append([output.num_cached_tokens for output in outputs])
+        result["loaded"].append(half._report.counts["loaded"] if half is not None else None)
         llm.reset_prefix_cache()
-    core = llm.llm_engine.engine_core
-    connector = getattr(getattr(core, "engine_core", None), "scheduler", None)
-    connector = getattr(connector, "connector", None)
-    worker = getattr(kv_transfer_state._KV_CONNECTOR_AGENT, "_worker", None)
+    worker = getattr(ours(kv_transfer_state._KV_CONNECTOR_AGENT), "_worker", None)
     llm.llm_engine.engine_core.shutdown()
-    half = getattr(connector, "_scheduler", None)
     if worker is not None and half is not None:
         # What was still under way after the last step.
         half._report.add(**worker._said.outcomes)
@@ -89,6 +132,7 @@ def main() -> None:
     if half is not None:
         result["counts"] = half._report.counts
         result["line"] = half._report.line()
+        result["reasons"] = half._report.reasons
     sys.stdout.write("RESULT " + json.dumps(result) + "\n")
 
 
