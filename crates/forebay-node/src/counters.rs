@@ -77,6 +77,8 @@ pub(crate) struct Counters {
     pub(crate) bytes_out: Count,
     pub(crate) bytes_in: Count,
     pub(crate) landing: [Count; 3],
+    /// Of those, what came into memory that clients have lent.
+    pub(crate) landing_lent: [Count; 3],
     /// Blocks that clients said did not verify.
     pub(crate) corrupt_reports: Count,
     pub(crate) leases_granted: Count,
@@ -227,8 +229,9 @@ impl Counters {
         self.peer_faults[fault as usize].add(1);
     }
 
-    pub(crate) fn landed(&self, kind: LandingKind, bytes: u64) {
+    pub(crate) fn landed(&self, kind: LandingKind, lent: bool, bytes: u64) {
         self.landing[kind.index()].add(1);
+        self.landing_lent[kind.index()].add(u64::from(lent));
         self.bytes_out.add(bytes);
     }
 
@@ -268,13 +271,20 @@ mod tests {
             counters.put(PutOutcome::Refused(*reason));
         }
         for kind in LandingKind::ALL {
-            counters.landed(*kind, 1);
+            counters.landed(*kind, true, 1);
         }
         for (at, (fault, _)) in PeerFault::ALL.into_iter().enumerate() {
             counters.fault(fault);
             assert_eq!(counters.peer_faults[at].get(), 1, "{fault:?} has another's word");
         }
         assert!(counters.get.misses.iter().chain(&counters.get.hits).all(|count| count.get() == 1));
-        assert!(counters.put_refused.iter().chain(&counters.landing).all(|count| count.get() == 1));
+        assert!(
+            counters
+                .put_refused
+                .iter()
+                .chain(&counters.landing)
+                .chain(&counters.landing_lent)
+                .all(|count| count.get() == 1)
+        );
     }
 }

@@ -33,6 +33,7 @@ pub(crate) fn stats(board: &Board, namespaces: &[Namespace]) -> String {
         "put": put(board),
         "forget": { "asked": sum(&|c| c.forget_asked.get()), "forgotten": sum(&|c| c.forgotten.get()) },
         "landing": words(LandingKind::ALL, |kind| board.sum(|c| c.landing[kind.index()].get())),
+        "landing_lent": words(LandingKind::ALL, |kind| board.sum(|c| c.landing_lent[kind.index()].get())),
         "bytes": { "get": sum(&|c| c.bytes_out.get()), "put": sum(&|c| c.bytes_in.get()) },
         "leases": { "granted": sum(&|c| c.leases_granted.get()), "refused": sum(&|c| c.leases_refused.get()) },
         "corrupt_reports": sum(&|c| c.corrupt_reports.get()),

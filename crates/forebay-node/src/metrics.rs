@@ -142,10 +142,11 @@ fn families(board: &Board) -> Vec<Family> {
 }
 
 /// Counters with a label each.
-fn worded_families(board: &Board) -> [Family; 5] {
+fn worded_families(board: &Board) -> [Family; 6] {
     let counter = |name, help, samples| Family { name, help, kind: "counter", samples };
     let refused = RefusedReason::ALL.iter().map(|r| (r.to_string(), board.sum(|c| c.put_refused[r.index()].get())));
     let landing = LandingKind::ALL.iter().map(|k| (k.to_string(), board.sum(|c| c.landing[k.index()].get())));
+    let lent = LandingKind::ALL.iter().map(|k| (k.to_string(), board.sum(|c| c.landing_lent[k.index()].get())));
     let errors = ERROR_WORDS.iter().enumerate().map(|(i, word)| ((*word).to_owned(), board.sum(|c| c.errors[i].get())));
     let faults = PeerFault::ALL.iter().map(|(fault, word)| {
         let count = board.sum(|c| c.peer_faults[*fault as usize].get());
@@ -161,6 +162,11 @@ fn worded_families(board: &Board) -> [Family; 5] {
         ),
         counter("forebay_put_refused_total", "Blocks not kept.", labelled("reason", refused)),
         counter("forebay_landing_total", "Blocks and ranges handed over, by how they came.", labelled("kind", landing)),
+        counter(
+            "forebay_landing_lent_total",
+            "Of those, into memory that clients have lent, by how they came.",
+            labelled("kind", lent),
+        ),
         counter("forebay_errors_total", "Errors told to clients, by kind.", labelled("kind", errors)),
         counter("forebay_peer_faults_total", "What peers did wrong, each at its own cost.", labelled("kind", faults)),
     ]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use forebay_io::Region;
 use forebay_net::Socket;
 use forebay_types::{Class, Entropy, MissReason, NamespaceId, PutOutcome, RegionId, SeededEntropy};
-use forebay_wire::{ErrorCode, GetItem, GetOutcome, Message, Place, Presence, PutItem, ReuseHint};
+use forebay_wire::{ErrorCode, GetItem, GetOutcome, Message, Place, Presence, PutItem, RegionKind, ReuseHint};
 use hand::{Folder, Hand, In, WAIT, assert_identity, block, descriptor, hello, key, samples};
 
 #[test]
@@ -59,7 +59,7 @@ fn only_so_many_regions_can_be_lent() {
         hand.lend(id, &region);
     }
     let length = region.len() as u64;
-    let add = |id| Message::RegionAdd { request: 9, region: RegionId(id), length, owned: true };
+    let add = |id| Message::RegionAdd { request: 9, region: RegionId(id), length, kind: RegionKind::Owned };
     for id in [65, 64, 0] {
         hand.send_with(&add(id), &[region.fd()]);
         assert!(matches!(hand.message(), Message::Error { request: 9, code: ErrorCode::Region, .. }));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use forebay_io::Region;
 use forebay_types::{Class, LandingKind, MissReason, PutOutcome, RefusedReason, RegionId};
-use forebay_wire::{ErrorCode, GetItem, GetOutcome, Message, Place, PutItem};
+use forebay_wire::{ErrorCode, GetItem, GetOutcome, Message, Place, PutItem, RegionKind};
 use hand::{Folder, Hand, MIB, assert_identity, block, descriptor, key};
 
 fn place(region: u32, offset: usize, room: usize) -> Place {
@@ -44,7 +44,7 @@ fn a_peer_that_speaks_wrongly_is_told_and_let_go() {
 
     // A region without a descriptor, and one that is no memory, cost only themselves.
     let mut hand = Hand::shard(&node);
-    let add = Message::RegionAdd { request: 5, region: RegionId(1), length: 4096, owned: true };
+    let add = Message::RegionAdd { request: 5, region: RegionId(1), length: 4096, kind: RegionKind::Owned };
     assert!(matches!(hand.ask(&add), Message::Error { request: 5, code: ErrorCode::Region, .. }));
     let file = std::fs::File::open("/proc/self/status").unwrap();
     hand.send_with(&add, &[std::os::fd::AsFd::as_fd(&file)]);

@@ -15,8 +15,8 @@ use crate::limits::{
 };
 use crate::put::CALLER_KEEPS_BIT;
 use crate::{
-    DataHeader, ErrorCode, GetItem, Hello, Member, Message, Presence, PutItem, ReuseHint, Welcome, WireError,
-    get_outcomes, put,
+    DataHeader, ErrorCode, GetItem, Hello, Member, Message, Presence, PutItem, RegionKind, ReuseHint, Welcome,
+    WireError, get_outcomes, put,
 };
 
 /// What lies at the start of received bytes.
@@ -87,7 +87,9 @@ fn read(kind: Kind, request: u32, body: &mut Reader<'_>) -> Result<Message, Wire
             Message::StatsAre { request, json: utf8(body.take(length)?)?.to_owned() }
         }
         Kind::RegionAdd => {
-            Message::RegionAdd { request, region: RegionId(body.u32()?), length: body.u64()?, owned: body.flag()? }
+            let (region, length, kind) = (RegionId(body.u32()?), body.u64()?, body.u8()?);
+            let kind = RegionKind::ALL.into_iter().find(|known| *known as u8 == kind);
+            Message::RegionAdd { request, region, length, kind: kind.ok_or(WireError::Malformed("a kind of region"))? }
         }
         Kind::RegionDrop => Message::RegionDrop { request, region: RegionId(body.u32()?) },
         block_kind => blocks(block_kind, request, body)?,

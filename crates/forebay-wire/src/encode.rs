@@ -138,10 +138,10 @@ fn body(message: &Message, out: &mut Vec<u8>) -> Result<(), EncodeError> {
             out.count("bytes of statistics", json.len(), MESSAGE_BYTES_MAX)?;
             out.bytes(json.as_bytes());
         }
-        Message::RegionAdd { region, length, owned, .. } => {
+        Message::RegionAdd { region, length, kind, .. } => {
             out.u32(region.0);
             out.u64(*length);
-            out.u8(u8::from(*owned));
+            out.u8(*kind as u8);
         }
         Message::RegionDrop { region, .. } => out.u32(region.0),
         block_message => return blocks(block_message, out),

@@ -14,6 +14,7 @@ mod get_outcomes;
 pub mod limits;
 mod message;
 mod put;
+mod region;
 
 pub use decode::{Frame, decode_body, next_frame};
 pub use encode::encode;
@@ -22,3 +23,4 @@ pub use frame::{FrameHeader, HEADER_BYTES, Kind, Side, decode_header, encode_dat
 pub use get_outcomes::{GetOutcomeRef, GetOutcomesView, GetOutcomesWriter, get_outcome_bytes, get_outcomes_view};
 pub use message::*;
 pub use put::{PutItemRef, PutView, put_item_bytes, put_view};
+pub use region::RegionKind;

@@ -11,6 +11,8 @@ use forebay_types::{
     ShardId, Tier, Version,
 };
 
+use crate::RegionKind;
+
 /// Version of the protocol. A node talks to this one and the one before.
 pub const WIRE_VERSION: u16 = 1;
 
@@ -26,6 +28,9 @@ pub mod features {
     pub const TTL: u64 = 1 << 3;
     /// A put may say that its caller keeps the blocks in memory of its own.
     pub const CALLER_KEEPS: u64 = 1 << 4;
+    /// A region may say that its owner has lent it, so that the node counts what lands there apart. Where it is not in force, such a region is told as
+    /// an owned one.
+    pub const LENT: u64 = 1 << 5;
 }
 
 /// First message of a client.
@@ -364,8 +369,8 @@ pub enum Message {
         region: RegionId,
         /// Bytes.
         length: u64,
-        /// True: allocated by the client library for landings. False: the engine's; only read from.
-        owned: bool,
+        /// Whose it is.
+        kind: RegionKind,
     },
     /// Forgets a region. The node answers `Done` when no operation touches it any more.
     RegionDrop {

@@ -11,7 +11,9 @@ use std::time::Duration;
 use forebay_client::NamespaceHandle;
 use forebay_net::Socket;
 use forebay_types::{Address, Entropy, Epoch, RegionId, SeededEntropy, ShardId};
-use forebay_wire::{Frame, GetItem, Hello, Message, Place, ReuseHint, WIRE_VERSION, encode, features, next_frame};
+use forebay_wire::{
+    Frame, GetItem, Hello, Message, Place, RegionKind, ReuseHint, WIRE_VERSION, encode, features, next_frame,
+};
 
 use super::worker::key_of;
 use crate::watch::pause;
@@ -127,7 +129,10 @@ pub(crate) fn shrinking_region(
     let memory = rustix::fs::memfd_create("vandal", rustix::fs::MemfdFlags::CLOEXEC).map_err(why("memory"))?;
     let memory = File::from(memory);
     memory.set_len(8 * MIB).map_err(why("memory"))?;
-    hand.send(&Message::RegionAdd { request: 1, region: RegionId(1), length: 8 * MIB, owned: false }, Some(&memory))?;
+    hand.send(
+        &Message::RegionAdd { request: 1, region: RegionId(1), length: 8 * MIB, kind: RegionKind::Borrowed },
+        Some(&memory),
+    )?;
     hand.message()?;
     let mut answered = 0;
     for request in 2..40 {

@@ -110,7 +110,7 @@ impl Handshake {
         let offered = features::HINTS
             | features::TTL
             | features::CALLER_KEEPS
-            | if with_regions { features::REGIONS | features::DIRECT } else { 0 };
+            | if with_regions { features::REGIONS | features::DIRECT | features::LENT } else { 0 };
         let hello = Hello {
             version: WIRE_VERSION,
             features: offered,

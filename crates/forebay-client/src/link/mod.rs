@@ -16,7 +16,7 @@ use std::time::Duration;
 use forebay_io::{Region, Writer};
 use forebay_net::Socket;
 use forebay_types::{Clock, Entropy, MissReason, RefusedReason, RegionId, ShardId};
-use forebay_wire::{DataHeader, ErrorCode, GetOutcomesView, Message, Welcome, WireError, encode};
+use forebay_wire::{DataHeader, ErrorCode, GetOutcomesView, Message, RegionKind, Welcome, WireError, encode, features};
 
 use crate::interrupt::Until;
 use crate::memory::Regions;
@@ -193,7 +193,8 @@ impl Link {
             let request = self.number();
             self.adding.push(request);
             let number = chance.word();
-            let witness = if regions.is_lent(*id) { region.witness(number) } else { None };
+            let lent = regions.is_lent(*id);
+            let witness = if lent { region.witness(number) } else { None };
             let rider = match witness {
                 Some(fd) => {
                     self.witnesses.push((*id, number));
@@ -203,7 +204,9 @@ impl Link {
             };
             self.riding.push_back((self.out.len(), rider));
             let length = region.len() as u64;
-            self.queue(&Message::RegionAdd { request, region: *id, length, owned: true })?;
+            let told = lent && self.welcome.features & features::LENT != 0;
+            let kind = if told { RegionKind::Lent } else { RegionKind::Owned };
+            self.queue(&Message::RegionAdd { request, region: *id, length, kind })?;
             self.known_regions.push(*id);
         }
         let gone: Vec<RegionId> =

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use forebay_net::Socket;
 use forebay_types::{Address, Descriptor, Entropy, Key, LandingKind, RegionId, SeededEntropy};
-use forebay_wire::{Frame, GetOutcome, Message, Place, encode, next_frame};
+use forebay_wire::{Frame, GetOutcome, Message, Place, RegionKind, encode, next_frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 
@@ -253,7 +253,8 @@ impl<'b> Relay<'b> {
         });
         let lent = Lent { client, node };
         let mut frame = Vec::new();
-        encode(&Message::RegionAdd { request, region, length, owned: !self.between.borrowed }, &mut frame).unwrap();
+        let kind = if self.between.borrowed { RegionKind::Borrowed } else { RegionKind::Owned };
+        encode(&Message::RegionAdd { request, region, length, kind }, &mut frame).unwrap();
         let sent = self.node.send(&frame, &[lent.of_node().as_fd()]);
         self.regions.insert(region, lent);
         sent

@@ -60,6 +60,9 @@ fn the_drive_writes_into_lent_memory_and_the_client_tells_it_apart() {
     assert_eq!(counters.lent_landings[LandingKind::Direct.index()], 6, "{counters:?}");
     assert_eq!((counters.lent_copied, counters.lent_withheld), (6, 0));
     assert_adds_up(&client);
+    // The node tells them from what landed in the client's own memory, the second time.
+    let stats = client.node_stats().unwrap();
+    assert!(stats.contains(r#""landing_lent":{"bounce":0,"direct":6,"stream":0}"#), "{stats}");
 }
 
 #[test]

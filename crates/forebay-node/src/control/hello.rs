@@ -12,6 +12,7 @@ use crate::slab::Id;
 
 /// Features that need no Unix socket.
 const EVERYWHERE: u64 = features::HINTS | features::TTL | features::CALLER_KEEPS;
+const ON_UNIX_SOCKETS: u64 = features::REGIONS | features::DIRECT | features::LENT;
 
 impl Control {
     pub(super) fn on_hello(&mut self, id: Id, message: Message) {
@@ -42,7 +43,7 @@ impl Control {
             let uid = self.peers.get(id).and_then(|peer| peer.socket.peer_uid());
             let uid =
                 uid.ok_or((ErrorCode::Credential, "the kernel does not say who is at the other end".to_owned()))?;
-            return Ok((Tenant(uid), hello.features & (features::REGIONS | features::DIRECT | EVERYWHERE)));
+            return Ok((Tenant(uid), hello.features & (ON_UNIX_SOCKETS | EVERYWHERE)));
         }
         match &self.token {
             Some(token) if same(token, &hello.credential) => Ok((self.own, hello.features & EVERYWHERE)),

@@ -2,8 +2,8 @@
 
 use forebay_store::Found;
 use forebay_types::limits::{DATA_FRAME_BYTES_MAX, PIECE_BYTES, STEP_BYTES};
-use forebay_types::{LandingKind, MissReason, NamespaceId, Tier};
-use forebay_wire::{DataHeader, GetOutcomeRef};
+use forebay_types::{LandingKind, MissReason, Tier};
+use forebay_wire::{DataHeader, GetOutcomeRef, RegionKind};
 
 use super::core::Core;
 use super::get::{Get, Moving, State, Told, Way};
@@ -73,7 +73,7 @@ impl Get {
         if moving.done < all {
             self.moving = Some(moving);
         } else {
-            self.count_hit(core, way.namespace, moving.found.tier, LandingKind::Stream, all as u64);
+            self.count_hit(core, way, moving.item, moving.found.tier, LandingKind::Stream, all as u64);
             self.settle(core, moving.item as usize);
         }
         Step::Again
@@ -81,14 +81,16 @@ impl Get {
 
     pub(super) fn hit(&mut self, core: &mut Core, way: &mut Way<'_, '_>, moving: &Moving, kind: LandingKind) {
         self.outcome(way, moving.item, found_outcome(&moving.found, kind));
-        self.count_hit(core, way.namespace, moving.found.tier, kind, moving.found.payload().len() as u64);
+        self.count_hit(core, way, moving.item, moving.found.tier, kind, moving.found.payload().len() as u64);
         self.settle(core, moving.item as usize);
     }
 
-    fn count_hit(&self, core: &mut Core, namespace: NamespaceId, tier: Tier, kind: LandingKind, bytes: u64) {
+    fn count_hit(&self, core: &mut Core, way: &Way<'_, '_>, item: u32, tier: Tier, kind: LandingKind, bytes: u64) {
         core.counters.get.hit(tier);
-        core.space(namespace).get_hits += 1;
-        core.counters.landed(kind, bytes);
+        core.space(way.namespace).get_hits += 1;
+        let to = self.items[item as usize].to.region;
+        let lent = way.regions.iter().any(|region| region.id == to && region.kind == RegionKind::Lent);
+        core.counters.landed(kind, lent, bytes);
         let timed = match tier {
             Tier::Dram => Timed::GetDram,
             Tier::Nvme => Timed::GetNvme,
@@ -116,7 +118,7 @@ impl Get {
                     trailer_offset,
                 };
                 self.outcome(way, item, outcome);
-                self.count_hit(core, way.namespace, Tier::Nvme, LandingKind::Direct, length);
+                self.count_hit(core, way, item, Tier::Nvme, LandingKind::Direct, length);
                 self.settle(core, item as usize);
             }
         }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use forebay_io::PeerRegion;
 use forebay_types::RegionId;
-use forebay_wire::{ErrorCode, Message};
+use forebay_wire::{ErrorCode, Message, RegionKind};
 
 use super::Shard;
 use super::conn::REGIONS_MAX;
@@ -13,7 +13,7 @@ use crate::counters::PeerFault;
 use crate::slab::Id;
 
 impl Shard {
-    pub(super) fn region_add(&mut self, id: Id, request: u32, region: RegionId, length: u64, owned: bool) {
+    pub(super) fn region_add(&mut self, id: Id, request: u32, region: RegionId, length: u64, kind: RegionKind) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let fd: Option<OwnedFd> = conn.fds.pop_front();
         self.waiting_fds -= usize::from(fd.is_some());
@@ -48,8 +48,8 @@ impl Shard {
                 if !imported.is_mapped() {
                     self.core.counters.regions_unmapped.add(1);
                 }
-                let lands = owned && self.core.landings.allow(&imported);
-                conn.regions.push(Lent { id: region, region: imported, lands, landings: 0, dropping: None });
+                let lands = kind.is_for_landings() && self.core.landings.allow(&imported);
+                conn.regions.push(Lent { id: region, region: imported, kind, lands, landings: 0, dropping: None });
                 self.say(id, &Message::Done { request });
             }
         }

@@ -106,7 +106,9 @@ pub(crate) fn from_token(token: u64) -> (Id, usize) {
 pub(crate) struct Lent {
     pub(crate) id: RegionId,
     pub(crate) region: forebay_io::PeerRegion,
-    /// Reads may land in it: allocated by the client library for that, and of pages that suit the drive.
+    /// Whose it is.
+    pub(crate) kind: forebay_wire::RegionKind,
+    /// Reads may land in it: allocated by the client library for that, and mapped here.
     pub(crate) lands: bool,
     /// Reads in flight that land in it.
     pub(crate) landings: u32,

@@ -39,8 +39,8 @@ impl Shard {
             Message::Forget { request, namespace, deadline_us, keys } => {
                 self.on_forget(id, Ask { request, namespace, deadline_us }, keys)?;
             }
-            Message::RegionAdd { request, region, length, owned } => {
-                self.region_add(id, request, region, length, owned);
+            Message::RegionAdd { request, region, length, kind } => {
+                self.region_add(id, request, region, length, kind);
             }
             Message::RegionDrop { request, region } => self.region_drop(id, request, region),
             Message::Cancel { request } => self.cancel(id, request),

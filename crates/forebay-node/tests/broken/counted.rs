@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay_io::Region;
 use forebay_node::{Node, NodeHandle};
 use forebay_types::{Class, NamespaceId, PutOutcome, RefusedReason, RegionId, ShardId, crc64};
-use forebay_wire::{ErrorCode, GetItem, Kind, Message, Place, PutItem, encode};
+use forebay_wire::{ErrorCode, GetItem, Kind, Message, Place, PutItem, RegionKind, encode};
 
 use crate::hand::{Folder, Hand, In, block, descriptor, hello, key, samples};
 use crate::steady;
@@ -104,7 +104,7 @@ fn messages_where_they_do_not_belong(node: &NodeHandle, ns: NamespaceId) {
 
 fn regions_that_are_none(node: &NodeHandle, ns: NamespaceId) {
     let mut hand = Hand::shard(node);
-    let add = Message::RegionAdd { request: 5, region: RegionId(1), length: 4096, owned: true };
+    let add = Message::RegionAdd { request: 5, region: RegionId(1), length: 4096, kind: RegionKind::Owned };
     assert!(matches!(hand.ask(&add), Message::Error { request: 5, code: ErrorCode::Region, .. }));
     let to = Place { region: RegionId(7), offset: 0, room: 1 << 20 };
     let (_, get) = hand.get_message(ns, vec![GetItem { key: steady_key(), offset: 0, length: 0, to }], 1_000_000);

@@ -16,8 +16,8 @@ use forebay_types::{
     ShardId, Version,
 };
 use forebay_wire::{
-    DataHeader, ErrorCode, Frame, GetItem, GetOutcome, HEADER_BYTES, Hello, Message, Place, PutItem, ReuseHint,
-    WIRE_VERSION, Welcome, encode, encode_data_header, features, next_frame,
+    DataHeader, ErrorCode, Frame, GetItem, GetOutcome, HEADER_BYTES, Hello, Message, Place, PutItem, RegionKind,
+    ReuseHint, WIRE_VERSION, Welcome, encode, encode_data_header, features, next_frame,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -237,7 +237,8 @@ impl Hand {
 
     pub(crate) fn lend(&mut self, id: u32, region: &Region) {
         let request = self.number();
-        let add = Message::RegionAdd { request, region: RegionId(id), length: region.len() as u64, owned: true };
+        let add =
+            Message::RegionAdd { request, region: RegionId(id), length: region.len() as u64, kind: RegionKind::Owned };
         self.send_with(&add, &[region.fd()]);
         assert_eq!(self.message(), Message::Done { request });
     }

@@ -105,12 +105,10 @@ fn connection() -> impl Strategy<Value = Message> {
     );
     let error = (any::<u32>(), select(ErrorCode::ALL), "\\PC{0,100}")
         .prop_map(|(request, code, text)| Message::Error { request, code, text });
-    let region_add = any::<(u32, u32, u64, bool)>().prop_map(|(request, region, length, owned)| Message::RegionAdd {
-        request,
-        region: RegionId(region),
-        length,
-        owned,
-    });
+    let region_add =
+        (any::<(u32, u32, u64)>(), select(&RegionKind::ALL[..])).prop_map(|((request, region, length), kind)| {
+            Message::RegionAdd { request, region: RegionId(region), length, kind }
+        });
     let region_drop =
         any::<(u32, u32)>().prop_map(|(request, region)| Message::RegionDrop { request, region: RegionId(region) });
     prop_oneof![

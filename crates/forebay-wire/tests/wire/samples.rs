@@ -91,7 +91,14 @@ fn connection() -> Vec<(&'static str, Message)> {
                 text: "dtype differs — ask for fp8".into(),
             },
         ),
-        ("region-add", Message::RegionAdd { request: 19, region: RegionId(4), length: 1 << 30, owned: true }),
+        (
+            "region-add",
+            Message::RegionAdd { request: 19, region: RegionId(4), length: 1 << 30, kind: RegionKind::Owned },
+        ),
+        (
+            "region-add-lent",
+            Message::RegionAdd { request: 19, region: RegionId(4), length: 1 << 30, kind: RegionKind::Lent },
+        ),
         ("region-drop", Message::RegionDrop { request: 20, region: RegionId(4) }),
         ("credit", Message::Credit { bytes: 262_144 }),
         ("done", Message::Done { request: 16 }),
