@@ -12,10 +12,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use forebay_io::{Region, Slice, Writer};
-use forebay_types::{RegionId, ShardId};
+use forebay_types::{Descriptor, RegionId, ShardId};
 
-/// One region, in bytes, unless a block is longer: a handful of large blocks or a window of small ones.
-const STEP_BYTES: usize = 16 << 20;
+/// One region, in bytes, unless a block is longer: a handful of large blocks or a window of small ones. A block of 16 MiB fits with what the drive writes
+/// behind it, so that regions made for small blocks serve such ones later.
+const STEP_BYTES: usize = 18 << 20;
 /// Most regions that a client means to have. A node takes 64 on a connection, and some may be spoilt.
 const REGIONS_MAX: usize = 32;
 /// Most memories that a caller lends for direct landings, for the same reason.
@@ -200,7 +201,10 @@ impl Regions {
         spoilt.extend(state.list.extract_if(.., |(_, region)| region.retired_bytes() >= region.len() / 2));
         let taken: usize = state.list.iter().map(|(_, region)| region.len()).sum();
         let step = STEP_BYTES.max(self.limit / REGIONS_MAX);
-        let wanted = step.max(len.next_multiple_of(2 << 20)).min(self.limit.saturating_sub(taken));
+        // A block that was put from here must have room to land here as well: regions of exactly 16 MiB, made for puts, would be too short for what the
+        // drive writes behind each block of 16 MiB, and the gets that find no room come through the socket.
+        let whole = len.saturating_add(Descriptor::landing_room(len as u64));
+        let wanted = step.max(whole.next_multiple_of(2 << 20)).min(self.limit.saturating_sub(taken));
         let made = if wanted >= len && wanted > 0 { Region::owned(wanted).ok() } else { None };
         let grown = made.is_some();
         if let Some(region) = made {
@@ -233,6 +237,19 @@ mod tests {
         assert!(regions.alloc(20 << 20).is_none());
         drop(large);
         assert!(regions.alloc(20 << 20).is_some());
+    }
+
+    #[test]
+    fn blocks_that_were_put_from_regions_have_room_to_land_in_the_same() {
+        let regions = Regions::new(256 << 20);
+        for bytes in [64 << 10, 1 << 20, 16 << 20] {
+            let in_flight = (128 << 20) / bytes;
+            let puts: Vec<_> = (0..in_flight).map(|_| regions.cut(bytes).unwrap()).collect();
+            drop(puts);
+            let room = bytes + Descriptor::landing_room(bytes as u64);
+            let gets: Vec<_> = (0..in_flight).map_while(|_| regions.cut(room)).collect();
+            assert_eq!(gets.len(), in_flight, "blocks of {bytes}");
+        }
     }
 
     #[test]
