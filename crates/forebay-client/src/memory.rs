@@ -70,6 +70,8 @@ impl Memory {
 #[derive(Debug)]
 pub(crate) struct Regions {
     limit: usize,
+    /// Nodes may land blocks in them.
+    land: bool,
     state: Mutex<State>,
     /// Changes whenever the list does; pairs with nothing: a stale value only makes a connection look at the list under its lock once more.
     version: AtomicU64,
@@ -86,10 +88,10 @@ struct State {
 }
 
 impl Regions {
-    /// At most `limit` bytes.
-    pub(crate) fn new(limit: usize) -> Self {
+    /// At most `limit` bytes. `land`: nodes hear of them, so that drives may write there; else they are only where blocks are kept.
+    pub(crate) fn new(limit: usize, land: bool) -> Self {
         let state = Mutex::new(State { list: Vec::new(), lent: Vec::new(), next: 1 });
-        Regions { limit, state, version: AtomicU64::new(1), lent: AtomicUsize::new(0) }
+        Regions { limit, land, state, version: AtomicU64::new(1), lent: AtomicUsize::new(0) }
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -205,7 +207,8 @@ impl Regions {
         // drive writes behind each block of 16 MiB, and the gets that find no room come through the socket.
         let whole = len.saturating_add(Descriptor::landing_room(len as u64));
         let wanted = step.max(whole.next_multiple_of(2 << 20)).min(self.limit.saturating_sub(taken));
-        let made = if wanted >= len && wanted > 0 { Region::owned(wanted).ok() } else { None };
+        let make = if self.land { Region::owned } else { Region::kept };
+        let made = if wanted >= len && wanted > 0 { make(wanted).ok() } else { None };
         let grown = made.is_some();
         if let Some(region) = made {
             state.list.push((RegionId(state.next), region));
@@ -228,7 +231,7 @@ mod tests {
 
     #[test]
     fn regions_grow_as_they_are_needed_and_stop_at_the_limit() {
-        let regions = Regions::new(40 << 20);
+        let regions = Regions::new(40 << 20, true);
         let small = regions.alloc(4096).unwrap();
         assert_eq!(regions.list().1.len(), 1);
         let large = regions.alloc(20 << 20).unwrap();
@@ -241,7 +244,7 @@ mod tests {
 
     #[test]
     fn blocks_that_were_put_from_regions_have_room_to_land_in_the_same() {
-        let regions = Regions::new(256 << 20);
+        let regions = Regions::new(256 << 20, true);
         for bytes in [64 << 10, 1 << 20, 16 << 20] {
             let in_flight = (128 << 20) / bytes;
             let puts: Vec<_> = (0..in_flight).map(|_| regions.cut(bytes).unwrap()).collect();
@@ -254,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_region_spoilt_by_lost_landings_is_replaced() {
-        let regions = Regions::new(16 << 20);
+        let regions = Regions::new(16 << 20, true);
         for _ in 0..50 {
             let (_, slice) = regions.alloc(7 << 20).unwrap();
             drop(slice.lend());

@@ -73,7 +73,7 @@ impl Core {
             address: address.clone(),
             clock: SystemClock::new(),
             entropy: SystemEntropy,
-            regions: Regions::new(options.region_bytes),
+            regions: Regions::new(options.region_bytes, matches!(address, Address::Unix(_))),
             cells: Cells::default(),
             spin: Spin::new(options.spin_us),
             promises: Promises::default(),

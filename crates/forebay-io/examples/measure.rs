@@ -40,6 +40,7 @@ fn main() {
             ("uring", EngineKind::Uring, all, false),
             ("uring, unregistered buffers", EngineKind::Uring, unregistered, false),
             ("uring, landing", EngineKind::Uring, all, true),
+            ("uring, landing, small pages", EngineKind::Uring, all, true),
             ("uring, bounced", EngineKind::Uring, all, false),
             ("uring without features", EngineKind::Uring, plain, false),
             ("threads", EngineKind::Threads, all, false),
@@ -54,8 +55,10 @@ fn main() {
                 println!("{name}: no {}: {}", off.name, off.off.as_deref().unwrap_or_default());
             }
             let region = Region::owned(64 << 20).unwrap();
+            // A slice takes pages as a client's do: huge ones. Without, the node's first touch takes them one by one.
+            let _slice = (name != "uring, landing, small pages").then(|| region.alloc(64 << 20).unwrap());
             let peer = PeerRegion::import(region.fd().try_clone_to_owned().unwrap(), region.len() as u64).unwrap();
-            for (len, depth) in [(1 << 20, 16), (64 << 10, 1)] {
+            for (len, depth) in [(1 << 20, 4), (1 << 20, 16), (64 << 10, 1)] {
                 let copy_to = (name == "uring, bounced").then_some(&peer);
                 let peer = landing.then_some(&peer);
                 let (mib_s, p50, p99) = reads(&mut engine, &arena, peer, copy_to, len, depth);

@@ -13,6 +13,7 @@ mod disk;
 mod drive;
 mod engine;
 mod extents;
+mod huge;
 mod ledger;
 mod populate;
 mod region;
@@ -36,8 +37,9 @@ pub use engine::{
     Ready, Waker, probe,
 };
 pub use extents::Extents;
+pub use huge::huge_pages_off;
 pub use ledger::Writer;
 pub use populate::Populating;
-pub use region::{Landing, PeerRegion, RegionError, huge_pages_off};
+pub use region::{Landing, PeerRegion, RegionError};
 pub use signals::EndSignals;
 pub use slice::{Loan, Region, Slice};

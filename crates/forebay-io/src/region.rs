@@ -5,13 +5,14 @@
 //!
 //! This file is the node's side; the client's is in `slice.rs`. Neither knows what the bytes mean.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::OnceLock;
 
 use rustix::fs::{FileType, SealFlags};
-use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::huge::{self, HUGE_BYTES, Known, map_shared};
 
 /// What `fstatfs` calls tmpfs, and memfds with it.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -61,7 +62,13 @@ struct Inner {
     len: u64,
     /// Present when the file is sealed against shrinking. Spans `len` bytes.
     map: Option<NonNull<u8>>,
+    huge: Known,
+    /// How often pages were found small.
+    small: Cell<u32>,
 }
+
+/// After so many looks that found small pages, a region is not looked at again: each costs some microseconds.
+const SMALL_MAX: u32 = 64;
 
 impl PeerRegion {
     /// Takes a descriptor a client sent, of which the first `len` bytes are the region. A memfd sealed against shrinking is mapped.
@@ -72,7 +79,7 @@ impl PeerRegion {
         check_memory(&fd, len)?;
         // Under strict overcommit a hole in a memfd may have no page to fill it, which is SIGBUS for whoever touches it.
         let map = if is_sealed(&fd) && !strict_overcommit() { Some(map_shared(&fd, len as usize)?) } else { None };
-        Ok(PeerRegion(Rc::new(Inner { fd, len, map })))
+        Ok(PeerRegion(Rc::new(Inner { fd, len, map, huge: Known::default(), small: Cell::new(0) })))
     }
 
     /// Whether it is mapped, so that reads from a drive may land in it.
@@ -80,10 +87,35 @@ impl PeerRegion {
         self.0.map.is_some()
     }
 
-    /// Whether the machine gives huge pages to such memory, as far as its settings tell. Where it does not, scattered pages split a large read into
-    /// more requests than a drive likes: reading into the arena and copying was then 1.5 times as fast as landing directly (1 MiB, 16 in flight).
-    pub fn has_huge_pages(&self) -> bool {
-        self.is_mapped() && huge_pages_off().is_none()
+    /// Whether these bytes lie in huge pages. Where they do not, scattered pages split a large read into more requests than a drive likes: reading into
+    /// the arena and copying was then 1.5 times as fast as landing directly (1 MiB, 16 in flight). A kernel that cannot
+    /// tell (before 6.7) is believed to do what its setting says.
+    ///
+    /// Nothing but speed follows from the answer: who lent the memory can change its pages at any time.
+    pub fn has_huge_pages(&self, offset: u64, len: u64) -> bool {
+        let (Some(map), Ok(start)) = (self.0.map, self.checked(offset, len)) else { return false };
+        let small = self.0.small.get();
+        if small >= SMALL_MAX {
+            return false;
+        }
+        // A last chunk that the region has only a part of is no huge page.
+        let last = (self.0.len / HUGE_BYTES as u64) as usize;
+        let chunks = start / HUGE_BYTES..(start + len as usize).div_ceil(HUGE_BYTES);
+        let huge = chunks.end <= last
+            && chunks.into_iter().all(|chunk| {
+                self.0.huge.is_known(chunk) || {
+                    let at = map.as_ptr().wrapping_add(chunk * HUGE_BYTES);
+                    let huge = NonNull::new(at).is_some_and(huge::is_huge);
+                    if huge {
+                        self.0.huge.know(chunk);
+                    }
+                    huge
+                }
+            });
+        if !huge {
+            self.0.small.set(small + 1);
+        }
+        huge
     }
 
     /// Bytes.
@@ -272,16 +304,6 @@ pub(crate) fn is_sealed(fd: &OwnedFd) -> bool {
     rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
 }
 
-/// Maps the first `len` bytes of `fd`, shared.
-#[expect(unsafe_code, reason = "mapping memory")]
-pub(crate) fn map_shared(fd: &OwnedFd, len: usize) -> Result<NonNull<u8>, rustix::io::Errno> {
-    // SAFETY: a fresh mapping at an address the kernel chooses.
-    let base = unsafe {
-        rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)
-    }?;
-    NonNull::new(base.cast()).ok_or(rustix::io::Errno::NOMEM)
-}
-
 /// Copies between a mapping and memory of our own. Both callers above have checked the bounds of the mapping's side, and a slice gives the other.
 #[expect(unsafe_code, reason = "memory another process may change is never behind a reference")]
 fn copy(from: *const u8, to: *mut u8, len: usize) {
@@ -289,23 +311,6 @@ fn copy(from: *const u8, to: *mut u8, len: usize) {
     // cannot overlap: no slice of ours ever points into a peer's mapping. Should the peer write meanwhile, the bytes copied are any mix, and
     // whoever asked for them checks the copy.
     unsafe { std::ptr::copy_nonoverlapping(from, to, len) }
-}
-
-/// Why memfds get no huge pages; absent when they do.
-pub fn huge_pages_off() -> Option<&'static str> {
-    static OFF: OnceLock<Option<String>> = OnceLock::new();
-    OFF.get_or_init(|| {
-        let setting = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-        let said = std::fs::read_to_string(setting).unwrap_or_default();
-        let chosen = said.split('[').nth(1).and_then(|rest| rest.split(']').next()).unwrap_or("absent");
-        match chosen {
-            "always" | "within_size" | "advise" | "force" => None,
-            _ => Some(format!(
-                "{setting} is \"{chosen}\"; write \"advise\" there, so that drives write into clients' memory without a copy"
-            )),
-        }
-    })
-    .as_deref()
 }
 
 fn strict_overcommit() -> bool {

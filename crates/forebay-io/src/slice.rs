@@ -11,17 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::Advice;
 
 use crate::RegionError;
+use crate::huge::{self, HUGE_BYTES, map_shared};
 use crate::ledger::{Claim, Ledger, Lent, Writer};
-use crate::region::{check_memory, is_sealed, map_shared};
+use crate::region::{check_memory, is_sealed};
 
 /// Slices start at multiples of this, in bytes: what any drive asks of direct I/O.
 const SLICE_ALIGN: usize = 4096;
 
-/// Pages are taken in chunks of this many bytes, a huge page where there are any.
-const CHUNK_BYTES: usize = 2 << 20;
+/// Pages are taken in chunks of this many bytes: a huge page where the machine has one, small pages elsewhere.
+const CHUNK_BYTES: usize = HUGE_BYTES;
 
 /// A client's memory that nodes can write into. Cloning shares it; it is unmapped when the last clone and slice are gone.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ struct Inner {
     /// Absent for borrowed memory.
     base: Option<NonNull<u8>>,
     ledger: Ledger,
+    /// Chunks shall be huge pages.
+    huge: bool,
     /// Which chunks have their pages; none for memory of somebody else's. Pairs with nothing: a stale value only takes pages twice.
     chunks: Box<[AtomicBool]>,
 }
@@ -49,22 +51,33 @@ unsafe impl Sync for Inner {}
 impl Region {
     /// A region of the library's own, of `bytes` rounded up to 2 MiB. It has no pages yet: they are taken with the slices they lie in, so that making
     /// a region costs whoever needs a little of it next to nothing.
+    ///
+    /// Its pages are huge ones where the machine has them, which the drive likes.
     pub fn owned(bytes: usize) -> Result<Self, RegionError> {
+        Self::of_pages(bytes, true)
+    }
+
+    /// The same for memory that no drive lands in: its pages are as the machine gives them.
+    pub fn kept(bytes: usize) -> Result<Self, RegionError> {
+        Self::of_pages(bytes, false)
+    }
+
+    fn of_pages(bytes: usize, huge: bool) -> Result<Self, RegionError> {
         let len = bytes.max(1).checked_next_multiple_of(2 << 20).ok_or(rustix::io::Errno::NOMEM)?;
         let fd = rustix::fs::memfd_create("forebay-region", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, len as u64)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let base = map_shared(&fd, len)?;
-        advise_huge(base, len);
+        huge::advise(base, len);
         let chunks = (0..len / CHUNK_BYTES).map(|_| AtomicBool::new(false)).collect();
-        Ok(Region(Arc::new(Inner { fd, len, base: Some(base), ledger: Ledger::new(len, SLICE_ALIGN), chunks })))
+        Ok(Region(Arc::new(Inner { fd, len, base: Some(base), ledger: Ledger::new(len, SLICE_ALIGN), huge, chunks })))
     }
 
     /// Memory of the engine's own: the first `bytes` of its file. It is not mapped here, nothing can be cut from it and nothing lands in it
     /// directly; a node copies into it through the descriptor.
     pub fn borrowed(fd: OwnedFd, bytes: usize) -> Self {
         let (ledger, chunks) = (Ledger::new(0, SLICE_ALIGN), Box::default());
-        Region(Arc::new(Inner { fd, len: bytes, base: None, ledger, chunks }))
+        Region(Arc::new(Inner { fd, len: bytes, base: None, ledger, huge: false, chunks }))
     }
 
     /// Memory of the engine's own that things may land in: the first `bytes` of its file, a memfd or a file on tmpfs that is sealed against shrinking.
@@ -77,7 +90,7 @@ impl Region {
         }
         let base = map_shared(&fd, bytes)?;
         let (ledger, chunks) = (Ledger::new(bytes, SLICE_ALIGN), Box::default());
-        Ok(Region(Arc::new(Inner { fd, len: bytes, base: Some(base), ledger, chunks })))
+        Ok(Region(Arc::new(Inner { fd, len: bytes, base: Some(base), ledger, huge: false, chunks })))
     }
 
     /// The piece of `len` bytes at `offset`, a multiple of 4 KiB; its capacity is `len` rounded up to 4 KiB. `None` when part of it lies outside,
@@ -164,13 +177,6 @@ impl Drop for Inner {
     }
 }
 
-/// Asks for huge pages: they double what direct I/O and copies reach.
-#[expect(unsafe_code, reason = "advice on a mapping")]
-fn advise_huge(base: NonNull<u8>, len: usize) {
-    // SAFETY: the range is a mapping just made, which nobody else has yet; the advice changes no byte. Without huge pages it works too.
-    let _ = unsafe { rustix::mm::madvise(base.as_ptr().cast(), len, Advice::LinuxHugepage) };
-}
-
 /// A piece of an owned region, held by one owner. Dropping it gives the memory back.
 #[derive(Debug)]
 pub struct Slice {
@@ -203,7 +209,6 @@ impl Slice {
 
     /// Takes the pages it lies in, and those beside them up to whole chunks of 2 MiB, if it is the first in them: a page fault inside a landing would
     /// cost more, and its node, not this thread. An error when the machine has no memory for them.
-    #[expect(unsafe_code, reason = "advice on a mapping")]
     pub fn take_pages(&mut self) -> Result<(), RegionError> {
         let (start, end) = (self.claim.start(), self.claim.start() + self.claim.capacity());
         let Some(base) = self.region.0.base else { return Ok(()) };
@@ -213,9 +218,8 @@ impl Slice {
             if taken.load(Ordering::Relaxed) {
                 continue;
             }
-            let at = base.as_ptr().wrapping_add(number * CHUNK_BYTES);
-            // SAFETY: a chunk of an owned region, inside the mapping; taking pages for writing keeps every byte, whoever uses it meanwhile.
-            match unsafe { rustix::mm::madvise(at.cast(), CHUNK_BYTES, Advice::LinuxPopulateWrite) } {
+            let Some(at) = NonNull::new(base.as_ptr().wrapping_add(number * CHUNK_BYTES)) else { return Ok(()) };
+            match huge::take_chunk(at, self.region.0.huge) {
                 Ok(()) => taken.store(true, Ordering::Relaxed),
                 // Before Linux 5.14: touch the pages that are this slice's own.
                 Err(rustix::io::Errno::INVAL) => {

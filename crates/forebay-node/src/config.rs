@@ -42,10 +42,10 @@ pub enum Progress {
     },
 }
 
-/// Whether blocks from the drive are read straight into clients' memory. Decided for each region when it is lent.
+/// Whether blocks from the drive are read straight into clients' memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Landings {
-    /// Where the machine gives the region huge pages; else through the arena, which is faster than scattered pages: see decision 0009.
+    /// Where the memory lies in huge pages; else through the arena, which is faster than scattered pages: see decision 0033.
     #[default]
     Auto,
     /// Wherever the region can be mapped.
@@ -55,10 +55,10 @@ pub enum Landings {
 }
 
 impl Landings {
-    /// Whether reads may land in `region`.
-    pub(crate) fn allow(self, region: &PeerRegion) -> bool {
+    /// Whether reads may land in these bytes of `region`.
+    pub(crate) fn allow(self, region: &PeerRegion, offset: u64, len: u64) -> bool {
         match self {
-            Landings::Auto => region.has_huge_pages(),
+            Landings::Auto => region.has_huge_pages(offset, len),
             Landings::Direct => region.is_mapped(),
             Landings::Bounce => false,
         }

@@ -112,8 +112,8 @@ pub struct Probe {
     pub ring: EngineFeatures,
     /// What may be locked in memory, in bytes; absent when there is no limit. Registered buffers count against it.
     pub memlock_bytes: Option<u64>,
-    /// Why regions get no huge pages, and what to do; absent when they do.
-    pub huge_pages_off: Option<&'static str>,
+    /// Why clients' regions have no huge pages; absent when they have.
+    pub huge_pages_off: Option<String>,
 }
 
 /// Looks at what this machine offers to engines.
@@ -133,7 +133,7 @@ pub fn probe() -> Probe {
     Probe {
         ring: EngineFeatures { name, features },
         memlock_bytes: limit.current,
-        huge_pages_off: crate::region::huge_pages_off(),
+        huge_pages_off: crate::huge_pages_off(),
     }
 }
 

@@ -182,17 +182,13 @@ fn anonymous_huge_pages() -> Finding {
 }
 
 fn shared_huge_pages() -> Finding {
-    let file = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
     let check = "huge pages, regions";
     match forebay_io::probe().huge_pages_off {
-        None => Finding::ok(check, "on"),
-        Some(_) => Finding::warn(
+        None => Finding::ok(check, "on: blocks from the drive are read into clients' memory without a copy"),
+        Some(why) => Finding::warn(
             check,
-            format!(
-                "{file} is {:?}: clients' regions lie in small pages, so blocks from the drive are copied to them",
-                chosen(file).unwrap_or_else(|| "absent".into())
-            ),
-            format!("`echo advise > {file}` as root"),
+            format!("{why}: clients' regions lie in small pages, so blocks from the drive are copied to them"),
+            "`echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled` as root, or Linux 6.7 or newer",
         ),
     }
 }

@@ -234,7 +234,7 @@ impl Get {
             self.miss(core, way, index as u32, MissReason::Unavailable);
             return true;
         }
-        let (into, room) = target(lent.map(|at| &way.regions[at]), &item, way.direct, core.align);
+        let (into, room) = target(lent.map(|at| &way.regions[at]), &item, way.direct, core);
         let direct = into.is_some();
         let Some(read) = core.readers.begin(way.id, index, way.peer, self.size) else { return false };
         let request = self.request(core, way, index, read, into, room);
@@ -368,19 +368,20 @@ impl Get {
 }
 
 /// Where the drive may write directly, and the bytes there are for the payload.
-fn target(lent: Option<&Lent>, item: &GetItem, direct: bool, align: usize) -> (Option<Landing>, u64) {
+fn target(lent: Option<&Lent>, item: &GetItem, direct: bool, core: &Core) -> (Option<Landing>, u64) {
     let Some(lent) = lent else { return (None, item.to.room) };
     let room = item.to.room.min(lent.region.len().saturating_sub(item.to.offset));
     let whole = item.offset == 0 && item.length == 0;
-    let into = if direct && lent.lands && whole { landing(lent, item, align) } else { None };
+    let into = if direct && lent.lands && whole { landing(lent, item, core) } else { None };
     (into, room)
 }
 
 /// The slice as a landing, when the drive can write there.
-fn landing(lent: &Lent, item: &GetItem, align: usize) -> Option<Landing> {
-    let room = item.to.room & !(align as u64 - 1);
-    if room == 0 || !item.to.offset.is_multiple_of(align as u64) {
+fn landing(lent: &Lent, item: &GetItem, core: &Core) -> Option<Landing> {
+    let (align, offset) = (core.align as u64, item.to.offset);
+    let room = item.to.room & !(align - 1);
+    if room == 0 || !offset.is_multiple_of(align) || !core.landings.allow(&lent.region, offset, room) {
         return None;
     }
-    lent.region.landing(item.to.offset, room).ok()
+    lent.region.landing(offset, room).ok()
 }

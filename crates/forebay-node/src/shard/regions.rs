@@ -48,7 +48,7 @@ impl Shard {
                 if !imported.is_mapped() {
                     self.core.counters.regions_unmapped.add(1);
                 }
-                let lands = kind.is_for_landings() && self.core.landings.allow(&imported);
+                let lands = kind.is_for_landings() && imported.is_mapped();
                 conn.regions.push(Lent { id: region, region: imported, kind, lands, landings: 0, dropping: None });
                 self.say(id, &Message::Done { request });
             }
