@@ -137,6 +137,8 @@ pub struct Counters {
     pub lent_freed: u64,
     /// Blocks whose bytes did not match what they claimed to be. Each is a miss, and was told to the node.
     pub corrupt: u64,
+    /// Keys asked of another shard within the same call, because the table of members was out of date.
+    pub moved: u64,
     /// Gets that missed what an unexpired lease of a match had promised.
     pub match_broken: u64,
     /// Connections that broke.

@@ -55,6 +55,11 @@ pub(crate) trait Part<S> {
     fn give_up(&mut self, link: &mut Link) -> Result<(), LinkError>;
     /// Gives every key without an outcome this one.
     fn fail(&mut self, why: Why, shared: &mut S);
+    /// The call looks at who is who once more if it is told that its keys may have moved.
+    fn may_move(&self, shared: &S) -> bool {
+        let _ = shared;
+        false
+    }
 }
 
 /// A part and its way there.
@@ -204,6 +209,13 @@ impl<P> Lane<P> {
         };
         match checkout {
             Checkout::Ready(mut lent) => {
+                let newer = lent.link().is_some_and(|link| link.welcome.epoch > epoch);
+                if newer && self.part.may_move(shared) {
+                    // Whom the old table names may still serve these keys to those who ask, and nobody who knows better would find what is put there.
+                    lent.give_back(at.now_us, true);
+                    self.end(Why::Moved, shared);
+                    return true;
+                }
                 self.lent_at = (core.clock.now_us(), lent.link().map_or(0, |link| link.heard));
                 self.lent = Some(lent);
                 self.down = false;

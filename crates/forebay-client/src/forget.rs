@@ -17,6 +17,8 @@ struct Forget<'c> {
     why: &'static str,
     /// The table may be old.
     moved: bool,
+    /// A round is still ahead.
+    once_more: bool,
 }
 
 struct ForgetPart {
@@ -69,6 +71,10 @@ impl Part<Forget<'_>> for ForgetPart {
         forget.moved |= why == Why::Moved;
         self.answered = self.indices.len();
     }
+
+    fn may_move(&self, forget: &Forget<'_>) -> bool {
+        forget.once_more
+    }
 }
 
 struct Answers<'p, 'f, 'c> {
@@ -111,10 +117,17 @@ pub(crate) fn run(space: &Space, core: &Core, keys: &[Key], limits: CallLimits) 
     let deadline_us = core.clock.now_us() + limits.deadline_us;
     let namespace = space.namespace.id;
     core.promises.release(namespace, keys);
-    let mut forget =
-        Forget { namespace, keys, answers: vec![None; keys.len()], why: "no shard owns them", moved: false };
+    let mut forget = Forget {
+        namespace,
+        keys,
+        answers: vec![None; keys.len()],
+        why: "no shard owns them",
+        moved: false,
+        once_more: true,
+    };
     // A second round, after a new look at who is who, for keys whose shard has moved.
-    for _ in 0..2 {
+    for once_more in [true, false] {
+        forget.once_more = once_more;
         let table = core.table(deadline_us);
         let open = (0..keys.len() as u32).filter(|index| forget.answers[*index as usize].is_none());
         let open: Vec<u32> = open.collect();
@@ -128,6 +141,8 @@ pub(crate) fn run(space: &Space, core: &Core, keys: &[Key], limits: CallLimits) 
         // A node that is down is no reason to ask it who is who.
         if std::mem::take(&mut forget.moved) {
             core.stale.store(true, std::sync::atomic::Ordering::Relaxed);
+            let anew = forget.answers.iter().filter(|answer| answer.is_none()).count() as u64;
+            core.cells.add(|all| all.moved += if once_more { anew } else { 0 });
         }
         if core.clock.now_us() >= deadline_us {
             break;

@@ -312,6 +312,7 @@ impl NamespaceHandle {
         });
         put_round(&mut call, items.collect(), deadline_us);
         let moved = call.moved.take().unwrap_or_default();
+        let asked_anew = moved.len() as u64;
         if !moved.is_empty() {
             core.stale.store(true, Ordering::Relaxed);
             put_round(&mut call, moved, deadline_us);
@@ -321,6 +322,7 @@ impl NamespaceHandle {
             all.put.add(&call.counts);
             all.put_bytes += call.bytes;
             all.no_room += call.no_room;
+            all.moved += asked_anew;
         });
         let unanswered = PutOutcome::Refused(RefusedReason::Unavailable);
         call.outcomes.into_iter().map(|outcome| outcome.unwrap_or(unanswered)).collect()

@@ -119,6 +119,10 @@ impl Part<Look<'_>> for LookPart {
         }
         self.miss_all(self.indices.len() - self.answered, reason, look);
     }
+
+    fn may_move(&self, look: &Look<'_>) -> bool {
+        look.moved.is_some()
+    }
 }
 
 struct Sightings<'p, 'l, 'c> {
@@ -178,6 +182,7 @@ fn look<'c>(
     round(core, &mut look, 0..keys.len() as u32, deadline_us);
     let moved = look.moved.take().unwrap_or_default();
     if !moved.is_empty() {
+        core.cells.add(|all| all.moved += moved.len() as u64);
         core.stale.store(true, std::sync::atomic::Ordering::Relaxed);
         round(core, &mut look, moved.into_iter(), deadline_us);
     }

@@ -33,6 +33,7 @@ pub(crate) fn counters<'py>(py: Python<'py>, counters: &Counters) -> PyResult<Bo
         ("get_bytes", counters.get_bytes),
         ("put_bytes", counters.put_bytes),
         ("corrupt", counters.corrupt),
+        ("moved", counters.moved),
         ("match_broken", counters.match_broken),
         ("broken", counters.broken),
         ("reconnects", counters.reconnects),

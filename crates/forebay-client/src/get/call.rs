@@ -130,6 +130,7 @@ pub(crate) fn run(space: &Space, core: &Core, asks: &[Ask], taker: &mut dyn Take
     };
     round(&mut call, 0..asks.len() as u32, deadline_us);
     let moved = call.moved.take().unwrap_or_default();
+    let asked_anew = moved.len() as u64;
     if !moved.is_empty() {
         core.stale.store(true, Ordering::Relaxed);
         round(&mut call, moved.into_iter(), deadline_us);
@@ -152,6 +153,7 @@ pub(crate) fn run(space: &Space, core: &Core, asks: &[Ask], taker: &mut dyn Take
         all.grown += counts.grown;
         all.no_room += counts.no_room;
         all.match_broken += broken;
+        all.moved += asked_anew;
     });
 }
 

@@ -382,4 +382,8 @@ impl Part<GetCall<'_>> for GetPart {
         }
         self.done = self.items.len();
     }
+
+    fn may_move(&self, call: &GetCall<'_>) -> bool {
+        call.moved.is_some()
+    }
 }

@@ -303,4 +303,8 @@ impl<'b> Part<PutCall<'_, 'b>> for PutPart<'b> {
         }
         self.done = 0;
     }
+
+    fn may_move(&self, call: &PutCall<'_, 'b>) -> bool {
+        call.moved.is_some()
+    }
 }

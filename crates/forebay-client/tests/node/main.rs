@@ -6,6 +6,7 @@ mod between;
 mod expiry;
 mod hints;
 mod landings;
+mod moved;
 mod region;
 mod wire;
 
