@@ -50,6 +50,8 @@ pub enum Mutant {
     LetGoIsEnough,
     /// Lent memory is free as soon as a node greets, whether it has let go of it or not.
     GreetingIsEnough,
+    /// A key whose connection broke is counted when it is asked for again, and once more with its outcome.
+    RetryCounted,
 }
 
 /// Blocks that may be in flight whatever their size: one is on its way while another is verified, copied or thought about. The largest take half of

@@ -342,6 +342,9 @@ impl Part<GetCall<'_>> for GetPart {
                 continue;
             }
             self.again.push_back(at);
+            if call.core.options.mutant(Mutant::RetryCounted) {
+                call.counts.keys.miss(MissReason::Unavailable);
+            }
         }
         (self.in_flight, self.in_flight_bytes) = (0, 0);
     }

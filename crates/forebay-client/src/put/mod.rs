@@ -16,7 +16,7 @@ use crate::counters::PutCounters;
 use crate::drive::{Moment, Part, Why};
 use crate::link::{Link, LinkError, Owed};
 use crate::mesh::Core;
-use crate::options::ALWAYS_IN_FLIGHT;
+use crate::options::{ALWAYS_IN_FLIGHT, Mutant};
 use answers::Answers;
 pub use block::{PutBlock, PutBytes};
 pub(crate) use item::PutItemState;
@@ -251,7 +251,7 @@ impl<'b> Part<PutCall<'_, 'b>> for PutPart<'b> {
         self.done == self.items.len()
     }
 
-    fn broken(&mut self, _call: &mut PutCall<'_, 'b>) {
+    fn broken(&mut self, call: &mut PutCall<'_, 'b>) {
         // Asking again is safe: the version is the same, so a block that was kept after all answers `exists`.
         self.requests.clear();
         self.to_send.clear();
@@ -261,6 +261,9 @@ impl<'b> Part<PutCall<'_, 'b>> for PutPart<'b> {
                 item.request = 0;
                 item.state = State::Waiting;
                 self.again.push_back(at);
+                if call.core.options.mutant(Mutant::RetryCounted) {
+                    call.counts.outcome(PutOutcome::Refused(RefusedReason::Unavailable));
+                }
             }
         }
         (self.in_flight, self.in_flight_bytes) = (0, 0);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is a test")]
 
 mod asynchronous;
+mod counted;
 mod fake;
 mod hostile;
 mod lasting;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is a test")]
 
 mod between;
+mod busy;
 mod expiry;
 mod hints;
 mod landings;

@@ -128,8 +128,8 @@ impl<'s> Conn<'s> {
             Message::Hello(hello) => self.hello(&hello),
             Message::Members { request } => {
                 let member = |shard: &ShardId| Member { shard: *shard, weight: 100, addresses: Vec::new() };
-                let members = self.state.shards.iter().map(member).collect();
-                self.send(&Message::MembersAre { request, epoch: Epoch(1), members })
+                let members = lock(&self.state.shards).iter().map(member).collect();
+                self.send(&Message::MembersAre { request, epoch: self.epoch(), members })
             }
             Message::Attach { request, name, .. } if name == "kv" => {
                 self.send(&Message::NamespaceIs { request, namespace: namespace() })
@@ -184,6 +184,10 @@ impl<'s> Conn<'s> {
         }
     }
 
+    fn epoch(&self) -> Epoch {
+        Epoch(self.state.epoch.load(Ordering::Relaxed))
+    }
+
     fn hello(&mut self, hello: &Hello) -> Served {
         if let Some(token) = &self.state.token
             && *token != hello.credential
@@ -192,7 +196,8 @@ impl<'s> Conn<'s> {
             self.send(&Message::Error { request: 0, code: ErrorCode::Credential, text })?;
             return Err(Gone);
         }
-        if hello.shard != ShardId::default() && !self.state.shards.contains(&hello.shard) {
+        let is_here = lock(&self.state.shards).contains(&hello.shard) && !self.state.elsewhere.load(Ordering::Relaxed);
+        if hello.shard != ShardId::default() && !is_here {
             let text = "no such shard".into();
             self.send(&Message::Error { request: 0, code: ErrorCode::Shard, text })?;
             return Err(Gone);
@@ -202,25 +207,37 @@ impl<'s> Conn<'s> {
             version: 1,
             features: hello.features & (features::REGIONS | features::DIRECT),
             incarnation: self.state.incarnation.load(Ordering::Relaxed),
-            epoch: Epoch(1),
+            epoch: self.epoch(),
             block_bytes_max: 16 << 20,
             align: 4096,
             credit_bytes: 8 << 20,
         }))
     }
 
+    /// Whether it goes away now, as [`Trick::GoAway`] says.
+    fn goes_away(&self) -> bool {
+        let mut trick = lock(&self.state.trick);
+        let Trick::GoAway(left) = *trick else { return false };
+        *trick = if left > 1 { Trick::GoAway(left - 1) } else { Trick::None };
+        true
+    }
+
     fn look(&mut self, request: u32, namespace: NamespaceId, hold: bool, stop_at_gap: bool, keys: &[Key]) -> Served {
         if let Trick::Refuse(code) = *lock(&self.state.trick) {
             return self.send(&Message::Error { request, code, text: String::new() });
         }
+        if self.goes_away() {
+            return Err(Gone);
+        }
         let leased = hold && self.state.leases.load(Ordering::Relaxed);
         let mut gap = false;
+        let misses = *lock(&self.state.misses);
         let presence = keys.iter().map(|key| match lock(&self.state.blocks).contains_key(&(namespace, *key)) {
             _ if gap => Presence::NotAsked,
             true => Presence::Here { tier: Tier::Dram, leased },
             false => {
                 gap = stop_at_gap;
-                Presence::Not(MissReason::Absent)
+                Presence::Not(misses.unwrap_or(MissReason::Absent))
             }
         });
         let presence = presence.collect();

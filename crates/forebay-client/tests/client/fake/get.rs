@@ -64,7 +64,8 @@ impl Conn<'_> {
             }
         };
         let Some((mut descriptor, block)) = found else {
-            return self.outcome(request, slot, GetOutcome::Miss(MissReason::Absent));
+            let reason = lock(&self.state.misses).unwrap_or(MissReason::Absent);
+            return self.outcome(request, slot, GetOutcome::Miss(reason));
         };
         let slot = if trick == Trick::Stranger { slot + 100 } else { slot };
         if trick == Trick::NeverRoom && item.to.region.0 != 0 {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use forebay_net::Listener;
-use forebay_types::{Address, Class, Fingerprint, Key, Namespace, NamespaceId, Secret, ShardId, Tenant};
+use forebay_types::{Address, Class, Fingerprint, Key, MissReason, Namespace, NamespaceId, Secret, ShardId, Tenant};
 use forebay_wire::ErrorCode;
 
 use conn::Conn;
@@ -87,7 +87,13 @@ pub(crate) struct State {
     /// Where something will land late.
     pub(crate) late: Mutex<Vec<Ghost>>,
     incarnation: AtomicU64,
-    shards: Vec<ShardId>,
+    /// Who is said to be a member, and in which epoch.
+    pub(crate) shards: Mutex<Vec<ShardId>>,
+    pub(crate) epoch: AtomicU64,
+    /// Every shard is said to be somewhere else.
+    pub(crate) elsewhere: AtomicBool,
+    /// Says so of every key, for this reason.
+    pub(crate) misses: Mutex<Option<MissReason>>,
     token: Option<Vec<u8>>,
 }
 
@@ -176,7 +182,10 @@ impl Fake {
             gets: AtomicU32::new(0),
             late: Mutex::default(),
             incarnation: AtomicU64::new(1),
-            shards: (1..=shards).map(shard_id).collect(),
+            shards: Mutex::new((1..=shards).map(shard_id).collect()),
+            epoch: AtomicU64::new(1),
+            elsewhere: AtomicBool::new(false),
+            misses: Mutex::default(),
             token,
         });
         let (address, path) = if tcp {
