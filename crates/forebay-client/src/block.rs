@@ -41,7 +41,8 @@ pub struct Block {
     memory: Memory,
     range: Range<usize>,
     start: u64,
-    meta: BlockMeta,
+    /// Apart, so that a result is small: most of a call's may be misses, and each is made, moved and dropped.
+    meta: Box<BlockMeta>,
     tier: Tier,
     landing: LandingKind,
 }
@@ -251,7 +252,7 @@ impl Arrived {
     /// To keep it, in this memory or in a copy.
     pub(crate) fn into_block(self, copy: bool) -> (Block, Option<Memory>) {
         let start = self.offset + self.range.start as u64;
-        let meta = self.descriptor.meta;
+        let meta = Box::new(self.descriptor.meta);
         let (memory, range, spare) = if copy {
             let bytes = self.memory[self.range.clone()].to_vec();
             let len = bytes.len();

@@ -113,6 +113,11 @@ impl Breaker {
         true
     }
 
+    /// A call at this time would be told that it is dead, and nothing changes by telling it.
+    pub(crate) fn is_refused(&self, now_us: u64) -> bool {
+        matches!(self.state, State::Open { probe_us, .. } if now_us < probe_us.saturating_add(OVERDUE_US))
+    }
+
     /// It is taken for dead.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })

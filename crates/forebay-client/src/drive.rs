@@ -242,6 +242,9 @@ pub(crate) fn by_owner(
     indices: impl Iterator<Item = u32>,
     place: impl Fn(u32) -> u64,
 ) -> (Vec<Owned>, Vec<u32>) {
+    if let [only] = &table.shards[..] {
+        return (vec![(only.clone(), indices.collect())], Vec::new());
+    }
     let mut owned: Vec<Vec<u32>> = vec![Vec::new(); table.shards.len()];
     let mut orphans = Vec::new();
     for index in indices {

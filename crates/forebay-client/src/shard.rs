@@ -187,6 +187,11 @@ impl Shard {
         self.lock().open -= 1;
     }
 
+    /// It is taken for dead, and no call would be let try: what [`Self::checkout`] would say, without a connection's frame being made for it.
+    pub(crate) fn is_refused(&self, core: &Core) -> bool {
+        self.lock().breaker.is_refused(core.clock.now_us())
+    }
+
     /// It is taken for dead.
     pub(crate) fn is_dead(&self) -> bool {
         self.lock().breaker.is_open()

@@ -99,6 +99,13 @@ pub(crate) struct GetCounts {
 }
 
 impl GetCall<'_> {
+    /// What a dead node costs is what is done here for each key.
+    fn miss_all(&mut self, indices: &[u32], reason: MissReason) {
+        self.counts.keys.misses[reason.index()] += indices.len() as u64;
+        self.counts.missed.extend(indices.iter().map(|index| self.asks[*index as usize].key));
+        indices.iter().for_each(|index| self.taker.miss(*index as usize, reason));
+    }
+
     pub(crate) fn miss(&mut self, index: u32, reason: MissReason) {
         if matches!(reason, MissReason::NotMine)
             && let Some(moved) = &mut self.moved
@@ -164,12 +171,17 @@ fn round(call: &mut GetCall<'_>, indices: impl Iterator<Item = u32>, deadline_us
     for index in orphans {
         call.miss(index, MissReason::Unavailable);
     }
-    let mut lanes: Vec<_> = owned
-        .into_iter()
-        .map(|(shard, indices)| {
-            let part = GetPart::new(indices.into_iter(), shard.id, call.core);
-            Lane::new(shard, part)
-        })
-        .collect();
+    let mut lanes = Vec::with_capacity(owned.len());
+    for (shard, indices) in owned {
+        if shard.is_refused(call.core) {
+            call.miss_all(&indices, MissReason::Unavailable);
+            continue;
+        }
+        let part = GetPart::new(indices.into_iter(), shard.id, call.core);
+        lanes.push(Lane::new(shard, part));
+    }
+    if lanes.is_empty() {
+        return;
+    }
     drive(call.core, table.epoch, &mut lanes, call, deadline_us);
 }

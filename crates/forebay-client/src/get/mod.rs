@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use forebay_io::{Loan, Slice};
 use forebay_types::limits::BLOCK_BYTES_MAX;
-use forebay_types::{Descriptor, Key, MissReason, RegionId, ShardId, Tier, Version};
+use forebay_types::{Clock, Descriptor, Key, MissReason, RegionId, ShardId, Tier, Version};
 use forebay_wire::{GetItem, Message, Place};
 
 use crate::drive::{Moment, Part, Why};
@@ -234,6 +234,8 @@ impl GetPart {
         let need = if whole { room + Descriptor::landing_room(room as u64) } else { room };
         let slice = match self.spare.pop() {
             Some((region, slice)) if slice.capacity() >= need => Some((region, slice)),
+            // Memory takes its time, most of all a client's first. None is taken for a call that is over.
+            _ if call.core.clock.now_us() >= call.deadline_us => return Ok(None),
             _ => call.core.regions.alloc(need),
         };
         if let Some((region, mut slice)) = slice {

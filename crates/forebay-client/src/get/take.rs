@@ -11,19 +11,19 @@ const SLACK_MAX: usize = 2;
 
 /// Keeps the blocks.
 pub(crate) struct Keep {
-    results: Vec<Option<GetResult>>,
+    results: Vec<GetResult>,
     /// Bytes of the region this call may still hold when it returns; past it, blocks are copied out.
     budget: usize,
 }
 
 impl Keep {
     pub(crate) fn new(count: usize, budget: usize) -> Self {
-        Keep { results: (0..count).map(|_| None).collect(), budget }
+        // Every ask gets its outcome; were one forgotten, it would be told as the weakest of misses.
+        Keep { results: (0..count).map(|_| GetResult::Miss(MissReason::Unavailable)).collect(), budget }
     }
 
     pub(crate) fn results(self) -> Vec<GetResult> {
-        // Every ask gets its outcome; were one forgotten, it would be told as the weakest of misses.
-        self.results.into_iter().map(|result| result.unwrap_or(GetResult::Miss(MissReason::Unavailable))).collect()
+        self.results
     }
 }
 
@@ -42,12 +42,12 @@ impl Taker for Keep {
             Memory::Heap(_) => false,
         };
         let (block, spare) = arrived.into_block(copy);
-        self.results[index] = Some(GetResult::Hit(block));
+        self.results[index] = GetResult::Hit(block);
         Ok(spare)
     }
 
     fn miss(&mut self, index: usize, reason: MissReason) {
-        self.results[index] = Some(GetResult::Miss(reason));
+        self.results[index] = GetResult::Miss(reason);
     }
 }
 

@@ -9,7 +9,7 @@ mod item;
 
 use std::collections::VecDeque;
 
-use forebay_types::{NamespaceId, PutOutcome, RefusedReason, RegionId, Reuse};
+use forebay_types::{Clock, NamespaceId, PutOutcome, RefusedReason, RegionId, Reuse};
 use forebay_wire::{Message, Place, PutItem, features};
 
 use crate::counters::PutCounters;
@@ -140,6 +140,10 @@ impl<'b> PutPart<'b> {
                     call.outcome(self.items[next as usize].index, length, refused);
                     moved = true;
                     continue;
+                }
+                // Sums, a copy and its memory take their time: none are made for a call that is over.
+                if call.core.clock.now_us() >= at.deadline_us {
+                    break;
                 }
                 let Some(from) = self.prepare(next, link, call)? else { break };
                 self.pop();
