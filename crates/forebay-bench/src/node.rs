@@ -3,12 +3,14 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay_client::{Client, Options};
 use forebay_types::{Address, Clock, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::watch::{Watch, pause};
 use crate::{Common, Failed, Outcome, why};
 
 /// How a node is started.
@@ -65,6 +67,27 @@ impl Node {
     pub(crate) fn kill_and_restart(&mut self) -> Outcome<()> {
         self.kill();
         self.restart()
+    }
+
+    /// The same, and for how many seconds of the start the dead one's lock on the drive was still held: the kernel frees its memory, and what its ring
+    /// had registered of it, before it lets go of the file.
+    pub(crate) fn kill_and_restart_watched(&mut self) -> Outcome<f64> {
+        let dead = self.pid();
+        self.kill();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| {
+                let watch = Watch::start();
+                while holds_a_lock(dead) && !over.load(Ordering::Relaxed) {
+                    pause(1);
+                }
+                watch.s()
+            });
+            let restarted = self.restart();
+            over.store(true, Ordering::Relaxed);
+            let held_s = watching.join().map_err(|_| Failed("the thread that watches the lock panicked".into()))?;
+            restarted.map(|()| held_s)
+        })
     }
 
     /// A new process on the same drive, after a kill.
@@ -126,6 +149,13 @@ impl Node {
         let address = Address::Tcp(format!("127.0.0.1:{}", self.tcp_port));
         Client::connect(&address, Options { token: Some(token), ..options }).map_err(why("connecting over TCP"))
     }
+}
+
+/// Whether a lock that this process took on a file is held by somebody, if only by the kernel on its way to let it go.
+fn holds_a_lock(pid: u32) -> bool {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let pid = pid.to_string();
+    locks.lines().any(|line| line.contains(" FLOCK ") && line.split_whitespace().nth(4) == Some(pid.as_str()))
 }
 
 impl Drop for Node {

@@ -57,6 +57,14 @@ fn size(text: &str) -> Result<u64, String> {
     forebay_types::parse_size(text).map_err(|e| e.to_string())
 }
 
+/// Seconds of each start, what its limit took, and for how long the lock of the node that was killed was still held.
+#[derive(Default)]
+struct Starts {
+    ours: Samples,
+    limit: Samples,
+    locked: Samples,
+}
+
 pub(crate) fn run(args: &RecoverArgs) -> Outcome<Measured> {
     let tools = raw::tools(!args.common.no_install);
     let dir = args.common.scratch("recover")?;
@@ -79,15 +87,8 @@ pub(crate) fn run(args: &RecoverArgs) -> Outcome<Measured> {
     let filled = fill(&path, &keys, args.blocks)?;
     node.restart()?;
     let first_s = node.ready_s;
-    let (ours, limit) = measure(args, &tools, &mut node, &keys, &filled, &dir.join("pages"))?;
-    say(&format!(
-        "{} of drive, {} segments, {} blocks: back in {:.2} s, of which reading its pages takes {:.2} s",
-        format_size(bytes),
-        filled.segments,
-        filled.blocks,
-        ours.median(),
-        limit.median()
-    ));
+    let Starts { ours, limit, locked } = measure(args, &tools, &mut node, &keys, &filled, &dir.join("pages"))?;
+    say(&told(bytes, &filled, [&ours, &limit, &locked].map(Samples::median)));
     Ok(Measured {
         bench: "recover",
         workload: format!(
@@ -114,6 +115,8 @@ pub(crate) fn run(args: &RecoverArgs) -> Outcome<Measured> {
             "limit_spread": round(limit.spread()),
             "ours_samples": ours.json(),
             "limit_samples": limit.json(),
+            "locked_s": round(locked.median()),
+            "locked_samples": locked.json(),
         }] }),
     })
 }
@@ -253,11 +256,11 @@ fn measure(
     keys: &Keys,
     filled: &Filled,
     pages: &Path,
-) -> Outcome<(Samples, Samples)> {
+) -> Outcome<Starts> {
     let mib = filled.pages.div_ceil(PAGES_A_MIB);
     drive::written_file(pages, mib)?;
     let sample: Vec<Key> = (0..filled.blocks).step_by(997).map(|number| keys.key(number)).collect();
-    let (mut ours, mut limit) = (Samples::default(), Samples::default());
+    let mut starts = Starts::default();
     for start in 0..args.starts {
         say(&format!("recover: start {} of {}", start + 1, args.starts));
         let job = Job {
@@ -271,13 +274,21 @@ fn measure(
             seconds: None,
             sync_every: 0,
         };
-        limit.0.push(((mib << 20) as f64 / 1e9) / drive::run(tools, &job)?.gb_s);
-        node.kill_and_restart()?;
-        ours.0.push(node.ready_s);
+        starts.limit.0.push(((mib << 20) as f64 / 1e9) / drive::run(tools, &job)?.gb_s);
+        starts.locked.0.push(node.kill_and_restart_watched()?);
+        starts.ours.0.push(node.ready_s);
         let found = count_hits(&attach(&node.unix()?)?, &sample, BLOCK)?;
         if found * 100 < sample.len() * 99 {
             return Err(Failed(format!("after the restart {found} of {} blocks were there", sample.len())));
         }
     }
-    Ok((ours, limit))
+    Ok(starts)
+}
+
+fn told(bytes: u64, filled: &Filled, [ours, limit, locked]: [f64; 3]) -> String {
+    let (drive, segments, blocks) = (format_size(bytes), filled.segments, filled.blocks);
+    format!(
+        "{drive} of drive, {segments} segments, {blocks} blocks: back in {ours:.2} s; reading its pages takes {limit:.2} s, and for {locked:.2} s the \
+         killed node's lock was still held"
+    )
 }

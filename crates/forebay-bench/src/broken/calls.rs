@@ -26,6 +26,8 @@ pub(super) struct Seen {
     pub(super) late_ms: Vec<f64>,
     /// The same less what the thread waited for a core in that call, at least 0.
     pub(super) own_ms: Vec<f64>,
+    /// Of the threads' first calls, if they were late.
+    pub(super) first_ms: Vec<f64>,
     pub(super) calls: u64,
     pub(super) hits: u64,
     pub(super) deadline: u64,
@@ -43,6 +45,7 @@ impl Seen {
         }
         self.late_ms.extend(other.late_ms);
         self.own_ms.extend(other.own_ms);
+        self.first_ms.extend(other.first_ms);
         self.calls += other.calls;
         self.hits += other.hits;
         self.deadline += other.deadline;
@@ -126,6 +129,9 @@ pub(super) fn calls(
                     "a {verb}, call {} of its thread: {late_ms:.2} ms late, {waited_ms:.2} ms without a core",
                     seen.calls
                 );
+            }
+            if seen.calls == 1 {
+                seen.first_ms.push(late_ms);
             }
             seen.late_ms.push(late_ms);
             seen.own_ms.push((late_ms - waited_ms).max(0.0));

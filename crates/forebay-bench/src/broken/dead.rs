@@ -8,13 +8,16 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::DEAD_US;
+use super::alone::{Switches, spins};
 use crate::node::Node;
 use crate::report::{percentile, round, say};
 use crate::watch::{Watch, pause};
 use crate::{Failed, Outcome};
 
-/// Calls whose cost is taken.
+/// Calls whose cost is taken, and as many loops of the same length.
 const CALLS: usize = 20_000;
+/// So many calls, then so many loops, and so on: whatever the machine does meanwhile meets both.
+const IN_TURN: usize = 500;
 /// Times the node comes back.
 const RETURNS: usize = 8;
 /// The first hit comes this soon after a node is back, in seconds.
@@ -86,18 +89,30 @@ fn costs(client: &Client, space: &NamespaceHandle, keys: &[Key], name: &str, row
     taken_for_dead(client, space, keys)?;
     let before = client.counters();
     for count in [1, 64] {
-        let mut us = Vec::with_capacity(CALLS);
-        for _ in 0..CALLS {
-            let watch = Watch::start();
-            let missed = space.get(&keys[..count]).iter().all(|result| result.miss() == Some(MissReason::Unavailable));
-            us.push(watch.us());
-            if !missed {
-                return Err(Failed("a dead node answered".into()));
+        let (mut us, mut alone_us) = (Vec::with_capacity(CALLS), Vec::with_capacity(CALLS));
+        let (mut switches, mut alone_switches) = (0, 0);
+        while us.len() < CALLS {
+            let before = Switches::now();
+            for _ in 0..IN_TURN {
+                let watch = Watch::start();
+                let missed =
+                    space.get(&keys[..count]).iter().all(|result| result.miss() == Some(MissReason::Unavailable));
+                us.push(watch.us());
+                if !missed {
+                    return Err(Failed("a dead node answered".into()));
+                }
             }
+            let between = Switches::now();
+            let usual_us = percentile(&us, 0.5);
+            alone_us.extend((0..IN_TURN).map(|_| spins(usual_us)));
+            switches += between.since(before);
+            alone_switches += Switches::now().since(between);
         }
         let of = |share| round(percentile(&us, share));
+        let alone = |share| round(percentile(&alone_us, share));
         rows.push(json!({"path": format!("a call of {count}, node {name}"), "unit": "us", "p50": of(0.5), "p99": of(0.99), "p999": of(0.999),
-            "max": of(1.0), "ours": of(0.999), "limit": DEAD_US, "met": of(0.999) <= DEAD_US}));
+            "max": of(1.0), "switches": switches, "alone_p999": alone(0.999), "alone_max": alone(1.0), "alone_switches": alone_switches,
+            "ours": of(0.999), "limit": DEAD_US, "met": of(0.999) <= DEAD_US}));
     }
     pause(2000);
     let after = client.counters();

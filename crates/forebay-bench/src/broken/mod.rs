@@ -2,8 +2,10 @@
 //! is found again, and what a call costs while it is taken for dead.
 //!
 //! Lateness is what a call took beyond its deadline. A machine whose cores are shared is late by itself, so beside it stands what is left when the time
-//! is taken off that the calling thread could have run and had no core, and the share of time that the host took from the machine.
+//! is taken off that the calling thread could have run and had no core, the share of time that the host took from the machine, and what the machine
+//! does by itself in the same run: how late a thread wakes that only sleeps as long, and how long a loop takes that only counts.
 
+mod alone;
 mod calls;
 mod dead;
 
@@ -112,7 +114,7 @@ fn phase(
     };
     let spaces = (0..args.threads).map(space).collect::<Outcome<Vec<NamespaceHandle>>>()?;
     let stop = AtomicBool::new(false);
-    let all = Mutex::new(Seen::default());
+    let (all, slept_ms) = (Mutex::new(Seen::default()), Mutex::new(Vec::new()));
     let stolen = Stolen::start();
     let broken = std::thread::scope(|scope| {
         for (number, space) in spaces.iter().enumerate() {
@@ -122,6 +124,9 @@ fn phase(
                 all.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).add(seen);
             });
         }
+        scope.spawn(|| {
+            *slept_ms.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = alone::sleeps(deadline, &stop)
+        });
         let clock = SystemClock::new();
         let mut broken = Ok(());
         while broken.is_ok() && clock.now_us() < u64::from(args.seconds) * 1_000_000 {
@@ -132,6 +137,7 @@ fn phase(
     });
     broken?;
     let seen = all.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let slept_ms = slept_ms.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     if seen.calls == 0 {
         return Err(Failed(format!("{name}: no call ended; nothing was measured")));
     }
@@ -146,14 +152,26 @@ fn phase(
         "calls": seen.calls, "ended_by_deadline": seen.late_ms.len(),
         "p50": of(&seen.late_ms, 0.5), "p99": of(&seen.late_ms, 0.99), "p999": p999, "max": of(&seen.late_ms, 1.0),
         "without_waiting_p999": of(&seen.own_ms, 0.999), "without_waiting_max": of(&seen.own_ms, 1.0),
+        "alone_p999": of(&slept_ms, 0.999), "alone_max": of(&slept_ms, 1.0), "first_max": of(&seen.first_ms, 1.0),
         "stolen": round(stolen.share()),
         "hits": seen.hits, "deadline": seen.deadline, "unavailable": seen.unavailable, "kept": seen.kept, "other": seen.other,
         "ours": p999, "limit": LATE_MS, "met": p999.is_none_or(|p999| p999 <= LATE_MS),
     }))
 }
 
-const LATE_FIELDS: [&str; 9] =
-    ["calls", "hits", "ended_by_deadline", "p50", "p99", "p999", "max", "without_waiting_p999", "stolen"];
+const LATE_FIELDS: [&str; 11] = [
+    "calls",
+    "hits",
+    "ended_by_deadline",
+    "p50",
+    "p99",
+    "p999",
+    "max",
+    "without_waiting_p999",
+    "alone_p999",
+    "first_max",
+    "stolen",
+];
 
 /// The tables of a result.
 pub(crate) fn tables(result: &Value) -> Vec<Table> {
@@ -162,7 +180,8 @@ pub(crate) fn tables(result: &Value) -> Vec<Table> {
         let mine = rows.iter().filter(|row| row["unit"] == unit);
         mine.map(|row| {
             let mut line = vec![row["path"].as_str().unwrap_or_default().to_owned()];
-            line.extend(fields.iter().map(|field| shown_value(&row[*field])));
+            let cell = |value: &Value| value.as_u64().map_or_else(|| shown_value(value), |count| count.to_string());
+            line.extend(fields.iter().map(|field| cell(&row[*field])));
             line.push(verdict(row));
             line
         })
@@ -186,12 +205,18 @@ pub(crate) fn tables(result: &Value) -> Vec<Table> {
                 "p99.9",
                 "max",
                 "p99.9 with a core",
+                "p99.9 of a sleep as long",
+                "max of first calls",
                 "stolen",
                 "met",
             ],
             lines("ms", &LATE_FIELDS),
         ),
-        table("A dead node", &["", "p50", "p99", "p99.9", "max", "met"], lines("us", &["p50", "p99", "p999", "max"])),
+        table(
+            "A dead node, us",
+            &["", "p50", "p99", "p99.9", "max", "switched", "p99.9 of a loop as long", "its max", "switched", "met"],
+            lines("us", &["p50", "p99", "p999", "max", "switches", "alone_p999", "alone_max", "alone_switches"]),
+        ),
         table("Found again, s", &["", "p50", "max", "met"], lines("s", &["p50", "max"])),
     ]
 }

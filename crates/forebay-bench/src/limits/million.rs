@@ -87,7 +87,7 @@ impl Bench<'_> {
         let mib = (keys.len() * FOOTER_ENTRY).div_ceil(MIB) as u64;
         drive::written_file(&footers, mib)?;
         let sample: Vec<Key> = keys.iter().step_by(997).copied().collect();
-        let (mut ours, mut limit) = (Samples::default(), Samples::default());
+        let (mut ours, mut limit, mut locked) = (Samples::default(), Samples::default(), Samples::default());
         for pair in 0..self.pairs() {
             self.say_pair("recover_1m_blocks_s", pair);
             let mut read = |limit: &mut Samples| {
@@ -95,7 +95,7 @@ impl Bench<'_> {
                 Ok(())
             };
             let mut start = |_: &mut Samples| {
-                node.kill_and_restart()?;
+                locked.0.push(node.kill_and_restart_watched()?);
                 ours.0.push(node.ready_s);
                 let client = node.unix()?;
                 let found = count_hits(&attach(&client)?, &sample, BLOCK)?;
@@ -111,7 +111,10 @@ impl Bench<'_> {
             unit: "s",
             ours: Side::speed(ours, None),
             limit: Side::speed(limit, None),
-            limit_is: format!("reading as many bytes as the footers have, once{n}"),
+            limit_is: format!(
+                "reading as many bytes as the footers have, once; for {:.2} s of ours the killed node's lock was still held{n}",
+                locked.median()
+            ),
             target: Target { rule: Rule::AtMost, first: 1.0, goal: 0.3 },
         });
         Ok(())
