@@ -38,7 +38,21 @@ from ._errors import (
     RegionFull,
     VersionMismatch,
 )
-from ._forebay import Block, CallQueue, Client, Hashes, Matched, Namespace, Plan, Region, Spans, __version__, _forked
+from ._forebay import (
+    Block,
+    CallQueue,
+    Client,
+    Hashes,
+    LentMemory,
+    Matched,
+    Namespace,
+    Place,
+    Plan,
+    Region,
+    Spans,
+    __version__,
+    _forked,
+)
 from ._words import Landing, Miss, Refused, Stored, Tier, TooSmall
 from .fingerprint import Fingerprint
 
@@ -57,6 +71,7 @@ __all__ = [
     "Hashes",
     "InvalidArgument",
     "Landing",
+    "LentMemory",
     "Matched",
     "Miss",
     "Namespace",
@@ -65,6 +80,7 @@ __all__ = [
     "NamespaceExists",
     "NamespaceUnknown",
     "NodeRefused",
+    "Place",
     "Plan",
     "Refused",
     "Region",

@@ -89,6 +89,18 @@ class Client:
         """Memory of the library's own: what is put from there is not copied on the way to a node of this machine. It counts against
         ``region_bytes`` until it and all views of it are gone. Its bytes are whatever was there. Raises RegionFull."""
 
+    def lend(self, fd: int, nbytes: int, /, *, how: Literal["copied", "direct"] = "copied") -> LentMemory:
+        """Lends the first ``nbytes`` of a file in memory that the engine keeps its blocks in, so that gets bring blocks to places in it.
+
+        fd: a memfd, or a file on tmpfs, sealed against shrinking (``F_SEAL_SHRINK``). It is duplicated; closing it later is the caller's affair.
+        how: ``copied``: blocks come through memory of the client's own, with one verifying copy. ``direct``: the drive writes to the places where it
+            can; then a place whose landing has not ended when its call does is withheld. At most 16 memories are lent ``direct`` at a time.
+
+        Dropping it and its places ends the lending. If something is withheld then, it may still be written to.
+
+        Raises InvalidArgument.
+        """
+
     def queue(self, *, calls_max: int = 256) -> CallQueue:
         """Calls to be submitted and drained. At most ``calls_max`` are unfinished at a time; one more is answered ``busy``."""
 
@@ -133,6 +145,25 @@ class Namespace:
         hit a buffer's content is unspecified. After the call nothing writes there any more.
 
         Raises InvalidArgument, ForkedClient.
+        """
+
+    def get_lent(
+        self,
+        keys: _Keys,
+        places: Sequence[Place],
+        /,
+        *,
+        deadline_ms: float | None = None,
+        reuse: _Reuse | None = None,
+    ) -> list[int | Miss | TooSmall]:
+        """Gets blocks into places of memory that was lent, one for each key: for each the bytes that lie there, verified, or why there are none. Without a
+        hit a place's content is unspecified, and so is what lies behind a block.
+
+        A place is the call's while it lasts, and its object's again afterwards, also when the call ended by an exception, unless it is withheld:
+        then look at ``Place.is_withheld``, let go of the object, and take the range anew when the node has been reached again. In no place that is
+        not withheld does anything write after the call.
+
+        Raises InvalidArgument (a place that is looked at, in another call, or withheld), ForkedClient.
         """
 
     def get_ranges(
@@ -321,6 +352,46 @@ class Spans:
     def regions(self) -> list[Region]: ...
     def __len__(self) -> int:
         """Blocks."""
+
+@final
+class LentMemory:
+    """Memory of the engine's that blocks come into. See ``Client.lend``."""
+
+    @staticmethod
+    def room_for(block_nbytes: int, /) -> int:
+        """Bytes of a place in which a block of so many bytes can land directly: there is padding and a trailer behind it."""
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def withheld_nbytes(self) -> int:
+        """Bytes that were in places and may still be written to, those of calls under way among them."""
+
+    def place(self, offset: int, nbytes: int) -> Place:
+        """Takes a range of it, from a multiple of 4 KiB on, for one owner. The engine touches its bytes through the place only, until the place is gone.
+
+        Raises InvalidArgument when some of it lies outside, is in another place, or is withheld.
+        """
+
+@final
+class Place:
+    """A range of lent memory, a writable buffer of unsigned bytes, shape (nbytes,). It is free again when the object and all views of it are gone.
+
+    While a call has it, or when it is withheld, asking for a view raises BufferError.
+    """
+
+    @property
+    def offset(self) -> int:
+        """First byte in the lent memory."""
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def is_withheld(self) -> bool:
+        """A node may still write there. The object is of no use any more; its range can be had again when that has ended."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Hashes:

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._forebay import Block, CallQueue, Client, Matched, Namespace, Plan
+from ._forebay import Block, CallQueue, Client, Matched, Namespace, Place, Plan
 from ._words import Miss, Refused, Stored, Tier, TooSmall
 
 __all__ = ["AsyncClient", "AsyncNamespace"]
@@ -97,6 +97,10 @@ class AsyncNamespace:
     async def get_ranges(self, keys: Any, ranges: Sequence[tuple[int, int]], /, **terms: Any) -> list[Block | Miss]:
         """``Namespace.get_ranges``, in a thread."""
         return await asyncio.to_thread(functools.partial(self.blocking.get_ranges, keys, ranges, **terms))
+
+    async def get_lent(self, keys: Any, places: Sequence[Place], /, **terms: Any) -> list[int | Miss | TooSmall]:
+        """``Namespace.get_lent``, in a thread. If it is cancelled, the call goes on to its end, and has the places until then."""
+        return await asyncio.to_thread(functools.partial(self.blocking.get_lent, keys, places, **terms))
 
     async def touch(self, keys: Any, /, **terms: Any) -> None:
         """``Namespace.touch``: returns when it has been said, or dropped."""

@@ -14,6 +14,7 @@ mod get;
 mod hash;
 mod hints;
 mod keys;
+mod lent;
 mod matching;
 mod namespace;
 mod plan;
@@ -33,6 +34,8 @@ fn _forebay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<block::Block>()?;
     module.add_class::<region::Region>()?;
     module.add_class::<region::Spans>()?;
+    module.add_class::<lent::LentMemory>()?;
+    module.add_class::<lent::Place>()?;
     module.add_class::<matching::Matched>()?;
     module.add_class::<plan::Plan>()?;
     module.add_class::<queue::CallQueue>()?;

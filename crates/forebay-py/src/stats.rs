@@ -29,6 +29,8 @@ pub(crate) fn counters<'py>(py: Python<'py>, counters: &Counters) -> PyResult<Bo
     all.set_item("prefetch", hinted(py, &counters.prefetch)?)?;
     let landings = LandingKind::ALL.iter().map(|kind| (kind.word(), counters.landings[kind.index()]));
     all.set_item("landings", pairs(py, landings)?)?;
+    let lent = LandingKind::ALL.iter().map(|kind| (kind.word(), counters.lent_landings[kind.index()]));
+    all.set_item("lent_landings", pairs(py, lent)?)?;
     for (name, number) in [
         ("get_bytes", counters.get_bytes),
         ("put_bytes", counters.put_bytes),
@@ -44,6 +46,8 @@ pub(crate) fn counters<'py>(py: Python<'py>, counters: &Counters) -> PyResult<Bo
         ("grown", counters.grown),
         ("no_room", counters.no_room),
         ("lost_landings", counters.lost_landings),
+        ("lent_copied", counters.lent_copied),
+        ("lent_withheld", counters.lent_withheld),
     ] {
         all.set_item(name, number)?;
     }
