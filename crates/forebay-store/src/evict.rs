@@ -80,7 +80,7 @@ struct Item {
     ns: u16,
     key: Key,
     place: Place,
-    rank: u32,
+    value: u32,
     leased: bool,
 }
 
@@ -157,7 +157,7 @@ impl<D: Disk> Store<D> {
             return Some(aging);
         }
         let heed_pins = !self.mutant(Mutant::ReuseWhileRead);
-        let cache = || self.segments.cache_victim(&self.geometry, heed_pins);
+        let cache = || self.segments.cache_victim(&self.geometry, heed_pins, self.policy.is_clock());
         let victim = short.then(|| cache().or_else(|| self.movable(self.least_gain()))).flatten();
         if victim.is_none() && !burdened && self.tombstones_lack_room() {
             return self.oldest_to_empty();
@@ -211,7 +211,7 @@ impl<D: Disk> Store<D> {
                 ns: e.ns,
                 key: e.key,
                 place: e.place(),
-                rank: e.rank,
+                value: self.policy.value(e.rank, e.ns),
                 leased: e.is_leased(),
             }));
             cleaning.next += 1;
@@ -251,7 +251,7 @@ impl<D: Disk> Store<D> {
                             ns,
                             key: entry.key,
                             place: found.place(),
-                            rank: found.rank,
+                            value: self.policy.value(found.rank, ns),
                             leased: found.is_leased(),
                         });
                     }
@@ -277,10 +277,10 @@ impl<D: Disk> Store<D> {
         }
         // When puts wait for room there is time to write again what is hot, and not what is merely warm.
         let hurry = self.segments.free_len() <= SPARE_SEGMENTS;
-        let (mean, newest) = self.segments.cache_rank_means();
+        let (mean, newest) = self.segments.cache_means();
         let (line, share) = if hurry { (mean.midpoint(newest), HURRIED_SHARE) } else { (mean, REAPPEND_SHARE) };
-        let worth = |item: &Item| item.leased || u64::from(item.rank) > line;
-        let keep_first = |item: &Item| (item.leased, item.rank);
+        let worth = |item: &Item| item.leased || u64::from(item.value) > line;
+        let keep_first = |item: &Item| (item.leased, item.value);
         cleaning.items.sort_by_key(|item| std::cmp::Reverse(keep_first(item)));
         let most = |share: (u64, u64)| u64::from(self.geometry.segment_units) * share.0 / share.1;
         let (leased, used) = (most(REAPPEND_SHARE), most(share));
@@ -408,6 +408,7 @@ impl<D: Disk> Store<D> {
         };
         let to = Place { segment: spot.segment, page: spot.page, ..place };
         self.counted.reappend_bytes += buf.len() as u64;
+        self.count_written(ns, buf.len() as u64);
         let of = RecordOf::Move { ns, key, from: place, to, durable };
         let action = durable.then_some(Action::Moved);
         if durable && let Some(cleaning) = &mut self.cleaning {
@@ -444,8 +445,8 @@ impl<D: Disk> Store<D> {
         if let Some(entry) = self.index.find_mut(ns, &key).filter(|e| ok && e.place() == from) {
             entry.set_place(to);
             let (rank, leased) = (entry.rank, entry.is_leased());
-            self.segments.remove_live(from.segment, from.units(), rank);
-            self.segments.add_live(to.segment, to.units(), rank);
+            self.remove_live(ns, &key, from, rank);
+            self.add_live(ns, &key, to, rank);
             if leased {
                 self.segments.get_mut(from.segment).leased_units -= from.units();
                 self.segments.get_mut(to.segment).leased_units += to.units();

@@ -12,6 +12,7 @@ use crate::face::{Event, Found, GetRequest, GetResult, GetStarted};
 use crate::index::Place;
 use crate::lanes::{Lane, SMALL_GET_BYTES};
 use crate::mutant::Mutant;
+use crate::range::RangeGet;
 use crate::store::{Batch, Op, Store};
 use crate::verify::{Purpose, VerifyJob};
 
@@ -26,19 +27,8 @@ pub(crate) struct ReadOp {
     /// Bytes of the block that were asked for, in whole pieces.
     want: Range<u64>,
     promote: bool,
-}
-
-/// A range that does not reach its block's end: its pieces and the trailer are read apart.
-pub(crate) struct RangeGet {
-    pub(crate) token: u64,
-    ns: u16,
-    key: Key,
-    place: Place,
-    want: Range<u64>,
-    pieces: Option<Shared>,
-    trailer: Option<Shared>,
-    pub(crate) failed: Option<MissReason>,
-    left: u8,
+    /// Its place in its request.
+    depth: u32,
 }
 
 /// The pieces that cover `offset..offset + length` of a block, `length` 0 being "to the end".
@@ -76,6 +66,7 @@ impl<D: Disk> Store<D> {
             return GetStarted::TooSmall { need: want.end - want.start };
         }
         let rank = self.rank_use(ns, &key, old_rank, batch, depth_in_batch);
+        self.asked_for(batch, self.index.seed().hash(ns, &key));
 
         if let Some(cached) = self.dram.get(ns, &key) {
             let found = found_in(cached.data, cached.length, cached.descriptor, Tier::Dram, want);
@@ -83,6 +74,7 @@ impl<D: Disk> Store<D> {
             self.dram.wanted_here(ns, &key);
             self.was_wanted(ns, &key);
             self.counted.hits_dram += 1;
+            self.count_found(ns, depth_in_batch, block);
             return GetStarted::Hit(found);
         }
         let promote = touched;
@@ -106,7 +98,7 @@ impl<D: Disk> Store<D> {
                     return GetStarted::Miss(MissReason::Busy);
                 }
                 self.segments.pin(place.segment);
-                let op = ReadOp { token, ns, key, place, from: 0, want, promote: false };
+                let op = ReadOp { token, ns, key, place, from: 0, want, promote: false, depth: depth_in_batch };
                 self.read(lane, Op::Read(op), at_record, ReadInto::Landing(landing));
                 return GetStarted::Pending;
             }
@@ -123,7 +115,7 @@ impl<D: Disk> Store<D> {
             }
             let Some(buf) = self.dram.alloc(&self.arena, len) else { return GetStarted::Miss(MissReason::Busy) };
             self.segments.pin(place.segment);
-            let op = ReadOp { token, ns, key, place, from, want, promote };
+            let op = ReadOp { token, ns, key, place, from, want, promote, depth: depth_in_batch };
             self.read(lane, Op::Read(op), at_record + from, ReadInto::Buf(buf));
             return GetStarted::Pending;
         }
@@ -141,28 +133,29 @@ impl<D: Disk> Store<D> {
         self.segments.pin(place.segment);
         self.segments.pin(place.segment);
         let at_pieces = at_record + want.start;
-        let range = RangeGet { token, ns, key, place, want, pieces: None, trailer: None, failed: None, left: 2 };
+        let range = RangeGet::new(token, (ns, key, place), want, depth_in_batch);
         let range = self.ranges.insert(range);
         self.read(lane, Op::RangePieces(range), at_pieces, ReadInto::Buf(pieces));
         self.read(lane, Op::RangeTrailer(range), at_record + payload_padded as u64, ReadInto::Buf(trailer));
         GetStarted::Pending
     }
 
-    /// Ranks a use of a block, and gives its new rank.
+    /// Ranks a use of a block, and gives its rank in DRAM.
     pub(crate) fn rank_use(&mut self, ns: u16, key: &Key, old: u32, batch: Batch, depth: u32) -> u32 {
         let turn = self.turn_of(batch);
-        let rank = self.policy.touch(turn, depth, old, batch.hint);
+        let name = self.index.seed().hash(ns, key);
+        let rank = self.policy.used(turn, depth, old, batch.hint, (name, ns));
         self.set_rank(ns, key, rank);
         self.is_worth_following(ns, key);
-        rank
+        self.policy.rank_in_dram(Some((turn, depth)), rank)
     }
 
     pub(crate) fn set_rank(&mut self, ns: u16, key: &Key, rank: u32) {
         let Some(entry) = self.index.find_mut(ns, key) else { return };
         let (place, old) = (entry.place(), entry.rank);
         entry.rank = rank;
-        self.segments.remove_live(place.segment, place.units(), old);
-        self.segments.add_live(place.segment, place.units(), rank);
+        self.remove_live(ns, key, place, old);
+        self.add_live(ns, key, place, rank);
     }
 
     /// True when `view` is the record that the index promised at `place`.
@@ -188,7 +181,11 @@ impl<D: Disk> Store<D> {
             self.segments.unpin(op.place.segment);
             return self.get_again(now, op.token, (op.ns, op.key), op.want, block, into);
         }
+        let (ns, depth) = (op.ns, op.depth);
         let (token, result) = self.read_ended(op, result, read);
+        if !matches!(result, GetResult::Miss(_)) {
+            self.count_found(ns, depth, block);
+        }
         self.got(token, result);
     }
 
@@ -197,7 +194,7 @@ impl<D: Disk> Store<D> {
         self.index.find(ns, key).is_some_and(|entry| entry.place() != place)
     }
 
-    fn get_again(
+    pub(crate) fn get_again(
         &mut self,
         now: Millis,
         token: u64,
@@ -248,7 +245,7 @@ impl<D: Disk> Store<D> {
     }
 
     fn read_ended(&mut self, op: ReadOp, result: Result<(), DiskError>, read: Option<ReadInto>) -> (u64, GetResult) {
-        let ReadOp { token, ns, key, place, from, want, promote } = op;
+        let ReadOp { token, ns, key, place, from, want, promote, .. } = op;
         let gone = self.gone(ns, &key);
         let align = self.geometry.align;
         let miss = |reason| (token, GetResult::Miss(reason));
@@ -322,67 +319,9 @@ impl<D: Disk> Store<D> {
     pub(crate) fn cache(&mut self, ns: u16, key: Key, place: Place, cached: Cached) -> bool {
         let Some(entry) = self.index.find_mut(ns, &key).filter(|e| e.place() == place) else { return false };
         entry.set_in_dram(true);
-        let rank = entry.rank;
+        let rank = self.policy.rank_in_dram(None, entry.rank);
         self.dram.insert(ns, key, rank, cached);
         true
-    }
-
-    pub(crate) fn range_done(
-        &mut self,
-        now: Millis,
-        number: u64,
-        is_pieces: bool,
-        result: Result<(), DiskError>,
-        read: Option<ReadInto>,
-    ) {
-        let Some(range) = self.ranges.get_mut(number) else { return };
-        let segment = range.place.segment;
-        range.left -= 1;
-        match (result, read) {
-            (Ok(()), Some(ReadInto::Buf(buf))) => {
-                self.counted.read_bytes += buf.len() as u64;
-                let part = if is_pieces { &mut range.pieces } else { &mut range.trailer };
-                *part = Some(buf.freeze());
-            }
-            _ => range.failed = range.failed.or(Some(MissReason::Unavailable)),
-        }
-        let last = range.left == 0;
-        if last && let Some(range) = self.ranges.remove(number) {
-            let token = range.token;
-            if range.failed.is_none() && self.is_displaced(range.ns, &range.key, range.place) {
-                let block = range.place.length(self.geometry.align);
-                self.get_again(now, token, (range.ns, range.key), range.want, block, None);
-            } else {
-                let result = self.range_ended(range);
-                self.got(token, result);
-            }
-        }
-        self.segments.unpin(segment);
-    }
-
-    fn range_ended(&mut self, range: RangeGet) -> GetResult {
-        let RangeGet { ns, key, place, want, pieces, trailer, failed, .. } = range;
-        if let Some(reason) = failed.or_else(|| self.gone(ns, &key)) {
-            return GetResult::Miss(reason);
-        }
-        let Some((pieces, trailer)) = pieces.zip(trailer) else { return GetResult::Miss(MissReason::Unavailable) };
-        let checked = decode_trailer(&trailer)
-            .ok()
-            .filter(|view| self.is_record_of(view, ns, &key, place).is_some())
-            .map(|view| view.body.len());
-        let Some(body_len) = checked else {
-            self.drop_bad(ns, &key, place);
-            return GetResult::Miss(MissReason::Corrupt);
-        };
-        GetResult::Found(Found {
-            tier: Tier::Nvme,
-            payload: 0..(want.end - want.start) as usize,
-            data: pieces,
-            descriptor_in: trailer,
-            descriptor: TRAILER_HEADER_BYTES..TRAILER_HEADER_BYTES + body_len,
-            offset: want.start,
-            block_length: place.length(self.geometry.align),
-        })
     }
 }
 

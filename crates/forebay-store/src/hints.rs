@@ -95,6 +95,7 @@ impl<D: Disk> Store<D> {
             && let Some(old) = self.index.find(ns, key).map(|entry| entry.rank)
         {
             let rank = self.rank_use(ns, key, old, batch, depth);
+            self.asked_for(batch, self.index.seed().hash(ns, key));
             self.dram.set_rank(ns, key, rank);
         }
         Ok(tier)

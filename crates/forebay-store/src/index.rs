@@ -274,6 +274,11 @@ impl Index {
         table
     }
 
+    /// The table a block is in, or would be.
+    pub(crate) fn table_number(&self, ns: u16, key: &Key) -> usize {
+        self.table_of(self.seed.hash(ns, key))
+    }
+
     fn position(&self, ns: u16, key: &Key) -> Option<(usize, usize)> {
         let hash = self.seed.hash(ns, key);
         let table = self.table_of(hash);

@@ -3,8 +3,15 @@
 use std::collections::BTreeMap;
 
 use forebay_format::{ClockMark, NamespaceRow, NamespaceTable, WriteMark};
+use forebay_io::Disk;
+use forebay_tokenomics::SpaceCost;
 use forebay_types::limits::NAMESPACES_MAX;
-use forebay_types::{Class, NamespaceId};
+use forebay_types::{Class, Namespace, NamespaceId};
+
+use crate::face::Event;
+use crate::money::Account;
+use crate::mutant::Mutant;
+use crate::store::Store;
 
 /// One namespace.
 pub(crate) struct Slot {
@@ -13,6 +20,13 @@ pub(crate) struct Slot {
     pub(crate) bytes: u64,
     /// Removed; its blocks are being swept from the index, and its short number is not given again before they are gone.
     pub(crate) purging: bool,
+    pub(crate) account: Account,
+}
+
+/// What blocks of a namespace cost to compute, by its fingerprint.
+pub(crate) fn cost_of(row: &NamespaceRow) -> SpaceCost {
+    let tokens = row.fingerprint.get("block_tokens").parse().unwrap_or(0);
+    SpaceCost::new(row.fingerprint.get("model"), tokens)
 }
 
 /// All namespaces of a shard.
@@ -44,7 +58,7 @@ impl Namespaces {
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = &NamespaceRow> {
-        self.slots.iter().flatten().filter(|slot| !slot.purging).map(|slot| &slot.row)
+        self.slots().map(|slot| &slot.row)
     }
 
     /// False when there are too many.
@@ -54,7 +68,8 @@ impl Namespaces {
             return true;
         }
         let id = row.id;
-        let slot = Some(Slot { row, bytes: 0, purging: false });
+        let account = Account::new(cost_of(&row));
+        let slot = Some(Slot { row, bytes: 0, purging: false, account });
         let at = match self.slots.iter().position(Option::is_none) {
             Some(at) => {
                 self.slots[at] = slot;
@@ -106,6 +121,15 @@ impl Namespaces {
         self.slots.get(usize::from(at))?.as_ref()
     }
 
+    pub(crate) fn get_mut(&mut self, at: u16) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::from(at))?.as_mut()
+    }
+
+    /// Those that are not on their way out.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().flatten().filter(|slot| !slot.purging)
+    }
+
     pub(crate) fn is_durable(&self, at: u16) -> bool {
         self.get(at).is_some_and(|slot| slot.row.class == Class::Durable)
     }
@@ -128,5 +152,49 @@ impl Namespaces {
             let d = if slot.row.class == Class::Durable { slot.bytes } else { 0 };
             (all + slot.bytes, durable + d)
         })
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Adds a namespace or changes its quota. [`Event::NamespaceSaved`] follows; it can be used at once.
+    pub fn upsert_namespace(&mut self, token: u64, ns: &Namespace) {
+        let row = NamespaceRow::from(ns);
+        if self.namespaces.find(ns.id).and_then(|at| self.namespaces.get(at)).is_some_and(|slot| slot.row == row)
+            && !self.namespaces.saving
+        {
+            self.events.push(Event::NamespaceSaved { token, ok: true });
+            return;
+        }
+        let is_new = self.namespaces.find(ns.id).is_none();
+        if self.write_failed || !self.namespaces.upsert(row) {
+            self.events.push(Event::NamespaceSaved { token, ok: false });
+            return;
+        }
+        if is_new && let Some(at) = self.namespaces.find(ns.id) {
+            self.policy.space(at, cost_of(&NamespaceRow::from(ns)));
+        }
+        self.namespaces.unsaved.push(token);
+    }
+
+    /// Drops a namespace and all its blocks. [`Event::NamespaceSaved`] follows; its blocks are gone at once.
+    pub fn remove_namespace(&mut self, token: u64, id: NamespaceId) {
+        self.namespaces.remove(id);
+        if self.mutant(Mutant::RemovalNotWritten) {
+            self.events.push(Event::NamespaceSaved { token, ok: true });
+        } else if self.write_failed {
+            self.events.push(Event::NamespaceSaved { token, ok: false });
+        } else {
+            self.namespaces.unsaved.push(token);
+        }
+    }
+
+    /// The drive's table of namespaces. Secrets are not in it.
+    pub fn namespaces(&self) -> impl Iterator<Item = &NamespaceRow> {
+        self.namespaces.rows()
+    }
+
+    /// Bytes on the drive, with padding, that a namespace holds here.
+    pub fn namespace_bytes(&self, id: NamespaceId) -> u64 {
+        self.namespaces.find(id).and_then(|at| self.namespaces.get(at)).map_or(0, |slot| slot.bytes)
     }
 }

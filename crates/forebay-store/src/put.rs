@@ -8,7 +8,8 @@ use forebay_format::{
     EntryKind, FooterEntry, RecordKind, SegmentKind, TRAILER_HEADER_BYTES, Trailer, encode_trailer, trailer_len,
 };
 use forebay_io::{ARENA_ALIGN, Disk};
-use forebay_types::{Class, Descriptor, Key, Millis, RefusedReason};
+use forebay_tokenomics::{Put, Rank, Turn};
+use forebay_types::{BlockMeta, Class, Descriptor, Key, Millis, RefusedReason, Reuse};
 
 use crate::dram::Cached;
 use crate::face::{Committed, Event, PutSlot, Reserve};
@@ -129,6 +130,8 @@ impl<D: Disk> Store<D> {
         }
         if !durable && !self.is_admitted(ns, meta, self.geometry.bytes(units), batch.hint) {
             self.counted.refused_admission += 1;
+            self.count_computed(ns, meta, depth, false);
+            self.asked_for(batch, self.index.seed().hash(ns, &meta.key));
             return refused(RefusedReason::Admission);
         }
         if !self.has_place(kind, units, 1, Whose::Put) {
@@ -237,11 +240,9 @@ impl<D: Disk> Store<D> {
             return Committed::Refused(RefusedReason::Full);
         }
         let turn = self.turn_of(batch);
-        let came_back = self.ghosts.contains(self.index.seed().hash(ns, &key));
-        let rank = match came_back {
-            true => self.policy.insert_again(turn, depth, batch.hint),
-            false => self.policy.insert(turn, depth, batch.hint),
-        };
+        let name = self.index.seed().hash(ns, &key);
+        let rank = self.rank_put(turn, block, (name, ns), units, batch.hint, depth);
+        self.asked_for(batch, name);
         let kind = if durable { SegmentKind::Durable } else { SegmentKind::Cache };
         if !self.ensure_place(kind, units, 1, Whose::Put) {
             return Committed::Refused(RefusedReason::Busy);
@@ -280,10 +281,10 @@ impl<D: Disk> Store<D> {
         let mut entry = Entry::new(ns, key, rank, place);
         entry.set_in_dram(true);
         self.index.insert_until(entry, block.expiry_utc_s);
-        self.segments.add_live(place.segment, units, rank);
+        self.add_live(ns, &key, place, rank);
         self.namespaces.add_bytes(ns, total as u64);
-        self.ghosts.remove(self.index.seed().hash(ns, &key));
-        self.expired.remove(self.index.seed().hash(ns, &key));
+        self.ghosts.remove(name);
+        self.expired.remove(name);
         let descriptor_at = payload_padded + TRAILER_HEADER_BYTES;
         let data = buf.freeze();
         let cached = Cached {
@@ -291,13 +292,15 @@ impl<D: Disk> Store<D> {
             length: block.length,
             descriptor: descriptor_at..descriptor_at + encoded.len(),
         };
-        self.dram.insert(ns, key, rank, cached);
+        self.dram.insert(ns, key, self.policy.rank_in_dram(Some((turn, depth)), rank), cached);
         if batch.caller_keeps {
             self.dram.set_duplicate(ns, &key);
         }
 
         self.counted.puts += 1;
         self.counted.put_bytes += total as u64;
+        self.count_computed(ns, block, depth, true);
+        self.count_written(ns, total as u64);
         // From here the write owns the memory, and gives it back to the budget when it is completed.
         let held = std::mem::take(&mut claim.held);
         let of = RecordOf::Put { ns, key, place, held };
@@ -314,5 +317,31 @@ impl<D: Disk> Store<D> {
             self.undurable.insert((ns, key), (seq, Vec::new()));
         }
         Committed::Pending
+    }
+
+    /// Rank of a block that is put, the `depth`-th of its request.
+    fn rank_put(
+        &mut self,
+        turn: Turn,
+        block: &BlockMeta,
+        (name, space): (u64, u16),
+        units: u32,
+        hint: Reuse,
+        depth: u32,
+    ) -> Rank {
+        let put = Put {
+            depth,
+            hint,
+            again: self.ghosts.contains(name),
+            name,
+            space,
+            chain: block.chain,
+            parent: block.parent,
+            own: block.key.place_token(),
+            position: block.position,
+            tokens: block.tokens,
+            bytes: self.geometry.bytes(units),
+        };
+        self.policy.put(turn, &put)
     }
 }

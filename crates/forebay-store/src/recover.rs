@@ -16,11 +16,13 @@ use forebay_format::{
     footer_entries_bytes,
 };
 use forebay_io::{Arena, Disk};
+use forebay_tokenomics::SpaceCost;
 use forebay_types::{Entropy, Key, Millis};
 
 use crate::blocking::{flush, read_many, read_one, write_all};
 use crate::budget::Budget;
 use crate::clock::ExpiryClock;
+use crate::curve::Live;
 use crate::dram::{Dram, OVERHEAD_BYTES};
 use crate::face::{RecoveryReport, StoreError};
 use crate::flush::Flusher;
@@ -31,7 +33,7 @@ use crate::index::{AGE_MAX, ENTRY_BYTES_MEAN, Entry, Index, Seed};
 use crate::lanes::Lanes;
 use crate::leases::{LEASE_BYTES, Leases};
 use crate::mutant::Mutant;
-use crate::namespaces::Namespaces;
+use crate::namespaces::{Namespaces, cost_of};
 use crate::scan::scan_segment;
 use crate::scrub::Scrub;
 use crate::segments::{Geometry, SPARE_SEGMENTS, Segments, State};
@@ -111,6 +113,9 @@ impl<D: Disk> Store<D> {
             geometry,
             policy: config.policy,
             rebases: 0,
+            anew: None,
+            summed_at: 0,
+            live: Live::new(config.curve_bytes_max),
             entropy,
             utc_s,
             index: Index::new(seed, shares.index),
@@ -150,6 +155,9 @@ impl<D: Disk> Store<D> {
             #[cfg(feature = "mutants")]
             mutant: config.mutant,
         };
+        let rows = store.namespaces.rows().filter_map(|row| Some((store.namespaces.find(row.id)?, cost_of(row))));
+        let costs: Vec<(u16, SpaceCost)> = rows.collect();
+        costs.into_iter().for_each(|(at, cost)| store.policy.space(at, cost));
         let report = store.recover()?;
         Ok((store, report))
     }
@@ -348,10 +356,10 @@ impl<D: Disk> Store<D> {
         }
         for table in 0..self.index.tables() {
             for entry in self.index.table_mut(table) {
-                let rank = ((recency(entry, &self.segments) - least) >> shift) as u32;
+                let rank = self.policy.found_again(((recency(entry, &self.segments) - least) >> shift) as u32);
                 entry.settle(rank);
-                let units = entry.place().units();
-                self.segments.add_live(entry.segment(), units, rank);
+                let (units, value) = (entry.place().units(), self.policy.value(rank, entry.ns));
+                self.segments.add_live(entry.segment(), units, value);
                 self.namespaces.add_bytes(entry.ns, self.geometry.bytes(units));
             }
         }
@@ -407,7 +415,8 @@ impl<D: Disk> Store<D> {
         }
         // Cleaning needs somewhere to move to. If every crash came in the middle of it, the cache pays.
         while self.segments.free_len() < SPARE_SEGMENTS {
-            let Some(victim) = self.segments.cache_victim(&self.geometry, true) else { break };
+            let clock = self.policy.is_clock();
+            let Some(victim) = self.segments.cache_victim(&self.geometry, true, clock) else { break };
             for table in 0..self.index.tables() {
                 let here: Vec<(u16, Key)> =
                     self.index.table(table).filter(|e| e.segment() == victim).map(|e| (e.ns, e.key)).collect();

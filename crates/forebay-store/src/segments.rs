@@ -70,7 +70,7 @@ pub(crate) struct Segment {
     /// Entries of its footer; `None` when it has none that can be read.
     pub(crate) footer_count: Option<u32>,
     pub(crate) live_units: u32,
-    /// Sum over live blocks of units x rank.
+    /// Sum over live blocks of units x what a unit is worth.
     pub(crate) worth: u64,
     pub(crate) leased_units: u32,
     /// Reads in flight. A segment that is read is never rewritten, so a recycled one can never leak into a client's memory.
@@ -231,16 +231,17 @@ impl Segments {
         }
     }
 
-    pub(crate) fn add_live(&mut self, segment: u16, units: u32, rank: u32) {
+    pub(crate) fn add_live(&mut self, segment: u16, units: u32, value: u32) {
         let s = self.get_mut(segment);
         s.live_units += units;
-        s.worth += u64::from(units) * u64::from(rank);
+        s.worth += u64::from(units) * u64::from(value);
     }
 
-    pub(crate) fn remove_live(&mut self, segment: u16, units: u32, rank: u32) {
+    pub(crate) fn remove_live(&mut self, segment: u16, units: u32, value: u32) {
         let s = self.get_mut(segment);
         s.live_units -= units;
-        s.worth -= u64::from(units) * u64::from(rank);
+        // A value may have changed since it was added.
+        s.worth = if s.live_units == 0 { 0 } else { s.worth.saturating_sub(u64::from(units) * u64::from(value)) };
     }
 
     /// Counts blocks and tombstones that are written to a segment.
@@ -284,9 +285,9 @@ impl Segments {
 
     /// The segment of the cache whose eviction loses least, for which fewer than a quarter of its bytes are leased.
     ///
-    /// Worth is counted above the coldest segment's mean, so that age weighs against fullness: with ranks that grow for ever, worth above zero
-    /// would be the same for all.
-    pub(crate) fn cache_victim(&self, geometry: &Geometry, heed_pins: bool) -> Option<u16> {
+    /// Where values are a clock, worth is counted above the coldest segment's mean, so that age weighs against fullness: with values that grow for
+    /// ever, worth above zero would be the same for all.
+    pub(crate) fn cache_victim(&self, geometry: &Geometry, heed_pins: bool, clock: bool) -> Option<u16> {
         let candidates = || {
             self.iter().filter(|(_, s)| {
                 s.state == State::Sealed
@@ -297,7 +298,7 @@ impl Segments {
         };
         let mean = |s: &Segment| if s.live_units == 0 { u64::MAX } else { s.worth / u64::from(s.live_units) };
         let base = candidates().map(|(_, s)| mean(s)).min()?;
-        let base = if base == u64::MAX { 0 } else { base.saturating_sub(1) };
+        let base = if base == u64::MAX || !clock { 0 } else { base.saturating_sub(1) };
         candidates()
             .min_by_key(|(_, s)| (s.worth.saturating_sub(u64::from(s.live_units) * base), s.generation))
             .map(|(i, _)| i)
@@ -320,8 +321,8 @@ impl Segments {
             .map(|(.., i)| i)
     }
 
-    /// Mean rank of what the cache holds, and that of its hottest segment.
-    pub(crate) fn cache_rank_means(&self) -> (u64, u64) {
+    /// Mean value of what the cache holds, and that of its hottest segment.
+    pub(crate) fn cache_means(&self) -> (u64, u64) {
         let (mut worth, mut units, mut hottest) = (0, 0, 0);
         for (_, s) in self.iter().filter(|(_, s)| s.kind != SegmentKind::Durable && s.live_units > 0) {
             worth += u128::from(s.worth);

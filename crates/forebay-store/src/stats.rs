@@ -34,6 +34,16 @@ pub struct StoreStats {
     pub dram_overhead_bytes: u64,
     /// Bytes of the footers to be of segments that are being written. They have a share of the index's ceiling too.
     pub footer_bytes: u64,
+    /// Bytes of memory that the policy takes beside its ranks. They do not grow with the blocks held.
+    pub policy_bytes: u64,
+    /// The policy lets LRU decide, because LRU has done better of late.
+    pub policy_gives_way: bool,
+    /// Blocks asked for of late, by which the curve counts.
+    pub curve_asked: u64,
+    /// Of a million of them, how many LRU would find with half of the room, with the room there is, and with twice as much.
+    pub curve_found_ppm: [u64; 3],
+    /// Bytes of memory the curve takes.
+    pub curve_bytes: u64,
     /// Bytes under lease.
     pub leased_bytes: u64,
     /// Seconds between the wall clock and the time that expiry goes by, while one of them must be wrong; 0 otherwise.

@@ -5,20 +5,21 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use forebay_format::{NamespaceRow, SegmentKind};
+use forebay_format::SegmentKind;
 use forebay_io::{Arena, Buf, Disk, DiskDone, DiskError, ReadInto, Shared};
 use forebay_tokenomics::{Lru, Policy, Reuse, Turn};
-use forebay_types::{Entropy, Key, Millis, Namespace, NamespaceId, PutOutcome, RefusedReason, ShardId};
+use forebay_types::{Entropy, Key, Millis, PutOutcome, RefusedReason, ShardId};
 
 use crate::budget::Budget;
 use crate::clock::ExpiryClock;
+use crate::curve::Live;
 use crate::dram::Dram;
 use crate::evict::Cleaning;
 use crate::expiry::Sweep;
 use crate::face::Event;
 use crate::flush::{Action, Flusher};
 use crate::gather::{Buffers, Gathered};
-use crate::get::{RangeGet, ReadOp};
+use crate::get::ReadOp;
 use crate::ghost::Ghosts;
 use crate::hints::{Ahead, Fetching};
 use crate::index::{Entry, Index, Place};
@@ -27,10 +28,12 @@ use crate::leases::Leases;
 use crate::mutant::Mutant;
 use crate::namespaces::Namespaces;
 use crate::put::Awaited;
+use crate::range::RangeGet;
 use crate::scrub::Scrub;
 use crate::segments::{Geometry, SPARE_SEGMENTS, Segments};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
+use crate::sums::Anew;
 use crate::verify::VerifyJob;
 use crate::write::OpenSegment;
 
@@ -40,6 +43,8 @@ pub struct StoreConfig {
     pub policy: Box<dyn Policy>,
     /// Most bytes of everything that grows with blocks; past it, blocks of the cache are evicted.
     pub index_bytes_max: usize,
+    /// Most bytes of what half and twice the room would find, see [`StoreStats::curve_asked`].
+    pub curve_bytes_max: usize,
     /// A guard to leave out, for tests that show that it matters.
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
@@ -50,6 +55,7 @@ impl Default for StoreConfig {
         StoreConfig {
             policy: Box::new(Lru::new()),
             index_bytes_max: 64 << 20,
+            curve_bytes_max: 1 << 20,
             #[cfg(feature = "mutants")]
             mutant: None,
         }
@@ -62,7 +68,7 @@ const SIZED_EVERY: u32 = 256;
 /// A request's place in the order of uses, shared by its keys. See [`Store::begin_batch`].
 #[derive(Debug, Clone, Copy)]
 pub struct Batch {
-    turn: Turn,
+    pub(crate) turn: Turn,
     epoch: u32,
     pub(crate) hint: Reuse,
     pub(crate) caller_keeps: bool,
@@ -106,6 +112,10 @@ pub struct Store<D: Disk> {
     pub(crate) geometry: Geometry,
     pub(crate) policy: Box<dyn Policy>,
     pub(crate) rebases: u32,
+    /// What segments are worth, being summed anew, and segments freed when that was begun last.
+    pub(crate) anew: Option<Anew>,
+    pub(crate) summed_at: u64,
+    pub(crate) live: Live,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) utc_s: u64,
     pub(crate) index: Index,
@@ -193,13 +203,13 @@ impl<D: Disk> Store<D> {
         }
         self.batches = self.batches.wrapping_add(1);
         if self.batches % SIZED_EVERY == 1 {
-            self.policy.holds(self.blocks_that_fit());
+            self.tell_what_fits();
         }
         Batch { turn: self.policy.begin(items), epoch: self.rebases, hint: Reuse::Unknown, caller_keeps: false }
     }
 
     /// How many blocks fit, by the size of those that are here.
-    fn blocks_that_fit(&self) -> u64 {
+    pub(crate) fn blocks_that_fit(&self) -> u64 {
         let (live, _) = self.namespaces.bytes();
         let room = self.geometry.layout.segment_bytes * self.segments.len() as u64;
         let blocks = self.index.len() as u64;
@@ -215,60 +225,24 @@ impl<D: Disk> Store<D> {
     /// Once in three thousand million keys: a pass over the whole index, the one step of the loop that takes milliseconds.
     fn rebase(&mut self, less: u32) {
         self.rebases += 1;
+        self.anew = None;
         for segment in self.segments.iter_mut() {
             segment.worth = 0;
         }
         for table in 0..self.index.tables() {
             for entry in self.index.table_mut(table) {
-                entry.rank = entry.rank.saturating_sub(less);
-                let place = entry.place();
-                self.segments.get_mut(place.segment).worth += u64::from(place.units()) * u64::from(entry.rank);
+                entry.rank = self.policy.rebased(entry.rank, less);
+                let (place, value) = (entry.place(), self.policy.value(entry.rank, entry.ns));
+                self.segments.get_mut(place.segment).worth += u64::from(place.units()) * u64::from(value);
             }
         }
         self.dram.rebase(less);
     }
 
-    /// Adds a namespace or changes its quota. [`Event::NamespaceSaved`] follows; it can be used at once.
-    pub fn upsert_namespace(&mut self, token: u64, ns: &Namespace) {
-        let row = NamespaceRow::from(ns);
-        if self.namespaces.find(ns.id).and_then(|at| self.namespaces.get(at)).is_some_and(|slot| slot.row == row)
-            && !self.namespaces.saving
-        {
-            self.events.push(Event::NamespaceSaved { token, ok: true });
-            return;
-        }
-        if self.write_failed || !self.namespaces.upsert(row) {
-            self.events.push(Event::NamespaceSaved { token, ok: false });
-            return;
-        }
-        self.namespaces.unsaved.push(token);
-    }
-
-    /// Drops a namespace and all its blocks. [`Event::NamespaceSaved`] follows; its blocks are gone at once.
-    pub fn remove_namespace(&mut self, token: u64, id: NamespaceId) {
-        self.namespaces.remove(id);
-        if self.mutant(Mutant::RemovalNotWritten) {
-            self.events.push(Event::NamespaceSaved { token, ok: true });
-        } else if self.write_failed {
-            self.events.push(Event::NamespaceSaved { token, ok: false });
-        } else {
-            self.namespaces.unsaved.push(token);
-        }
-    }
-
-    /// The drive's table of namespaces. Secrets are not in it.
-    pub fn namespaces(&self) -> impl Iterator<Item = &NamespaceRow> {
-        self.namespaces.rows()
-    }
-
-    /// Bytes on the drive, with padding, that a namespace holds here.
-    pub fn namespace_bytes(&self, id: NamespaceId) -> u64 {
-        self.namespaces.find(id).and_then(|at| self.namespaces.get(at)).map_or(0, |slot| slot.bytes)
-    }
-
     /// Collects completions, submits queued I/O by lane, cleans in bounded steps. True: there is more to do right now.
     pub fn turn(&mut self, now: Millis, events: &mut Vec<Event>) -> bool {
         self.lanes.set_now(now);
+        self.policy.passes(now);
         let mut done = Vec::new();
         self.disk.poll(&mut done);
         let mut more = !done.is_empty();
@@ -303,6 +277,7 @@ impl<D: Disk> Store<D> {
         more |= self.prefetch_step(now);
         more |= self.expire_step(now);
         more |= self.scrub_step(now);
+        more |= self.sum_step();
         if !self.write_failed {
             self.tombstones_step();
             more |= self.clean_step();
@@ -393,7 +368,7 @@ impl<D: Disk> Store<D> {
     pub(crate) fn drop_entry(&mut self, ns: u16, key: &Key) -> Option<Entry> {
         let entry = self.index.remove(ns, key)?;
         let place = entry.place();
-        self.segments.remove_live(place.segment, place.units(), entry.rank);
+        self.remove_live(ns, key, place, entry.rank);
         self.namespaces.remove_bytes(ns, self.geometry.bytes(place.units()));
         self.dram.remove(ns, key);
         if entry.is_leased() {
@@ -501,7 +476,13 @@ impl<D: Disk> Store<D> {
     /// Plain numbers.
     pub fn stats(&self) -> StoreStats {
         let (live_bytes, durable_bytes) = self.namespaces.bytes();
+        let (curve_asked, curve_found_ppm) = self.live.told(self.blocks_that_fit());
         StoreStats {
+            curve_asked,
+            curve_found_ppm,
+            curve_bytes: self.live.memory_bytes() as u64,
+            policy_bytes: self.policy.memory_bytes() as u64,
+            policy_gives_way: self.policy.gives_way(),
             blocks: self.index.len() as u64,
             live_bytes,
             durable_bytes,

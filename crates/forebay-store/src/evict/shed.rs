@@ -38,9 +38,9 @@ impl<D: Disk> Store<D> {
             .index
             .table(table)
             .filter(|e| !self.namespaces.is_durable(e.ns))
-            .map(|e| (e.is_leased(), e.rank, e.ns, e.key))
+            .map(|e| (e.is_leased(), self.policy.value(e.rank, e.ns), e.ns, e.key))
             .collect();
-        coldest.sort_unstable_by_key(|(leased, rank, ..)| (*leased, *rank));
+        coldest.sort_unstable_by_key(|(leased, value, ..)| (*leased, *value));
         coldest.truncate(coldest.len().div_ceil(16));
         let evicted = coldest.len();
         for (_, _, ns, key) in coldest {
@@ -63,7 +63,7 @@ impl<D: Disk> Store<D> {
                 if sample.is_empty() && whole {
                     break;
                 }
-                sample.sort_unstable_by_key(|(rank, _)| *rank);
+                sample.sort_unstable_by_key(|(value, _)| *value);
                 let most = if whole { sample.len() } else { sample.len().div_ceil(16) };
                 for (_, key) in sample.into_iter().take(most) {
                     if freed >= bytes {
@@ -85,7 +85,7 @@ impl<D: Disk> Store<D> {
             for entry in self.index.table(self.shed_cursor) {
                 visited += 1;
                 if entry.ns == ns && !(heed_leases && entry.is_leased()) {
-                    sample.push((entry.rank, entry.key));
+                    sample.push((self.policy.value(entry.rank, ns), entry.key));
                 }
             }
         }

@@ -5,68 +5,17 @@
 //! before which a coin is thrown for each request's puts, weighted so that as many bytes are written: a coin for each block would be an easier mark,
 //! for it leaves gaps in chains. Skips aloud where the traces are not there.
 
-use std::fs::File;
-use std::io::BufReader;
-use std::path::PathBuf;
-
-use flate2::bufread::MultiGzDecoder;
 use forebay_store::Reserve;
-use forebay_tokenomics::trace::{Plan, PlanParams, PlannedRequest, Trace, parse_trace};
 use forebay_types::{BlockMeta, Descriptor, Entropy, Key, PutOutcome, RefusedReason, SeededEntropy, Version};
 
 use crate::rig::*;
+use crate::traces::Load;
 
-/// Replays all of both traces and not the first requests only; some minutes in a release build.
-const WHOLE: &str = "FOREBAY_TEST_WHOLE_TRACES";
 const DAYS: u64 = 3;
 /// Coins tried until one writes as many bytes, within a fiftieth.
 const COINS: usize = 6;
 /// Bytes of the drive's segments.
 const DRIVE_BYTES: u64 = 18 * 4 * MIB;
-
-/// A trace, and how it is replayed.
-struct Load {
-    plan: Plan,
-    requests: usize,
-    /// Blocks of the trace that are one block here; an incomplete tail is left out.
-    chunk: usize,
-    /// Bytes of a block; its record takes a page more.
-    length: usize,
-}
-
-impl Load {
-    fn new(name: &str, chunk: usize, length: usize, some: usize) -> Option<Load> {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/traces").join(name);
-        let Ok(file) = File::open(&path) else {
-            println!("skipped: admission on recorded load: {} is not there", path.display());
-            return None;
-        };
-        let unpacked = MultiGzDecoder::new(BufReader::new(file));
-        let trace: Trace = parse_trace(BufReader::with_capacity(1 << 20, unpacked)).unwrap();
-        let plan = Plan::new(&trace, PlanParams::default()).unwrap();
-        let requests = if std::env::var_os(WHOLE).is_some() { plan.requests.len() } else { some };
-        Some(Load { plan, requests, chunk, length })
-    }
-
-    fn requests(&self) -> &[PlannedRequest] {
-        &self.plan.requests[..self.requests]
-    }
-
-    fn keys(&self, request: &PlannedRequest) -> Vec<Key> {
-        // Named by its last block, whose id stands for all before it.
-        request.numbers().skip(self.chunk - 1).step_by(self.chunk).map(|n| key(u64::from(n))).collect()
-    }
-
-    /// Trace seconds are so many milliseconds here.
-    fn stretch(&self) -> f64 {
-        let last = self.requests().last().map_or(1.0, |request| request.at_s);
-        (DAYS * 86_400_000) as f64 / last
-    }
-
-    fn record_bytes(&self) -> u64 {
-        (self.length as u64).next_multiple_of(512) + 512
-    }
-}
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Kept {
@@ -105,6 +54,12 @@ fn put(rig: &mut Rig, batch: forebay_store::Batch, depth: u32, key: Key, parent:
     panic!("busy for ever");
 }
 
+/// Trace seconds are so many milliseconds here.
+fn stretch(load: &Load) -> f64 {
+    let last = load.requests().last().map_or(1.0, |request| request.at_s);
+    (DAYS * 86_400_000) as f64 / last
+}
+
 /// With a budget of so many bytes a day; or without one, each request's puts made with this chance.
 fn replay(load: &Load, day_bytes: Option<u64>, chance: f64) -> Kept {
     let mut rig = Rig::new(Options { align: 512, len: 3 * MIB + DRIVE_BYTES, arena: 16 << 20, ..Options::default() });
@@ -113,7 +68,7 @@ fn replay(load: &Load, day_bytes: Option<u64>, chance: f64) -> Kept {
     }
     rig.settle();
     let begun = rig.medium.counts().written_bytes;
-    let (random, bytes, stretch) = (SeededEntropy::new(7), content(1, load.length), load.stretch());
+    let (random, bytes, stretch) = (SeededEntropy::new(7), content(1, load.length), stretch(load));
     let (start, utc) = (rig.now, rig.utc);
     let mut all = Kept::default();
     for request in load.requests() {

@@ -58,7 +58,7 @@ pub(crate) fn crash_second_lap(mutant: Option<Mutant>) -> Vec<String> {
 }
 
 #[test]
-fn segments_written_anew_are_not_taken_for_what_they_were() {
+pub(crate) fn segments_written_anew_are_not_taken_for_what_they_were() {
     assert_eq!(crash_second_lap(None), Vec::<String>::new());
 }
 
@@ -206,7 +206,7 @@ pub(crate) fn crash_run(seed: u64, rounds: usize, every: u64, mutant: Option<Mut
 }
 
 #[test]
-fn a_crash_at_any_step_loses_nothing_durable_and_brings_nothing_back() {
+pub(crate) fn a_crash_at_any_step_loses_nothing_durable_and_brings_nothing_back() {
     let mut crashes = 0;
     for seed in 1..=3 {
         let (broken, n) = crash_run(seed, 300, 5, None);

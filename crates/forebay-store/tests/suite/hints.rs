@@ -21,7 +21,7 @@ fn prefetch(rig: &mut Rig, keys: &[Key], until: u64) -> Vec<Result<Tier, MissRea
 }
 
 #[test]
-fn a_block_that_is_only_touched_stays_while_ten_times_the_capacity_goes_by() {
+pub(crate) fn a_block_that_is_only_touched_stays_while_ten_times_the_capacity_goes_by() {
     let mut rig = Rig::new(Options { len: 3 * MIB + 20 * 4 * MIB, ..Options::default() });
     let (touched, left): (Vec<Key>, Vec<Key>) = ((0..10).map(key).collect(), (100..120).map(key).collect());
     for key in touched.iter().chain(&left) {
@@ -131,7 +131,7 @@ fn who_prefetches_more_than_he_gets_holds_half_of_dram_and_no_more() {
 }
 
 #[test]
-fn a_prefetched_block_that_cleaning_moves_meanwhile_is_read_where_it_is() {
+pub(crate) fn a_prefetched_block_that_cleaning_moves_meanwhile_is_read_where_it_is() {
     // Reads are held back while the drive is gone round, so that what is prefetched is moved or gone before its read ends.
     for seed in 1..8 {
         let mut rig = Rig::new(Options { seed, len: 3 * MIB + 18 * 4 * MIB, ..Options::default() });

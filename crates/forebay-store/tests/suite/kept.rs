@@ -241,7 +241,7 @@ fn nothing_goes_missing(seed: u64, arena: usize, index_bytes_max: usize) {
 }
 
 #[test]
-fn with_room_on_the_drive_nothing_acknowledged_goes_missing() {
+pub(crate) fn with_room_on_the_drive_nothing_acknowledged_goes_missing() {
     for seed in [1, 2] {
         nothing_goes_missing(seed, 6 << 20, 4 << 20);
     }

@@ -21,7 +21,7 @@ fn found_by_crashing(mutant: Mutant) {
 }
 
 #[test]
-fn leaving_out_flushes_is_found() {
+pub(crate) fn leaving_out_flushes_is_found() {
     found_by_crashing(Mutant::NoFlush);
 }
 
@@ -36,7 +36,7 @@ fn a_footer_before_its_records_is_found() {
 }
 
 #[test]
-fn a_footer_of_another_generation_is_found() {
+pub(crate) fn a_footer_of_another_generation_is_found() {
     let broken = crash_second_lap(Some(Mutant::GenerationIgnored));
     assert!(!broken.is_empty());
     println!("{}", broken[0]);
@@ -76,7 +76,7 @@ fn landing_leaks(mutant: Option<Mutant>) -> bool {
 }
 
 #[test]
-fn a_segment_reused_while_it_is_read_is_found() {
+pub(crate) fn a_segment_reused_while_it_is_read_is_found() {
     assert!(!landing_leaks(None));
     assert!(landing_leaks(Some(Mutant::ReuseWhileRead)));
 }

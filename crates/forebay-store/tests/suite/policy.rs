@@ -12,7 +12,12 @@ use crate::rig::*;
 /// A few blocks are used three times, then the drive is gone round more than once by what nobody uses again. How many of the few are left.
 fn left_after_a_scan(policy: &str) -> usize {
     let mut rig = Rig::new(Options { len: 3 * MIB + 20 * 4 * MIB, ..Options::default() });
-    let config = StoreConfig { policy: policy_by_name(policy).unwrap(), index_bytes_max: 4 << 20, mutant: None };
+    let config = StoreConfig {
+        policy: policy_by_name(policy).unwrap(),
+        index_bytes_max: 4 << 20,
+        mutant: None,
+        ..StoreConfig::default()
+    };
     let chance = Arc::new(SeededEntropy::new(1));
     rig.store = Store::open(rig.medium.open(), Arena::new(16 << 20).unwrap(), config, chance, 0, UTC).unwrap().0;
     let hot: Vec<Key> = (0..10).map(key).collect();

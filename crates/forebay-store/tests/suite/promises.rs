@@ -33,7 +33,7 @@ fn two_puts_of_one_key(mutant: Option<Mutant>) -> Option<String> {
 }
 
 #[test]
-fn the_first_put_wins() {
+pub(crate) fn the_first_put_wins() {
     held_and_found(two_puts_of_one_key, Mutant::LastPutWins);
 }
 
@@ -52,7 +52,7 @@ fn forgotten_then_crashed(mutant: Option<Mutant>) -> Option<String> {
 }
 
 #[test]
-fn what_is_forgotten_stays_forgotten_after_a_crash() {
+pub(crate) fn what_is_forgotten_stays_forgotten_after_a_crash() {
     held_and_found(forgotten_then_crashed, Mutant::ForgetNotWritten);
 }
 
@@ -71,7 +71,7 @@ fn removed_then_crashed(mutant: Option<Mutant>) -> Option<String> {
 }
 
 #[test]
-fn a_removed_namespace_stays_removed_after_a_crash() {
+pub(crate) fn a_removed_namespace_stays_removed_after_a_crash() {
     held_and_found(removed_then_crashed, Mutant::RemovalNotWritten);
 }
 
@@ -92,7 +92,7 @@ fn more_than_the_quota(mutant: Option<Mutant>) -> Option<String> {
 }
 
 #[test]
-fn a_quota_is_a_quota() {
+pub(crate) fn a_quota_is_a_quota() {
     held_and_found(more_than_the_quota, Mutant::QuotaIgnored);
 }
 
@@ -113,7 +113,7 @@ fn leased_while_the_drive_goes_round(mutant: Option<Mutant>) -> Option<String> {
 }
 
 #[test]
-fn a_lease_holds_while_it_lasts() {
+pub(crate) fn a_lease_holds_while_it_lasts() {
     held_and_found(leased_while_the_drive_goes_round, Mutant::LeaseNotHeeded);
 }
 
@@ -133,7 +133,7 @@ fn asked_for_after_its_time(mutant: Option<Mutant>) -> Option<String> {
 }
 
 #[test]
-fn what_is_over_is_not_served() {
+pub(crate) fn what_is_over_is_not_served() {
     held_and_found(asked_for_after_its_time, Mutant::ExpiryIgnored);
 }
 
@@ -160,6 +160,6 @@ fn more_blocks_than_the_index_holds(mutant: Option<Mutant>) -> Option<String> {
 }
 
 #[test]
-fn the_index_has_a_ceiling() {
+pub(crate) fn the_index_has_a_ceiling() {
     held_and_found(more_blocks_than_the_index_holds, Mutant::IndexUnbounded);
 }

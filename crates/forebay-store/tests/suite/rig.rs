@@ -16,6 +16,8 @@ use forebay_types::{
     RefusedReason, Reuse, Secret, SeededEntropy, ShardId, Tenant, Version,
 };
 
+use crate::under_worth::policy;
+
 pub(crate) const CACHE: NamespaceId = NamespaceId(1);
 pub(crate) const DURABLE: NamespaceId = NamespaceId(2);
 pub(crate) const MIB: u64 = 1 << 20;
@@ -237,7 +239,7 @@ impl Rig {
         utc: u64,
     ) -> Result<Rig, StoreError> {
         let arena = Arena::new(arena_bytes).unwrap();
-        let config = StoreConfig { index_bytes_max, mutant, ..StoreConfig::default() };
+        let config = StoreConfig { policy: policy(), index_bytes_max, mutant, ..StoreConfig::default() };
         let chance = Arc::new(SeededEntropy::new(seed));
         let (store, report) = Store::open(medium.open(), arena, config, chance, 0, utc)?;
         Ok(Rig {

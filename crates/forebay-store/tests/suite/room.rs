@@ -6,7 +6,7 @@ use forebay_types::{Class, Entropy, Key, MissReason, NamespaceId, PutOutcome, Re
 use crate::rig::*;
 
 #[test]
-fn a_cache_takes_puts_for_ever_and_writes_each_byte_less_than_1_34_times() {
+pub(crate) fn a_cache_takes_puts_for_ever_and_writes_each_byte_less_than_1_34_times() {
     let mut rig = Rig::new(Options { len: 3 * MIB + 24 * 4 * MIB, ..Options::default() });
     // A hot tenth is used again and again; the rest streams through. Then the drive has gone round three times.
     let mut hits = 0;
@@ -87,21 +87,21 @@ fn amplification_of_ten_laps(durable: u64, seed: u64) -> f64 {
 }
 
 #[test]
-fn ten_times_the_capacity_over_a_full_drive_is_written_less_than_1_34_times() {
+pub(crate) fn ten_times_the_capacity_over_a_full_drive_is_written_less_than_1_34_times() {
     for seed in [1, 2] {
         assert!(amplification_of_ten_laps(0, seed) < 1.34);
     }
 }
 
 #[test]
-fn with_a_third_of_the_drive_durable_and_changing_it_is_written_less_than_1_5_times() {
+pub(crate) fn with_a_third_of_the_drive_durable_and_changing_it_is_written_less_than_1_5_times() {
     for seed in [1, 2] {
         assert!(amplification_of_ten_laps(32 * MIB, seed) < 1.5);
     }
 }
 
 #[test]
-fn a_full_durable_shard_says_so_and_forgetting_makes_room() {
+pub(crate) fn a_full_durable_shard_says_so_and_forgetting_makes_room() {
     let mut rig = Rig::new(Options { len: 3 * MIB + 16 * 4 * MIB, ..Options::default() });
     rig.put(CACHE, key(0), 1_000_000);
     let mut kept = 0;
@@ -153,7 +153,7 @@ fn a_full_durable_shard_says_so_and_forgetting_makes_room() {
 }
 
 #[test]
-fn a_namespace_over_quota_loses_its_own_coldest_or_is_refused() {
+pub(crate) fn a_namespace_over_quota_loses_its_own_coldest_or_is_refused() {
     let small = NamespaceId(5);
     let strict = NamespaceId(6);
     let mut options = Options::default();
@@ -189,7 +189,7 @@ fn a_namespace_over_quota_loses_its_own_coldest_or_is_refused() {
 }
 
 #[test]
-fn leased_blocks_stay_while_the_drive_goes_round_and_a_tenth_is_the_most() {
+pub(crate) fn leased_blocks_stay_while_the_drive_goes_round_and_a_tenth_is_the_most() {
     let mut rig = Rig::new(Options { len: 3 * MIB + 20 * 4 * MIB, ..Options::default() });
     for i in 0..10 {
         rig.put(CACHE, key(i), 100_000);
@@ -229,7 +229,7 @@ fn leased_blocks_stay_while_the_drive_goes_round_and_a_tenth_is_the_most() {
 }
 
 #[test]
-fn a_leased_block_that_is_dropped_or_moved_leaves_no_lease_behind() {
+pub(crate) fn a_leased_block_that_is_dropped_or_moved_leaves_no_lease_behind() {
     let mut rig = Rig::new(Options { len: 3 * MIB + 20 * 4 * MIB, ..Options::default() });
     for i in 0..200 {
         rig.put(CACHE, key(i), 100_000);
@@ -300,7 +300,7 @@ fn a_block_costs_little_memory_also_where_there_are_few_and_many_were_evicted() 
 }
 
 #[test]
-fn an_index_at_its_ceiling_evicts_and_never_passes_it() {
+pub(crate) fn an_index_at_its_ceiling_evicts_and_never_passes_it() {
     let max = 2 << 20;
     let mut rig =
         Rig::new(Options { align: 512, len: 3 * MIB + 40 * 4 * MIB, index_bytes_max: max, ..Options::default() });

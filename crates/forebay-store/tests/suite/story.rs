@@ -7,7 +7,7 @@ use forebay_types::limits::PIECE_BYTES;
 use forebay_types::{Class, Descriptor, MissReason, PutOutcome, RefusedReason, Tier};
 
 #[test]
-fn a_block_is_served_from_dram_then_after_a_kill_from_the_drive_then_from_dram_again() {
+pub(crate) fn a_block_is_served_from_dram_then_after_a_kill_from_the_drive_then_from_dram_again() {
     let mut rig = Rig::new(Options::default());
     assert_eq!(rig.put(CACHE, key(1), 100_000), PutOutcome::Cached);
     assert_eq!(rig.put(DURABLE, key(1), 5000), PutOutcome::Durable);
@@ -36,7 +36,7 @@ fn a_block_is_served_from_dram_then_after_a_kill_from_the_drive_then_from_dram_a
 }
 
 #[test]
-fn blocks_of_every_size_come_back_whole_and_in_ranges() {
+pub(crate) fn blocks_of_every_size_come_back_whole_and_in_ranges() {
     for align in [512, 4096] {
         let mut rig = Rig::new(Options { align, ..Options::default() });
         let max = rig.store.block_bytes_max() as usize;
@@ -116,7 +116,7 @@ fn a_whole_block_lands_in_a_clients_memory_with_its_sums_behind_it() {
 }
 
 #[test]
-fn a_slot_that_is_dropped_leaves_nothing_and_the_first_put_wins() {
+pub(crate) fn a_slot_that_is_dropped_leaves_nothing_and_the_first_put_wins() {
     let mut rig = Rig::new(Options::default());
     let bytes = content(1, 3000);
     let encoded = describe(CACHE, key(1), 1, &bytes);
@@ -143,7 +143,7 @@ fn a_slot_that_is_dropped_leaves_nothing_and_the_first_put_wins() {
 }
 
 #[test]
-fn a_forgotten_block_stays_forgotten_and_a_removed_namespace_takes_its_blocks_along() {
+pub(crate) fn a_forgotten_block_stays_forgotten_and_a_removed_namespace_takes_its_blocks_along() {
     let other = forebay_types::NamespaceId(7);
     let mut options = Options::default();
     options.namespaces.push(namespace(other, Class::Durable, None));

@@ -21,6 +21,11 @@ impl Lru {
         Lru { top: 0 }
     }
 
+    /// The highest rank given so far.
+    pub(super) fn top(&self) -> Rank {
+        self.top
+    }
+
     #[cfg(test)]
     pub(crate) fn aged(top: Rank) -> Self {
         Lru { top }
@@ -36,7 +41,7 @@ impl Policy for Lru {
         // Saturating: a caller that never rebases gets equal ranks at the end of the scale, never a wrap from hottest to coldest.
         let tail = self.top.saturating_add(1);
         self.top = self.top.saturating_add(items.clamp(1, ITEMS_MAX));
-        Turn { head: self.top, tail }
+        Turn { head: self.top, tail, moment: 0 }
     }
 
     fn insert(&mut self, turn: Turn, depth: u32, hint: Reuse) -> Rank {

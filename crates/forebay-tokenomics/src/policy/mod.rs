@@ -5,10 +5,14 @@
 
 mod lru;
 mod s3_fifo;
+mod worth;
 
 pub use forebay_types::Reuse;
 pub use lru::Lru;
 pub use s3_fifo::S3Fifo;
+pub use worth::Worth;
+
+use crate::space::SpaceCost;
 
 /// What a block is worth to keep, comparable only inside one shard: larger is worth more.
 pub type Rank = u32;
@@ -23,6 +27,35 @@ const COLDEST: Rank = 0;
 pub struct Turn {
     head: Rank,
     tail: Rank,
+    /// The moment it began, where a policy counts them.
+    moment: u16,
+}
+
+/// A block that is put, as far as it matters to a policy. What is not known is 0.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Put {
+    /// Its place in its request, 0 the first.
+    pub depth: u32,
+    /// What the caller says of the next use.
+    pub hint: Reuse,
+    /// It was evicted not long ago: somebody wanted it back.
+    pub again: bool,
+    /// The same for the same block and hardly ever for another: a keyed hash of what it is called.
+    pub name: u64,
+    /// Number of its namespace, see [`Policy::space`].
+    pub space: u16,
+    /// Name of its chain.
+    pub chain: u64,
+    /// Name of the block before it.
+    pub parent: u64,
+    /// Its own name to those behind it.
+    pub own: u64,
+    /// Blocks before it in its chain.
+    pub position: u32,
+    /// Tokens in it.
+    pub tokens: u32,
+    /// Bytes it takes.
+    pub bytes: u64,
 }
 
 impl Turn {
@@ -63,6 +96,83 @@ pub trait Policy: Send {
     /// New rank of a block of rank `rank` that was just used, the `depth`-th key of its request.
     fn touch(&mut self, turn: Turn, depth: u32, rank: Rank, hint: Reuse) -> Rank;
 
+    /// Rank of a block that was just put, with all that is known of it.
+    fn put(&mut self, turn: Turn, put: &Put) -> Rank {
+        match put.again {
+            true => self.insert_again(turn, put.depth, put.hint),
+            false => self.insert(turn, put.depth, put.hint),
+        }
+    }
+
+    /// New rank of a block that was just used, as [`Policy::touch`], with its name and its namespace's number.
+    fn used(&mut self, turn: Turn, depth: u32, rank: Rank, hint: Reuse, (name, space): (u64, u16)) -> Rank {
+        let _ = (name, space);
+        self.touch(turn, depth, rank, hint)
+    }
+
+    /// What a rank is worth now, comparable among all blocks of a shard, and sums of it among groups of them.
+    fn value(&self, rank: Rank, space: u16) -> u32 {
+        let _ = space;
+        rank
+    }
+
+    /// Whether values are a clock, of which only differences mean something, or count from nothing.
+    fn is_clock(&self) -> bool {
+        true
+    }
+
+    /// Whether the value of a rank stays as it is while nobody touches the block.
+    fn is_steady(&self) -> bool {
+        true
+    }
+
+    /// Whether values have changed so much by themselves that sums of them should be made anew. Says so once.
+    fn resum(&mut self) -> bool {
+        false
+    }
+
+    /// A rank that may be kept for longer. Whoever makes sums anew replaces each rank by it.
+    fn renewed(&self, rank: Rank) -> Rank {
+        rank
+    }
+
+    /// By what a block in faster memory is ranked, from its rank here: of a request's key when it is used, else as if it were used now. Compared with
+    /// nothing but others of its kind.
+    fn rank_in_dram(&self, used: Option<(Turn, u32)>, rank: Rank) -> Rank {
+        let _ = used;
+        rank
+    }
+
+    /// Rank of a block that was found again after a start, of which is known only that its place in the order of writing is `recency`, below 2^28.
+    fn found_again(&self, recency: u32) -> Rank {
+        recency
+    }
+
+    /// A rank after [`Policy::rebase`] said to take off `less`.
+    fn rebased(&self, rank: Rank, less: u32) -> Rank {
+        rank.saturating_sub(less)
+    }
+
+    /// Time passes: milliseconds since any beginning. Does a bounded step of what there is to do now and then, some 50 us at most.
+    fn passes(&mut self, now_ms: u64) {
+        let _ = now_ms;
+    }
+
+    /// A namespace has this number from now on, and blocks that cost so much.
+    fn space(&mut self, space: u16, cost: SpaceCost) {
+        let _ = (space, cost);
+    }
+
+    /// Whether another policy decides at the moment, because it does better.
+    fn gives_way(&self) -> bool {
+        false
+    }
+
+    /// Bytes of memory it takes beside the ranks.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+
     /// When ranks come near their end: what to subtract (saturating at 0) from the rank of every block held, before the next [`Policy::begin`].
     /// Turns begun before a rebase must not be used after it. Order is kept among all blocks used in the last 2^30 items; older ones become equally cold.
     /// Call it after each turn; it is a comparison.
@@ -70,11 +180,12 @@ pub trait Policy: Send {
 }
 
 /// Names [`policy_by_name`] knows.
-pub const POLICY_NAMES: &[&str] = &["lru", "s3-fifo"];
+pub const POLICY_NAMES: &[&str] = &["worth", "lru", "s3-fifo"];
 
 /// The policy of that name.
 pub fn policy_by_name(name: &str) -> Option<Box<dyn Policy>> {
     match name {
+        "worth" => Some(Box::new(Worth::new())),
         "lru" => Some(Box::new(Lru::new())),
         "s3-fifo" => Some(Box::new(S3Fifo::new())),
         _ => None,

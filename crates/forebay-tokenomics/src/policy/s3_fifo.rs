@@ -54,7 +54,7 @@ impl Policy for S3Fifo {
     fn begin(&mut self, items: u32) -> Turn {
         let tail = self.top.saturating_add(1);
         self.top = self.top.saturating_add(items.clamp(1, ITEMS_MAX));
-        Turn { head: self.top, tail }
+        Turn { head: self.top, tail, moment: 0 }
     }
 
     fn insert(&mut self, turn: Turn, depth: u32, hint: Reuse) -> Rank {

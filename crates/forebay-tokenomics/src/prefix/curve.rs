@@ -6,6 +6,8 @@ use crate::seeded::finish;
 
 /// Most blocks followed at a time. A followed block takes less than 100 bytes, the counts less than a mebibyte: 8 MiB in all.
 const FOLLOWED_MAX: usize = 1 << 16;
+/// Memory of a followed block: a place in a tree of the standard library, and four moments.
+const FOLLOWED_BYTES: usize = 48;
 /// Distances are counted in so many steps an octave: two per cent of a capacity.
 const STEPS: u32 = 32;
 const COUNTS: usize = 40 * STEPS as usize;
@@ -29,20 +31,62 @@ pub struct LruCurve {
     /// Blocks asked for, reckoned from the followed ones.
     reckoned: f64,
     followed: Vec<u64>,
+    followed_max: usize,
+    /// Blocks that nobody has asked for while so many others were are followed no longer; 0: for as long as there is room.
+    reach: u64,
 }
 
 impl LruCurve {
     /// Nothing asked yet.
     pub fn new() -> Self {
+        LruCurve::with(FOLLOWED_MAX, 0)
+    }
+
+    /// For a load without end, and capacities up to `reach` blocks: what is further back is forgotten, and what was counted long ago counts less. Takes no
+    /// more than `bytes` of memory, as far as a few thousand followed blocks allow.
+    pub fn live(bytes: usize, reach: u64) -> Self {
+        LruCurve::with((bytes.saturating_sub(COUNTS * 8) / FOLLOWED_BYTES).clamp(1 << 10, FOLLOWED_MAX), reach.max(1))
+    }
+
+    fn with(followed_max: usize, reach: u64) -> Self {
         LruCurve {
             halvings: 0,
             touched: BTreeMap::new(),
-            moments: Moments::new(4 * FOLLOWED_MAX),
+            moments: Moments::new(4 * followed_max),
             found: vec![0.0; COUNTS],
             asked: 0.0,
             reckoned: 0.0,
             followed: Vec::new(),
+            followed_max,
+            reach,
         }
+    }
+
+    /// Another reach for a curve that is [`LruCurve::live`].
+    pub fn reach(&mut self, blocks: u64) {
+        if self.reach > 0 {
+            self.reach = blocks.max(1);
+        }
+    }
+
+    /// Whether a block is followed. Of blocks that are not, [`LruCurve::asked`] alone need be told.
+    pub fn follows(&self, key: u64) -> bool {
+        follows(key, self.halvings)
+    }
+
+    /// So many blocks that are not followed were asked for.
+    pub fn asked(&mut self, blocks: u64) {
+        self.asked += blocks as f64;
+    }
+
+    /// Blocks asked for of late.
+    pub fn weight(&self) -> f64 {
+        self.asked
+    }
+
+    /// Bytes of memory it takes.
+    pub fn memory_bytes(&self) -> usize {
+        self.followed_max * FOLLOWED_BYTES + self.found.capacity() * size_of::<f64>()
     }
 
     /// A request for these blocks, head first.
@@ -68,7 +112,26 @@ impl LruCurve {
             self.touch(*key);
         }
         self.followed = followed;
-        while self.touched.len() > FOLLOWED_MAX {
+        if self.reach > 0 && self.touched.len() > self.followed_max {
+            self.forget();
+        }
+        while self.touched.len() > self.followed_max {
+            self.halve();
+        }
+    }
+
+    /// What is out of reach; and what was counted before as much was asked for again counts half.
+    fn forget(&mut self) {
+        let share = f64::from(1u32 << self.halvings);
+        let most = (self.reach as f64 / share) as u32;
+        let moments = &self.moments;
+        self.touched.retain(|_, moment| moments.after(*moment) <= most);
+        self.renumber();
+        for sum in self.found.iter_mut().chain([&mut self.asked, &mut self.reckoned]) {
+            *sum /= 2.0;
+        }
+        // Forgetting one by one would cost a pass each: with little room left, fewer are followed.
+        if self.touched.len() > self.followed_max / 4 * 3 {
             self.halve();
         }
     }
@@ -200,6 +263,22 @@ mod tests {
         }
         let found = |capacity| (curve.hit_rate(capacity) * 5.0).round() as u32;
         assert_eq!([0, 1, 2, 3, 100].map(found), [0, 0, 1, 2, 2]);
+    }
+
+    /// New blocks for ever, and a hundred that come back each time: what is out of reach is forgotten, so the sample does not thin out, and the share that
+    /// comes back is still told.
+    #[test]
+    fn a_live_curve_neither_grows_nor_thins_out() {
+        let mut curve = LruCurve::live(1 << 20, 40_000);
+        let mut new = 1000u64;
+        for _ in 0..20_000 {
+            curve.request((0..100).chain(new..new + 100));
+            new += 100;
+        }
+        assert!(curve.memory_bytes() <= 1 << 20 && curve.halvings <= 2, "{} {}", curve.memory_bytes(), curve.halvings);
+        let (some, all) = (curve.hit_rate(50), curve.hit_rate(20_000));
+        assert!((all - 0.5).abs() < 0.05 && some < all - 0.1, "{some} {all}");
+        assert!((0..100).filter(|key| curve.follows(*key)).count() >= 10);
     }
 
     /// A loop through 300,000 blocks, of which an eighth fit: with a place less than the loop nothing is found, with all of it everything.

@@ -1,7 +1,6 @@
 //! Worth: what a chain's end is expected to save by block and by the second it is kept.
 
 mod rank;
-mod returns;
 mod shadow;
 
 use crate::cost::CostCurve;

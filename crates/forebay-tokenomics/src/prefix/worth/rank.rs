@@ -1,53 +1,21 @@
 //! The rank of a chain's end: expected saving by block and second.
 
-use forebay_types::Reuse;
-
 use crate::cost::CostCurve;
 
 use super::super::chains::{Leaving, least_suffix};
 use super::super::policy::{PrefixPolicy, Use, Victim};
 use super::super::tree::{ExtentId, Splits, Tree};
-use super::returns::Returns;
+use crate::returns::{CLASSES, Past, Returns};
 
 /// Requests between two estimates: what changes in fewer is chance.
 const REFIT_REQUESTS: u32 = 64;
 
-/// What is known of an extent's past.
+/// An extent's past, and when it was used last.
 #[derive(Debug, Clone, Copy, Default)]
-struct Past {
+struct Known {
+    past: Past,
     last_s: f64,
-    /// How long it was away before its last use; of a new one, what it hangs on.
-    gap_s: f64,
-    uses: u32,
-    /// How many times its chain had grown when it came, with itself.
-    turn: u32,
-    hint: u32,
     class: u32,
-}
-
-/// Classes of extents, by uses (1, 2, more), turns (1, 2, 3 to 5, more), last gap and hint.
-const USES: u32 = 3;
-const TURNS: u32 = 4;
-/// Where gaps are told apart, in seconds: a tool, a long tool, a person, a pause. The first class is of what has none.
-const GAPS_S: [f64; 4] = [10.0, 30.0, 100.0, 400.0];
-const GAPS: u32 = GAPS_S.len() as u32 + 2;
-const HINTS: u32 = 3;
-
-impl Past {
-    fn class(&self) -> u32 {
-        let uses = self.uses.clamp(1, USES) - 1;
-        let turn = match self.turn {
-            0..=1 => 0,
-            2 => 1,
-            3..=5 => 2,
-            _ => 3,
-        };
-        let gap = match self.gap_s {
-            0.0 => 0,
-            gap_s => 1 + GAPS_S.iter().filter(|edge_s| gap_s >= **edge_s).count() as u32,
-        };
-        ((uses * TURNS + turn) * GAPS + gap) * HINTS + self.hint
-    }
 }
 
 /// Ranks ends of chains by what they are expected to save, by block and second of keeping them.
@@ -56,7 +24,7 @@ pub(super) struct Rank {
     curve: CostCurve,
     block_tokens: u32,
     hints: bool,
-    past: Vec<Past>,
+    known: Vec<Known>,
     returns: Returns,
     now_s: f64,
     requests: u32,
@@ -68,12 +36,12 @@ pub(super) struct Rank {
 impl Rank {
     /// Nothing used yet.
     pub(super) fn new(curve: CostCurve, block_tokens: u32, hints: bool) -> Self {
-        let returns = Returns::new((USES * TURNS * GAPS * HINTS) as usize);
+        let returns = Returns::new(CLASSES);
         Rank {
             curve,
             block_tokens,
             hints,
-            past: vec![Past::default()],
+            known: vec![Known::default()],
             returns,
             now_s: 0.0,
             requests: 0,
@@ -89,10 +57,10 @@ impl Rank {
 
     fn refit(&mut self, tree: &Tree) {
         let each = self.prompt_blocks();
-        for (id, past) in self.past.iter().enumerate().skip(1) {
-            if past.uses > 0 {
+        for (id, known) in self.known.iter().enumerate().skip(1) {
+            if known.past.uses > 0 {
                 let weight = f64::from(tree.extent(id as ExtentId).blocks) / each;
-                self.returns.waits(past.class as usize, self.now_s - past.last_s, weight);
+                self.returns.waits(known.class as usize, self.now_s - known.last_s, weight);
             }
         }
         self.returns.refit();
@@ -101,10 +69,10 @@ impl Rank {
 
 impl Splits for Rank {
     fn split(&mut self, lower: ExtentId, upper: ExtentId) {
-        if self.past.len() <= upper as usize {
-            self.past.resize(upper as usize + 1, Past::default());
+        if self.known.len() <= upper as usize {
+            self.known.resize(upper as usize + 1, Known::default());
         }
-        self.past[upper as usize] = self.past[lower as usize];
+        self.known[upper as usize] = self.known[lower as usize];
     }
 }
 
@@ -116,34 +84,31 @@ impl PrefixPolicy for Rank {
     fn touch(&mut self, tree: &Tree, path: &[ExtentId], request: &Use) {
         self.now_s = request.at_s;
         self.leaving.forget();
-        if self.past.len() < tree.len() {
-            self.past.resize(tree.len(), Past::default());
+        if self.known.len() < tree.len() {
+            self.known.resize(tree.len(), Known::default());
         }
         self.requests += 1;
         self.blocks += path.last().map_or(0.0, |last| f64::from(tree.extent(*last).end()));
         let each = self.prompt_blocks();
-        let hint = match request.hint {
-            Reuse::Tool if self.hints => 1,
-            Reuse::Turn if self.hints => 2,
-            _ => 0,
-        };
+        let hint = if self.hints { Past::hint_of(request.hint) } else { 0 };
         let (mut gap_s, mut turn) = (0.0, 0);
         for id in path {
-            let mut past = self.past[*id as usize];
+            let mut known = self.known[*id as usize];
+            let past = &mut known.past;
             if past.uses > 0 {
-                gap_s = request.at_s - past.last_s;
+                gap_s = request.at_s - known.last_s;
                 let weight = f64::from(tree.extent(*id).blocks) / each;
-                self.returns.came(past.class as usize, gap_s, weight);
+                self.returns.came(known.class as usize, gap_s, weight);
                 turn = past.turn;
             } else {
                 past.turn = turn + 1;
             }
             past.uses += 1;
             past.gap_s = gap_s;
-            past.last_s = request.at_s;
             past.hint = hint;
-            past.class = past.class();
-            self.past[*id as usize] = past;
+            known.last_s = request.at_s;
+            known.class = past.class();
+            self.known[*id as usize] = known;
         }
         if self.requests.is_multiple_of(REFIT_REQUESTS) {
             self.refit(tree);
@@ -151,12 +116,12 @@ impl PrefixPolicy for Rank {
     }
 
     fn victim(&mut self, tree: &Tree, need: u32) -> Victim {
-        let Rank { curve, block_tokens, past, returns, now_s, leaving, .. } = self;
+        let Rank { curve, block_tokens, known, returns, now_s, leaving, .. } = self;
         let tokens = |blocks: u32| u64::from(blocks) * u64::from(*block_tokens);
         let value_and_weight = |id: ExtentId| {
             let extent = tree.extent(id);
-            let past = &past[id as usize];
-            let rate = returns.index(past.class as usize, *now_s - past.last_s);
+            let known = &known[id as usize];
+            let rate = returns.index(known.class as usize, *now_s - known.last_s);
             (rate * curve.prefill_s(tokens(extent.depth), tokens(extent.end())), f64::from(extent.blocks))
         };
         let (leaf, blocks) = leaving.next(tree, need, || match least_suffix(tree, value_and_weight) {

@@ -5,8 +5,13 @@
 //! rates follows what keeping a block is worth by the second: of all ways to wait a while and then give up, the one with the most returns by the second
 //! of waiting (the index of Gittins).
 
+mod past;
+
+pub(crate) use past::{CLASSES, Past, class_after};
+use past::{class_above, classes_from_the_tail};
+
 /// Ages are told apart in four steps an octave, from a second to 18 hours.
-const BINS: usize = 64;
+pub(crate) const BINS: usize = 64;
 
 /// What a class borrows from all classes: as if it had seen one return, of a mean prompt, at their rate.
 const BORROWED: f64 = 1.0;
@@ -41,9 +46,44 @@ struct Seen {
 
 const NOTHING: Seen = Seen { events: [0.0; BINS], waited: [0.0; BINS] };
 
+/// What one refit goes by.
+#[derive(Debug, Clone)]
+pub(crate) struct Fit {
+    all: Seen,
+    each: Vec<Seen>,
+    index: Vec<[f64; BINS]>,
+}
+
+impl Fit {
+    /// Fits one class.
+    pub(crate) fn class(&mut self, class: usize) {
+        let (all, seen) = (&self.all, &self.each[class]);
+        let mut rates = [0.0; BINS];
+        for (bin, rate) in rates.iter_mut().enumerate() {
+            let assumed = UNKNOWN_RATE.min(1.0 / begin_s(bin + 1));
+            let common = (all.events[bin] + ASSUMED) / (all.waited[bin] + ASSUMED / assumed);
+            *rate = (seen.events[bin] + BORROWED) / (seen.waited[bin] + BORROWED / common);
+        }
+        self.index[class] = index_of(&rates);
+    }
+
+    /// Makes a class worth at least what is behind it in a chain may be worth ([`class_above`]), where blocks are ranked one by one and nobody knows
+    /// which is behind which: then chance in what was seen takes no head before its tail. All classes must be fitted.
+    pub(crate) fn heads_first(&mut self) {
+        // From few uses and many turns on: what is raised raises what is above it.
+        for class in classes_from_the_tail() {
+            for above in class_above(class as u32).into_iter().flatten() {
+                let from = self.index[class];
+                let to = &mut self.index[above as usize];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = to.max(from));
+            }
+        }
+    }
+}
+
 /// Rates of return and what they are worth, by class and age.
 #[derive(Debug, Clone)]
-pub(super) struct Returns {
+pub(crate) struct Returns {
     seen: Vec<Seen>,
     index: Vec<[f64; BINS]>,
     /// Weight of what still waits, by class and bin; filled for a refit.
@@ -51,7 +91,7 @@ pub(super) struct Returns {
 }
 
 impl Returns {
-    pub(super) fn new(classes: usize) -> Self {
+    pub(crate) fn new(classes: usize) -> Self {
         Returns {
             seen: vec![NOTHING; classes],
             index: vec![[UNKNOWN_RATE; BINS]; classes],
@@ -60,23 +100,43 @@ impl Returns {
     }
 
     /// What came back after `age_s`.
-    pub(super) fn came(&mut self, class: usize, age_s: f64, weight: f64) {
+    pub(crate) fn came(&mut self, class: usize, age_s: f64, weight: f64) {
+        self.seen[class].events[bin_of(age_s)] += weight;
+        self.lost_sight_of(class, age_s, weight);
+    }
+
+    /// What was followed for `age_s` without coming back, and is followed no longer.
+    pub(crate) fn lost_sight_of(&mut self, class: usize, age_s: f64, weight: f64) {
         let seen = &mut self.seen[class];
         let bin = bin_of(age_s);
-        seen.events[bin] += weight;
         for (i, waited) in seen.waited.iter_mut().enumerate().take(bin) {
             *waited += weight * (begin_s(i + 1) - begin_s(i));
         }
         seen.waited[bin] += weight * (age_s - begin_s(bin)).max(0.0);
     }
 
+    /// What was seen counts so much less from now on.
+    pub(crate) fn fade(&mut self, share: f64) {
+        for seen in &mut self.seen {
+            seen.events.iter_mut().chain(&mut seen.waited).for_each(|sum| *sum *= share);
+        }
+    }
+
     /// What waits, before [`Returns::refit`].
-    pub(super) fn waits(&mut self, class: usize, age_s: f64, weight: f64) {
+    pub(crate) fn waits(&mut self, class: usize, age_s: f64, weight: f64) {
         self.waiting[class][bin_of(age_s)] += weight;
     }
 
     /// Reckons anew, with all that was said to wait since the last time.
-    pub(super) fn refit(&mut self) {
+    pub(crate) fn refit(&mut self) {
+        let mut fit = self.gather();
+        (0..self.index.len()).for_each(|class| fit.class(class));
+        self.take(fit);
+    }
+
+    /// What a refit goes by, with all that was said to wait since the last time; [`Fit::class`] then takes one class at a time, for whoever has little
+    /// time at once, and [`Returns::take`] ends it.
+    pub(crate) fn gather(&mut self) -> Fit {
         let mut all = NOTHING;
         let mut each: Vec<Seen> = self.seen.clone();
         for (seen, waiting) in each.iter_mut().zip(&mut self.waiting) {
@@ -90,19 +150,22 @@ impl Returns {
                 all.waited[bin] += seen.waited[bin];
             }
         }
-        for (index, seen) in self.index.iter_mut().zip(&each) {
-            let mut rates = [0.0; BINS];
-            for (bin, rate) in rates.iter_mut().enumerate() {
-                let assumed = UNKNOWN_RATE.min(1.0 / begin_s(bin + 1));
-                let common = (all.events[bin] + ASSUMED) / (all.waited[bin] + ASSUMED / assumed);
-                *rate = (seen.events[bin] + BORROWED) / (seen.waited[bin] + BORROWED / common);
-            }
-            *index = index_of(&rates);
-        }
+        let index = vec![[0.0; BINS]; each.len()];
+        Fit { all, each, index }
+    }
+
+    /// From now on the index is what was fitted.
+    pub(crate) fn take(&mut self, fit: Fit) {
+        self.index = fit.index;
+    }
+
+    /// The largest index there is.
+    pub(crate) fn most(&self) -> f64 {
+        self.index.iter().flatten().copied().fold(0.0, f64::max)
     }
 
     /// Returns by the second of keeping a block of that class and age.
-    pub(super) fn index(&self, class: usize, age_s: f64) -> f64 {
+    pub(crate) fn index(&self, class: usize, age_s: f64) -> f64 {
         self.index[class][bin_of(age_s)]
     }
 }
@@ -166,6 +229,31 @@ mod tests {
         assert!(index[to + 1] < index[0] / 1e3);
         // From the start: within 8 s and a wait of about 2 s nearly all come back.
         assert!((0.09..0.105).contains(&index[0]), "{}", index[0]);
+    }
+
+    /// By chance what was used twice was seen to come back never, and what was used once always.
+    #[test]
+    fn a_head_is_worth_no_less_than_what_hangs_on_it() {
+        let (mut returns, mut heads_first) = (Returns::new(CLASSES), Returns::new(CLASSES));
+        let tail = Past { uses: 1, turn: 4, gap_s: 20.0, hint: 1 };
+        let head = Past { uses: 2, turn: 1, ..tail };
+        for returns in [&mut returns, &mut heads_first] {
+            for _ in 0..100 {
+                returns.came(tail.class() as usize, 4.2, 1.0);
+                returns.lost_sight_of(head.class() as usize, 1000.0, 1.0);
+            }
+            let mut fit = returns.gather();
+            (0..CLASSES).for_each(|class| fit.class(class));
+            returns.take(fit);
+        }
+        let mut fit = heads_first.gather();
+        (0..CLASSES).for_each(|class| fit.class(class));
+        fit.heads_first();
+        heads_first.take(fit);
+        let of = |returns: &Returns, past: Past| returns.index(past.class() as usize, 3.0);
+        assert!(of(&returns, head) < of(&returns, tail) / 10.0);
+        assert_eq!(of(&heads_first, head), of(&returns, tail));
+        assert_eq!(of(&heads_first, tail), of(&returns, tail));
     }
 
     /// Two in three come back after some 4 s, one in three never does: those that wait count, so the index of old ones falls towards nothing.

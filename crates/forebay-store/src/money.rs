@@ -1,0 +1,112 @@
+//! What each namespace's blocks saved and cost: tokens found and computed, GPU seconds, bytes written. Counted here, in what is physical; what a second and a
+//! byte cost is for those who tell it.
+
+use forebay_format::NamespaceRow;
+use forebay_io::Disk;
+use forebay_tokenomics::SpaceCost;
+use forebay_types::BlockMeta;
+
+use crate::store::Store;
+
+/// Of one namespace since the start. Tokens are those that puts or the fingerprint name; where neither does, none are counted, and no seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Money {
+    /// Tokens of blocks that gets found.
+    pub hit_tokens: u64,
+    /// Tokens of blocks that were put: they had to be computed.
+    pub missed_tokens: u64,
+    /// Of these, tokens of blocks that were not kept, so they may have to be computed again.
+    pub refused_tokens: u64,
+    /// GPU time that computing what was found would have taken, in microseconds.
+    pub saved_gpu_us: u64,
+    /// GPU time that computing what was put took, in microseconds.
+    pub missed_gpu_us: u64,
+    /// Bytes written to the drive for it, cleaning's share with them.
+    pub written_bytes: u64,
+}
+
+/// A namespace's account.
+#[derive(Debug, Clone)]
+pub(crate) struct Account {
+    cost: SpaceCost,
+    money: Money,
+}
+
+impl Account {
+    pub(crate) fn new(cost: SpaceCost) -> Self {
+        Account { cost, money: Money::default() }
+    }
+
+    pub(crate) fn found(&mut self, depth: u32, bytes: u64) {
+        let tokens = self.cost.block_tokens(bytes);
+        self.money.hit_tokens += tokens.round() as u64;
+        self.money.saved_gpu_us += micros(self.cost.prefill_s(f64::from(depth) * tokens, tokens));
+    }
+
+    pub(crate) fn computed(&mut self, meta: &BlockMeta, depth: u32, kept: bool) {
+        let tokens = self.tokens_of(meta);
+        let before = if meta.position == 0 && meta.parent == 0 { depth } else { meta.position };
+        self.money.missed_tokens += tokens.round() as u64;
+        self.money.missed_gpu_us += micros(self.cost.prefill_s(f64::from(before) * tokens, tokens));
+        if kept {
+            self.cost.put(meta.tokens, meta.length);
+        } else {
+            self.money.refused_tokens += tokens.round() as u64;
+        }
+    }
+
+    fn tokens_of(&self, meta: &BlockMeta) -> f64 {
+        if meta.tokens > 0 { f64::from(meta.tokens) } else { self.cost.block_tokens(meta.length) }
+    }
+}
+
+fn micros(seconds: f64) -> u64 {
+    (seconds * 1e6).round() as u64
+}
+
+impl Money {
+    /// Adds another account.
+    pub fn add(&mut self, other: &Money) {
+        self.hit_tokens += other.hit_tokens;
+        self.missed_tokens += other.missed_tokens;
+        self.refused_tokens += other.refused_tokens;
+        self.saved_gpu_us += other.saved_gpu_us;
+        self.missed_gpu_us += other.missed_gpu_us;
+        self.written_bytes += other.written_bytes;
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// What each namespace's blocks saved and cost since the start, and the model by which seconds are reckoned.
+    pub fn money(&self) -> impl Iterator<Item = (&NamespaceRow, &'static str, Money)> {
+        self.namespaces.slots().map(|slot| {
+            let Account { cost, money } = &slot.account;
+            (&slot.row, cost.model(), *money)
+        })
+    }
+
+    fn account(&mut self, ns: u16) -> Option<&mut Account> {
+        self.namespaces.get_mut(ns).map(|slot| &mut slot.account)
+    }
+
+    /// A get is served with a block, the `depth`-th of its request.
+    pub(crate) fn count_found(&mut self, ns: u16, depth: u32, bytes: u64) {
+        if let Some(account) = self.account(ns) {
+            account.found(depth, bytes);
+        }
+    }
+
+    /// A block was computed and is put; kept, or refused.
+    pub(crate) fn count_computed(&mut self, ns: u16, meta: &BlockMeta, depth: u32, kept: bool) {
+        if let Some(account) = self.account(ns) {
+            account.computed(meta, depth, kept);
+        }
+    }
+
+    /// A record of the namespace is written, or written again.
+    pub(crate) fn count_written(&mut self, ns: u16, bytes: u64) {
+        if let Some(account) = self.account(ns) {
+            account.money.written_bytes += bytes;
+        }
+    }
+}

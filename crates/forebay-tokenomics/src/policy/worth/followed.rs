@@ -1,0 +1,278 @@
+//! A sample of the blocks that is followed whether they are held or not: what is learned is learned from it, and two caches without bytes stand in it,
+//! one ranked by worth and one by LRU, to see which does better.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use crate::seeded::{Mixed, finish};
+
+use super::super::Rank;
+
+/// Blocks of a shadow cache at most. Enough that one chain more or less decides nothing.
+const SHADOW_BLOCKS: u64 = 2048;
+/// So many times what a shadow holds is followed; what was used longest ago is lost sight of.
+const FOLLOWED: usize = 8;
+/// A shadow that is full loses so much of itself at once, as a drive loses a segment.
+const EVICTED_SHARE: usize = 32;
+/// Savings are forgotten over so many requests, and no fewer uses of followed blocks.
+const REMEMBERED_REQUESTS: f64 = 1000.0;
+const REMEMBERED_USES: f64 = 8192.0;
+/// How far one must lead before the other gives way: less is chance.
+const LEAD: f64 = 1.005;
+
+/// Who ranks a shadow.
+pub(super) const BY_WORTH: usize = 0;
+pub(super) const BY_LRU: usize = 1;
+
+/// The request that a use is part of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    /// Larger than those of earlier ones.
+    pub(super) turn: u64,
+    /// The block's place in it.
+    pub(super) depth: u32,
+    /// Blocks of a request, in the mean.
+    pub(super) blocks: f64,
+}
+
+/// A block that is followed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    name: u64,
+    /// The last use, larger is later and within a request nearer to the head.
+    used: u64,
+    pub(super) rank: Rank,
+    pub(super) space: u16,
+    held: [bool; 2],
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Followed {
+    blocks: Vec<Block>,
+    by_name: HashMap<u64, u32, BuildHasherDefault<Mixed>>,
+    /// Names whose hash begins with so many zeros are followed.
+    halvings: u32,
+    /// Blocks that each shadow may hold.
+    capacity: usize,
+    /// The capacity that both follow from.
+    fits: u64,
+    held: [usize; 2],
+    saved: [f64; 2],
+    /// The request that is being used, and whether each shadow has a gap in it: what lies behind is no use.
+    request: u64,
+    gaps: [bool; 2],
+    lru_leads: bool,
+}
+
+impl Followed {
+    pub(super) fn new() -> Self {
+        let mut followed = Followed {
+            blocks: Vec::new(),
+            by_name: HashMap::default(),
+            halvings: 0,
+            capacity: 0,
+            fits: 0,
+            held: [0; 2],
+            saved: [0.0; 2],
+            request: 0,
+            gaps: [false; 2],
+            lru_leads: true,
+        };
+        followed.holds(1 << 16);
+        followed
+    }
+
+    /// So many blocks fit. The sample changes only when that is far from what it was made for.
+    pub(super) fn holds(&mut self, fits: u64) {
+        let fits = fits.max(1);
+        if fits * 4 > self.fits * 3 && fits * 3 < self.fits * 4 {
+            return;
+        }
+        self.fits = fits;
+        self.halvings = (fits / SHADOW_BLOCKS).checked_ilog2().map_or(0, |log| log + 1);
+        self.capacity = ((fits >> self.halvings) as usize).max(1);
+        let halvings = self.halvings;
+        let mut at = 0;
+        while at < self.blocks.len() {
+            if follows(self.blocks[at].name, halvings) { at += 1 } else { self.remove(at) }
+        }
+    }
+
+    pub(super) fn follows(&self, name: u64) -> bool {
+        follows(name, self.halvings)
+    }
+
+    /// Blocks that a followed one stands for.
+    pub(super) fn each(&self) -> f64 {
+        f64::from(1u32 << self.halvings)
+    }
+
+    /// What is known of a block.
+    pub(super) fn get(&self, name: u64) -> Option<Block> {
+        self.by_name.get(&name).map(|at| self.blocks[*at as usize])
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    pub(super) fn at(&self, at: usize) -> Option<&Block> {
+        self.blocks.get(at)
+    }
+
+    /// A followed block is used, the `depth`-th of a request, and has this rank from now on. `saves_s` is what a cache that holds it saves; `value` says
+    /// what a rank is worth now. Whoever is lost sight of for it is told to `lost`.
+    pub(super) fn used(
+        &mut self,
+        name: u64,
+        (rank, space): (Rank, u16),
+        Request { turn: request, depth, blocks }: Request,
+        saves_s: f64,
+        value: impl Fn(&Block) -> u32,
+        lost: impl FnMut(&Block),
+    ) {
+        let used = (request << 24 | 0xff_ffff).saturating_sub(u64::from(depth.min(0xff_ffff)));
+        if self.request != request {
+            (self.request, self.gaps) = (request, [false; 2]);
+        }
+        let at = match self.by_name.get(&name) {
+            Some(at) => *at as usize,
+            None => {
+                self.lose_sight(lost);
+                self.by_name.insert(name, self.blocks.len() as u32);
+                self.blocks.push(Block { name, used, rank, space, held: [false; 2] });
+                self.blocks.len() - 1
+            }
+        };
+        let block = &mut self.blocks[at];
+        (block.rank, block.space, block.used) = (rank, space, used.max(block.used));
+        let remembered = REMEMBERED_USES.max(REMEMBERED_REQUESTS * blocks / self.each());
+        let block = &mut self.blocks[at];
+        for shadow in [BY_WORTH, BY_LRU] {
+            let saved = &mut self.saved[shadow];
+            *saved -= *saved / remembered;
+            if block.held[shadow] {
+                *saved += if self.gaps[shadow] { 0.0 } else { saves_s };
+            } else {
+                self.gaps[shadow] = true;
+                block.held[shadow] = true;
+                self.held[shadow] += 1;
+            }
+        }
+        self.shrink(BY_WORTH, |block| (u64::from(value(block)), block.used));
+        self.shrink(BY_LRU, |block| (block.used, 0));
+        let [worth, lru] = self.saved;
+        self.lru_leads = if self.lru_leads { lru * LEAD >= worth } else { lru > worth * LEAD };
+    }
+
+    /// Whether LRU has done better of late.
+    pub(super) fn lru_leads(&self) -> bool {
+        self.lru_leads
+    }
+
+    /// What each shadow has saved of late, in seconds of the sample.
+    #[cfg(test)]
+    pub(super) fn saved(&self) -> [f64; 2] {
+        self.saved
+    }
+
+    fn shrink(&mut self, shadow: usize, order: impl Fn(&Block) -> (u64, u64)) {
+        let more = self.capacity.div_ceil(EVICTED_SHARE);
+        if self.held[shadow] < self.capacity + more {
+            return;
+        }
+        let here = self.blocks.iter().enumerate().filter(|(_, block)| block.held[shadow]);
+        let mut least: Vec<((u64, u64), usize)> = here.map(|(at, block)| (order(block), at)).collect();
+        let count = self.held[shadow] - self.capacity;
+        if count < least.len() {
+            least.select_nth_unstable(count);
+        }
+        for (_, at) in least.into_iter().take(count) {
+            self.blocks[at].held[shadow] = false;
+        }
+        self.held[shadow] -= count;
+    }
+
+    /// When there are too many: of those that no shadow holds, what was used longest ago is followed no longer.
+    fn lose_sight(&mut self, mut lost: impl FnMut(&Block)) {
+        let most = FOLLOWED * self.capacity;
+        if self.blocks.len() <= most + most.div_ceil(EVICTED_SHARE) {
+            return;
+        }
+        let mut used: Vec<u64> = self.blocks.iter().map(|block| block.used).collect();
+        let count = self.blocks.len() - most;
+        let (_, line, _) = used.select_nth_unstable(count);
+        let line = *line;
+        let mut at = 0;
+        while at < self.blocks.len() {
+            if self.blocks[at].used < line {
+                lost(&self.blocks[at]);
+                self.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let block = self.blocks.swap_remove(at);
+        self.by_name.remove(&block.name);
+        if let Some(moved) = self.blocks.get(at) {
+            self.by_name.insert(moved.name, at as u32);
+        }
+        for shadow in [BY_WORTH, BY_LRU] {
+            self.held[shadow] -= usize::from(block.held[shadow]);
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        // A table of the standard library: eight bytes of key, four of place, one of its own, an eighth of it empty at least.
+        self.blocks.capacity() * size_of::<Block>() + self.by_name.capacity() * 20
+    }
+}
+
+fn follows(name: u64, halvings: u32) -> bool {
+    halvings == 0 || finish(name.wrapping_add(0x9e37_79b9_7f4a_7c15)) >> (64 - halvings) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A few blocks are used all the time and many once. Ranked by how often, the few stay; by LRU, with room for fewer than come between, they go.
+    #[test]
+    fn the_shadow_that_keeps_what_comes_back_leads() {
+        let mut followed = Followed::new();
+        followed.holds(1 << 20);
+        assert!(followed.lru_leads());
+        let (mut n, mut used) = (0u64, 0);
+        for _ in 0..200 {
+            let hot = 0..150_000u64;
+            let once = (0..1_500_000u64).map(|_| {
+                n += 1;
+                1_000_000_000 + n
+            });
+            for (name, rank) in hot.map(|name| (name, 2)).chain(once.map(|name| (name, 1))) {
+                used += 1;
+                if followed.follows(name) {
+                    let request = Request { turn: used, depth: 0, blocks: 1.0 };
+                    followed.used(name, (rank, 0), request, 1.0, |block| block.rank, |_| {});
+                }
+            }
+            if used > 10_000_000 {
+                break;
+            }
+        }
+        let [worth, lru] = followed.saved();
+        assert!(worth > 100.0 && lru == 0.0, "{worth} {lru}");
+        assert!(!followed.lru_leads());
+        assert!(followed.len() <= FOLLOWED * 2048 * 33 / 32 + 1, "{}", followed.len());
+        assert_eq!(followed.blocks.len(), followed.by_name.len());
+        for shadow in [BY_WORTH, BY_LRU] {
+            let held = followed.blocks.iter().filter(|block| block.held[shadow]).count();
+            assert_eq!(held, followed.held[shadow]);
+            assert!(held <= followed.capacity * 33 / 32 + 1);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What blocks of a namespace cost to compute, for who holds them: by the model its fingerprint names, and the tokens its puts tell.
+
+use crate::book::{Book, Drive};
+use crate::cost::{Assumptions, CostCurve, GPU_DEFAULT, MODEL_DEFAULT, model_by_name, models};
+
+/// The drive that wear is told for.
+const DRIVE_DEFAULT: &str = "nvme";
+/// Levels of depth, three in two octaves, from 1,024 tokens to 640 Ki.
+pub(crate) const LEVELS: usize = 16;
+/// Where the second level begins, in tokens. The first is for what begins a prompt, or of which nothing is known.
+const FIRST_TOKENS: f64 = 1024.0;
+const LEVELS_PER_OCTAVE: f64 = 1.5;
+/// Tokens over which the mean of what a byte holds is remembered.
+const REMEMBERED_TOKENS: f64 = 1e9;
+
+/// Level of a depth.
+pub(crate) fn level_of(tokens: u64) -> u8 {
+    if (tokens as f64) < FIRST_TOKENS {
+        return 0;
+    }
+    let above = (tokens as f64 / FIRST_TOKENS).log2() * LEVELS_PER_OCTAVE;
+    (1 + above as usize).min(LEVELS - 1) as u8
+}
+
+/// Tokens of the middle of a level.
+pub(crate) fn tokens_of(level: u8) -> f64 {
+    match level {
+        0 => FIRST_TOKENS / 2.0,
+        level => FIRST_TOKENS * ((f64::from(level) - 0.5) / LEVELS_PER_OCTAVE).exp2(),
+    }
+}
+
+/// Costs of a namespace's blocks.
+#[derive(Debug, Clone)]
+pub struct SpaceCost {
+    curve: CostCurve,
+    model: &'static str,
+    /// Seconds of a token's prefill where the chain ends in that level, in the mean over the chain.
+    chain_s: [f64; LEVELS],
+    /// In the mean over what was put; by the model's shape before that.
+    tokens_per_byte: f64,
+    tokens: f64,
+    bytes: f64,
+    /// Tokens of a block, as its puts or the fingerprint say; 0 if nobody says.
+    block_tokens: f64,
+}
+
+impl SpaceCost {
+    /// Of a namespace whose fingerprint names this model, and so many tokens a block; empty and 0 if it names none. A model that the default book does
+    /// not have costs what [`MODEL_DEFAULT`] costs.
+    pub fn new(model: &str, block_tokens: u32) -> Self {
+        // The longest name that is in it: "llama-3.1-8b" is in "Meta-Llama-3.1-8B-Instruct".
+        let lower = model.to_ascii_lowercase();
+        let known = models().iter().filter(|known| lower.contains(&known.name)).max_by_key(|known| known.name.len());
+        let known = known.or_else(|| model_by_name(MODEL_DEFAULT)).unwrap_or(&models()[0]);
+        let curve = CostCurve::new(known, &Assumptions::default());
+        let levels: [f64; LEVELS] = std::array::from_fn(|level| tokens_of(level as u8));
+        SpaceCost {
+            curve,
+            model: &known.name,
+            chain_s: levels.map(|end| (curve.prefill_s(0, end as u64) - curve.c0_s) / end),
+            tokens_per_byte: 1.0 / (known.kv_bytes_per_token() as f64).max(1.0),
+            tokens: 0.0,
+            bytes: 0.0,
+            block_tokens: f64::from(block_tokens),
+        }
+    }
+
+    /// The model by which it is reckoned.
+    pub fn model(&self) -> &'static str {
+        self.model
+    }
+
+    /// A block is put that takes `bytes` and says to hold `tokens`; 0 if it does not say.
+    pub fn put(&mut self, tokens: u32, bytes: u64) {
+        if tokens == 0 || bytes == 0 {
+            return;
+        }
+        let tokens = f64::from(tokens);
+        self.tokens += tokens;
+        self.bytes += bytes as f64;
+        self.tokens_per_byte = self.tokens / self.bytes;
+        self.block_tokens =
+            if self.block_tokens == 0.0 { tokens } else { self.block_tokens + (tokens - self.block_tokens) / 64.0 };
+        if self.tokens > REMEMBERED_TOKENS {
+            (self.tokens, self.bytes) = (self.tokens / 2.0, self.bytes / 2.0);
+        }
+    }
+
+    /// Tokens of a block of which is known only what it takes; 0 where no put and no fingerprint has ever said how many.
+    pub fn block_tokens(&self, bytes: u64) -> f64 {
+        if self.tokens > 0.0 { bytes as f64 * self.tokens_per_byte } else { self.block_tokens }
+    }
+
+    /// Tokens before a block that has so many blocks before it.
+    pub(crate) fn tokens_before(&self, blocks: u32) -> f64 {
+        f64::from(blocks) * self.block_tokens
+    }
+
+    /// GPU seconds of the prefill of `tokens` behind `before` others. The fixed time of steps is left out: others have a part in them.
+    pub fn prefill_s(&self, before: f64, tokens: f64) -> f64 {
+        let (from, to) = (before.max(0.0) as u64, (before + tokens).max(0.0) as u64);
+        if to <= from { 0.0 } else { CostCurve { c0_s: 0.0, ..self.curve }.prefill_s(from, to) }
+    }
+
+    /// Seconds by byte of a chain that ends in that level.
+    pub(crate) fn density(&self, end: u8) -> f64 {
+        self.chain_s[usize::from(end) % LEVELS] * self.tokens_per_byte
+    }
+
+    /// Seconds of a token in that level.
+    pub(crate) fn token_s(&self, level: u8) -> f64 {
+        let at = tokens_of(level);
+        self.prefill_s(at, 1.0)
+    }
+
+    pub(crate) fn tokens_per_byte(&self) -> f64 {
+        self.tokens_per_byte
+    }
+}
+
+/// Dollars of a GPU second, by the default book's [`GPU_DEFAULT`].
+pub fn gpu_second_dollars() -> f64 {
+    Assumptions::default().gpu_dollars(1.0)
+}
+
+/// Dollars that a byte written wears off a drive of the default book.
+pub fn written_byte_dollars() -> f64 {
+    Book::built_in().drives.get(DRIVE_DEFAULT).map_or(0.0, Drive::wear_dollars_per_byte)
+}
+
+/// What money is reckoned by, in words: "a GPU h100 at 2.50 $ an hour, writes at 0.06 $ a TB".
+pub fn reckoned_by() -> String {
+    format!(
+        "GPU {GPU_DEFAULT} at {:.2} $ an hour, writes at {:.3} $ a TB",
+        gpu_second_dollars() * 3600.0,
+        written_byte_dollars() * 1e12
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_steps_of_two_thirds_of_an_octave() {
+        assert_eq!([0, 1023, 1024, 1625, 1626, 65_536, 1 << 30].map(level_of), [0, 0, 1, 1, 2, 10, 15]);
+        for level in 0..LEVELS as u8 {
+            assert_eq!(level_of(tokens_of(level) as u64), level);
+        }
+    }
+
+    #[test]
+    fn a_namespace_costs_what_its_model_does_and_another_what_the_default_does() {
+        let of = |model: &str| SpaceCost::new(model, 0);
+        let small = of("meta-llama/Meta-Llama-3.1-8B-Instruct");
+        assert_eq!((small.model(), of("none of ours").model()), ("llama-3.1-8b", MODEL_DEFAULT));
+        let large = of("Llama-3.1-70B");
+        let ratio = large.prefill_s(0.0, 512.0) / small.prefill_s(0.0, 512.0);
+        assert!((8.0..10.0).contains(&ratio), "{ratio}");
+        // By byte less: its KV is larger too. And deep tokens cost more than the first.
+        assert!(large.density(3) < large.density(15) && large.density(3) > small.density(3));
+    }
+
+    #[test]
+    fn tokens_are_what_puts_say_and_nothing_is_made_up_before() {
+        let mut space = SpaceCost::new("", 0);
+        assert_eq!(space.block_tokens(1 << 20), 0.0);
+        for _ in 0..10 {
+            space.put(16, 2 << 20);
+        }
+        assert_eq!((space.block_tokens(1 << 20), space.tokens_before(3)), (8.0, 48.0));
+        assert_eq!(SpaceCost::new("", 256).block_tokens(12345), 256.0);
+    }
+}
