@@ -19,6 +19,9 @@ use crate::wake::Wake;
 /// Memory of a shard that is neither arena nor index: buffers of its loop and its connections, in bytes.
 const BUFFERS_BYTES: u64 = 2 << 20;
 
+/// What worth may take beside its ranks, whatever is held: what it has learned, and the sample it learns from.
+const POLICY_BYTES: u64 = 5 << 19;
+
 /// Least memory of a shard, in bytes: two of the smallest segments' largest blocks on their way in and out, the table of namespaces, the index.
 pub(crate) const SHARD_MEMORY_MIN: u64 = 16 << 20;
 
@@ -133,7 +136,7 @@ fn start_one(
     memory: u64,
     parts: &Parts,
 ) -> Result<Starting, NodeError> {
-    let (arena_bytes, index_bytes) = split_memory(memory, drive.layout.slice_len);
+    let (arena_bytes, index_bytes) = split_memory(memory, drive.layout.slice_len, policy_bytes(&config.policy));
     let format = drive.new.is_some().then(|| {
         let mut id = [0; 16];
         parts.entropy.fill(&mut id);
@@ -152,6 +155,7 @@ fn start_one(
         format,
         arena_bytes,
         index_bytes,
+        curve_bytes: curve_bytes(memory) as usize,
         policy: policy(&config.policy)?,
         scrub_period_s: config.scrub_period_s,
         write_day_bytes: write_day_bytes(config.endurance, drive.layout.slices),
@@ -179,17 +183,28 @@ fn total_memory(error: NodeError, shards: usize, found: u64) -> NodeError {
     match error {
         NodeError::Store { source: forebay_store::StoreError::Memory { need, .. }, .. } => {
             // A quarter of a shard's memory may be index.
-            let shard = (need.next_multiple_of(2 << 20) + BUFFERS_BYTES) * 4 / 3 + beyond_bytes(shards);
+            let shard = (need.next_multiple_of(2 << 20) + POLICY_BYTES + BUFFERS_BYTES) * 4 / 3 * 65 / 64
+                + beyond_bytes(shards);
             NodeError::Memory { found, need: shard.next_multiple_of(1 << 20) * shards as u64, shards }
         }
         error => error,
     }
 }
 
+/// What the policy of that name may take of a shard's memory.
+fn policy_bytes(name: &str) -> u64 {
+    if name == "worth" { POLICY_BYTES } else { 0 }
+}
+
+/// What a shard's miss-ratio curve may take: 8 MiB are all that it can use.
+fn curve_bytes(memory: u64) -> u64 {
+    (memory / 64).min(8 << 20)
+}
+
 /// Arena and index of a shard that has `memory` in all for `slice_len` bytes of drive.
-fn split_memory(memory: u64, slice_len: u64) -> (usize, usize) {
+fn split_memory(memory: u64, slice_len: u64, policy_bytes: u64) -> (usize, usize) {
     let index = (slice_len / RECORD_BYTES_MIN * INDEX_ENTRY_BYTES).clamp(INDEX_BYTES_MIN, memory / 4);
     // The arena is a whole number of huge pages, rounded up by whoever makes it.
-    let arena = (memory - index - BUFFERS_BYTES) & !((2 << 20) - 1);
+    let arena = (memory - index - curve_bytes(memory) - policy_bytes - BUFFERS_BYTES) & !((2 << 20) - 1);
     (arena as usize, index as usize)
 }

@@ -49,9 +49,17 @@ pub(crate) fn stats(board: &Board, namespaces: &[Namespace]) -> String {
             .map(|(fault, word)| ((*word).to_owned(), sum(&|c| c.peer_faults[*fault as usize].get())))
             .collect::<Map<_, _>>(),
         "namespaces": crate::spaces::told(&spaces, names),
+        "curve": curve(board),
+        "money_by": forebay_tokenomics::reckoned_by(),
         "shards": shards,
     })
     .to_string()
+}
+
+/// What half of the capacity, the capacity there is and twice as much would find, by LRU's curve.
+fn curve(board: &Board) -> Value {
+    let [half, now, twice] = crate::curve::found(board);
+    json!({ "half": half, "now": now, "twice": twice })
 }
 
 /// Since the start, for a glance. Each figure is the bound of a bucket.

@@ -10,17 +10,17 @@ use crate::counters::{Asked, Counters, Dropped, ERROR_WORDS, LATENCIES, PeerFaul
 use crate::latency::bound_us;
 
 /// One number with its labels.
-struct Sample {
-    labels: Vec<(&'static str, String)>,
-    value: f64,
+pub(crate) struct Sample {
+    pub(crate) labels: Vec<(&'static str, String)>,
+    pub(crate) value: f64,
 }
 
 /// Numbers of one name.
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: &'static str,
-    samples: Vec<Sample>,
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) samples: Vec<Sample>,
 }
 
 /// All metrics of the node. The identity: for get, match and contains, `asked = hits + misses + not_asked` over all labels when nothing is in progress
@@ -138,6 +138,7 @@ fn families(board: &Board) -> Vec<Family> {
     let samples = vec![Sample { labels, value: 1.0 }];
     all.push(Family { name: "forebay_policy", help: "Which policy ranks blocks.", kind: "gauge", samples });
     all.extend(store_families(board));
+    all.extend(crate::money::families(board));
     all
 }
 
@@ -254,6 +255,11 @@ pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
         s.dram_overhead_bytes
     }),
     ("forebay_footer_bytes", "Bytes of footers to be.", "gauge", |s| s.footer_bytes),
+    ("forebay_policy_bytes", "Bytes of memory that the policy takes beside its ranks.", "gauge", |s| s.policy_bytes),
+    ("forebay_curve_bytes", "Bytes of memory that the miss-ratio curve takes.", "gauge", |s| s.curve_bytes),
+    ("forebay_policy_gives_way", "1 while LRU decides because it does better than the policy.", "gauge", |s| {
+        u64::from(s.policy_gives_way)
+    }),
     ("forebay_leased_bytes", "Bytes under lease.", "gauge", |s| s.leased_bytes),
     ("forebay_drive_write_failed", "1 when the drive is out for writing.", "gauge", |s| u64::from(s.write_failed)),
     ("forebay_promotions_total", "Blocks brought to DRAM by a get.", "counter", |s| s.promotions),

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use forebay_types::{MissReason, NamespaceId, PutOutcome, RefusedReason};
+use forebay_store::Money;
+use forebay_types::{MissReason, NamespaceId, PutOutcome, RefusedReason, Tenant};
 use serde_json::{Map, Value, json};
 
 /// Of one namespace, in keys.
@@ -22,6 +23,11 @@ pub(crate) struct SpaceCounts {
     pub(crate) refused: [u64; RefusedReason::ALL.len()],
     /// Bytes on the drive, with padding, when it was published.
     pub(crate) bytes: u64,
+    /// What its blocks saved and cost, and by which model that is reckoned; when it was published.
+    pub(crate) money: Money,
+    pub(crate) model: &'static str,
+    pub(crate) name: String,
+    pub(crate) tenant: Tenant,
 }
 
 impl SpaceCounts {
@@ -44,6 +50,10 @@ impl SpaceCounts {
         self.present += other.present;
         each(&mut self.refused, &other.refused);
         self.bytes += other.bytes;
+        self.money.add(&other.money);
+        if self.model.is_empty() {
+            self.model = other.model;
+        }
     }
 
     /// As the statistics tell it. A question goes to each shard that owns a key of it, so questions are a shard's largest count.
@@ -61,6 +71,7 @@ impl SpaceCounts {
             "lookup": { "questions": self.questions, "hits": self.lookup_hits, "misses": misses(&self.lookup_misses) },
             "get": { "hits": self.get_hits, "misses": misses(&self.get_misses) },
             "put": { "stored": self.stored, "exists": self.present, "refused": refused },
+            "money": crate::money::json(&self.money, self.model),
         })
     }
 }

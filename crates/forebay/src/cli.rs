@@ -228,6 +228,9 @@ pub(crate) struct GetArgs {
 pub(crate) struct StatArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+    /// What each namespace saved and cost: tokens, GPU seconds, dollars; and what half and twice the capacity would find.
+    #[arg(long)]
+    pub(crate) money: bool,
 }
 
 /// Flags of `why`.

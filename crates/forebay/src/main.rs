@@ -11,6 +11,7 @@ mod get;
 mod inspect;
 mod log;
 mod misuse;
+mod money;
 mod namespace;
 mod notify;
 mod places;

@@ -21,7 +21,11 @@ pub(crate) fn run(args: &StatArgs, settings: &Settings) -> Result<(), Stop> {
         Stop::Failed(format!("the node's figures are not JSON ({e}); use builds of neighbouring versions"))
     })?;
     if args.client.json {
-        return say::line(&stats.to_string());
+        let shown = if args.money { crate::money::json(&stats) } else { stats };
+        return say::line(&shown.to_string());
+    }
+    if args.money {
+        return crate::money::lines(&stats).iter().try_for_each(|line| say::line(line));
     }
     let Value::Object(stats) = stats else {
         return Err(Stop::Failed(

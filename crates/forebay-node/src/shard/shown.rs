@@ -30,6 +30,10 @@ impl Shard {
         for row in self.core.store.namespaces() {
             spaces.entry(row.id).or_default().bytes = self.core.store.namespace_bytes(row.id);
         }
+        for (row, model, money) in self.core.store.money() {
+            let space = spaces.entry(row.id).or_default();
+            (space.name, space.tenant, space.model, space.money) = (row.name.clone(), row.tenant, model, money);
+        }
         *self.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = spaces;
         self.core.counters.keys_waiting.set(self.core.items as u64);
         self.core.counters.reads_waiting.set(self.core.readers.len() as u64);

@@ -39,6 +39,7 @@ pub(crate) struct ShardSetup {
     pub(crate) format: Option<FormatParams>,
     pub(crate) arena_bytes: usize,
     pub(crate) index_bytes: usize,
+    pub(crate) curve_bytes: usize,
     pub(crate) policy: Box<dyn forebay_tokenomics::Policy>,
     pub(crate) scrub_period_s: u64,
     /// Bytes a day that the slice may be written; 0: as many as come.
@@ -145,7 +146,8 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     }
     // Set one by one: a build of the store for its own tests has fields that this room does not know.
     let mut config = StoreConfig::default();
-    (config.policy, config.index_bytes_max) = (setup.policy, setup.index_bytes);
+    (config.policy, config.index_bytes_max, config.curve_bytes_max) =
+        (setup.policy, setup.index_bytes, setup.curve_bytes);
     let (now_us, utc_s) = (setup.clock.now_us(), setup.clock.utc_s());
     let (mut store, recovery) =
         Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;

@@ -92,6 +92,8 @@ pub(super) struct Figures {
     pub(super) turn_us: u64,
     pub(super) corrupt: u64,
     pub(super) slices: Vec<Slice>,
+    /// What half the capacity, what there is, and twice as much would find, in words.
+    pub(super) curve: Option<String>,
 }
 
 impl Figures {
@@ -132,6 +134,7 @@ impl Figures {
             turn_us: now.count("/turn_us_max"),
             corrupt: ["corrupt_records", "scrub_damaged_cache", "scrub_damaged_durable"].map(shards).iter().sum(),
             slices: (0..now.shards().len()).map(|at| over.slice(at)).collect(),
+            curve: crate::money::curve(&now.stats),
         }
     }
 }

@@ -40,6 +40,9 @@ impl View<'_> {
             all.extend(latencies(figures));
             all.push(Line::new());
             all.extend(insides(figures));
+            all.extend(
+                figures.curve.as_ref().map(|curve| Line::new().add(Ink::Bold, " room     ").plain(curve.clone())),
+            );
             all.push(Line::new());
             let room = lines.saturating_sub(all.len()).max(2);
             all.extend(drives(&figures.slices, room));

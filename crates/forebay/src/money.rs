@@ -1,0 +1,162 @@
+//! What a node saved and cost, from its figures: a line for each namespace, at most 80 columns wide.
+
+use serde_json::{Value, json};
+
+use crate::say::grouped;
+
+/// What programs get: the accounts, the curve, and what money is reckoned by.
+pub(crate) fn json(stats: &Value) -> Value {
+    let accounts: Vec<Value> = namespaces(stats)
+        .map(|space| {
+            let mut account = space["money"].clone();
+            account["namespace"] = space["name"].clone();
+            account["refused"] = space["put"]["refused"].clone();
+            account
+        })
+        .collect();
+    json!({ "money": accounts, "curve": stats["curve"], "money_by": stats["money_by"], "policy": stats["policy"] })
+}
+
+/// What people get.
+pub(crate) fn lines(stats: &Value) -> Vec<String> {
+    let mut lines = vec![row(["namespace", "tokens found", "computed", "GPU s saved", "saved", "wear"])];
+    let (mut all, mut models) = (Account::default(), Vec::new());
+    for space in namespaces(stats) {
+        let account = Account::of(&space["money"]);
+        let name = space["name"].as_str().unwrap_or("?");
+        lines.push(account.row(name));
+        all.add(&account);
+        if let Some(model) =
+            space["money"]["model"].as_str().filter(|model| !models.contains(model) && account.is_told())
+        {
+            models.push(model);
+        }
+    }
+    if lines.len() > 2 {
+        lines.push(all.row("all"));
+    }
+    lines.push(String::new());
+    let by = stats["money_by"].as_str().unwrap_or("the default book");
+    if models.is_empty() {
+        lines.push("Nobody has said how many tokens blocks hold: nothing is reckoned in money.".to_owned());
+    } else {
+        lines.push(format!("Reckoned for {}.", models.join(", ")));
+        lines.push(format!("{by}."));
+    }
+    if let Some(line) = curve(stats) {
+        lines.push(line);
+    }
+    lines
+}
+
+/// What other capacities would find, in a line.
+pub(crate) fn curve(stats: &Value) -> Option<String> {
+    let of = |capacity: &str| Some(format!("{:.0} %", 100.0 * stats["curve"][capacity].as_f64()?));
+    let (half, now, twice) = (of("half")?, of("now")?, of("twice")?);
+    Some(format!("Blocks found by LRU: half the capacity {half}, now {now}, twice {twice}."))
+}
+
+fn namespaces(stats: &Value) -> impl Iterator<Item = &Value> {
+    stats["namespaces"].as_array().into_iter().flatten()
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    hit: u64,
+    missed: u64,
+    saved_s: f64,
+    saved: f64,
+    wear: f64,
+}
+
+impl Account {
+    fn of(money: &Value) -> Self {
+        let count = |name: &str| money[name].as_u64().unwrap_or(0);
+        let figure = |name: &str| money[name].as_f64().unwrap_or(0.0);
+        Account {
+            hit: count("tokens_hit"),
+            missed: count("tokens_missed"),
+            saved_s: figure("gpu_s_saved"),
+            saved: figure("dollars_saved"),
+            wear: figure("written_dollars"),
+        }
+    }
+
+    fn is_told(&self) -> bool {
+        self.hit + self.missed > 0
+    }
+
+    fn add(&mut self, other: &Account) {
+        self.hit += other.hit;
+        self.missed += other.missed;
+        self.saved_s += other.saved_s;
+        self.saved += other.saved;
+        self.wear += other.wear;
+    }
+
+    fn row(&self, name: &str) -> String {
+        let (saved_s, saved, wear) = match self.is_told() {
+            true => (format!("{:.1}", self.saved_s), dollars(self.saved), dollars(self.wear)),
+            false => ("-".to_owned(), "-".to_owned(), dollars(self.wear)),
+        };
+        row([name, &grouped(self.hit), &grouped(self.missed), &saved_s, &saved, &wear])
+    }
+}
+
+/// As many digits as say something.
+fn dollars(dollars: f64) -> String {
+    match dollars {
+        0.0 => "0 $".to_owned(),
+        dollars if dollars < 0.01 => format!("{dollars:.5} $"),
+        dollars => format!("{dollars:.2} $"),
+    }
+}
+
+/// 80 columns: a name that is longer is cut.
+fn row([name, hit, missed, seconds, saved, wear]: [&str; 6]) -> String {
+    let name: String = name.chars().take(18).collect();
+    format!("{name:<18} {hit:>14} {missed:>12} {seconds:>11} {saved:>10} {wear:>10}").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats() -> Value {
+        let money = |hit: u64, seconds: f64| {
+            json!({"model": "llama-3.1-8b", "tokens_hit": hit, "tokens_missed": 1000, "gpu_s_saved": seconds,
+                "dollars_saved": seconds * 2.5 / 3600.0, "written_dollars": 0.00001})
+        };
+        let space =
+            |name: &str, money: Value| json!({"name": name, "money": money, "put": {"refused": {"admission": 3}}});
+        json!({"policy": "worth", "money_by": "GPU h100 at 2.50 $ an hour, writes at 0.055 $ a TB",
+            "curve": {"half": 0.541, "now": 0.61, "twice": 0.778},
+            "namespaces": [space("agents", money(1_234_567_890, 720_000.0)), space("a name far longer than there is room for", money(5, 0.5))]})
+    }
+
+    #[test]
+    fn money_is_a_line_for_each_namespace_and_one_for_all_within_80_columns() {
+        let lines = lines(&stats());
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        assert!(lines[1].contains("1,234,567,890") && lines[1].contains("720000.0") && lines[1].contains("500.00 $"));
+        assert!(lines[2].starts_with("a name far longer ") && lines[2].contains("0.00035 $"));
+        assert!(lines[3].starts_with("all") && lines[3].contains("720000.5"));
+        assert_eq!(lines[7], "Blocks found by LRU: half the capacity 54 %, now 61 %, twice 78 %.");
+    }
+
+    #[test]
+    fn where_nobody_names_tokens_nothing_is_made_up() {
+        let stats = json!({"namespaces": [{"name": "n", "money": {"tokens_hit": 0, "tokens_missed": 0, "gpu_s_saved": 0.0}}], "curve": {"now": null}});
+        let lines = lines(&stats);
+        assert!(lines[1].contains('-') && lines[3].starts_with("Nobody has said"), "{lines:#?}");
+        assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn programs_get_accounts_with_their_names_and_reasons() {
+        let json = json(&stats());
+        assert_eq!(json["money"][0]["namespace"], "agents");
+        assert_eq!(json["money"][0]["refused"]["admission"], 3);
+        assert_eq!(json["curve"]["now"], 0.61);
+    }
+}
