@@ -24,7 +24,18 @@ from forebay.integrations._common import Link, Report
 
 #: Calls that were not drained yet; one more is answered as a failure.
 CALLS_MAX = 1024
-_LOGGER = logging.getLogger("forebay")
+
+
+def _logger() -> logging.Logger:
+    """LMCache gives each logger a handler of its own, and the root none: what is said elsewhere below a warning is never seen."""
+    try:
+        from lmcache.logging import init_logger
+    except ImportError:
+        return logging.getLogger("forebay")
+    return init_logger("forebay.lmcache")
+
+
+_LOGGER = _logger()
 
 Completion = tuple[int, bool, str, list[bool] | None]
 

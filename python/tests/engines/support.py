@@ -174,6 +174,9 @@ def vllm_life(model_folder: Path, *args: str, transfer: dict[str, Any] | None = 
     more = ["--transfer", json.dumps(transfer)] if transfer else []
     said = run_script("vllm_program.py", "--model", str(model_folder), *more, *args, modules=VLLM, **environment)
     (line,) = re.findall(r"^RESULT (.*)$", said, re.MULTILINE)
+    if transfer and environment.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "1":
+        # Processes of vLLM's own end without a word.
+        assert "forebay: namespace " in said, "the line that says how it goes is seen by who runs the engine"
     return json.loads(line)
 
 

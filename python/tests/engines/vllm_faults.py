@@ -142,7 +142,8 @@ class Life:
             self.flips = subprocess.Popen([sys.executable, str(HERE / "flips.py"), str(self.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             self.address = f"tcp:127.0.0.1:{self.flips.stdout.readline().strip()}"
         self.steps, self.complaints = Steps(), Complaints()
-        logging.getLogger("forebay").addHandler(self.complaints)
+        for name in ("forebay", "vllm.forebay"):
+            logging.getLogger(name).addHandler(self.complaints)
         self.turns: list[dict[str, Any]] = []
         quota = {"quota": 3 * (BLOCK_BYTES + 4096)} if asked.quota else {}
         self.llm = LLM(

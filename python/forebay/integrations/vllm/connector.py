@@ -19,7 +19,6 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
     SupportsHMA,
 )
-from vllm.logger import init_logger
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
@@ -28,6 +27,7 @@ from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations._decide import Prefill
 from forebay.integrations.vllm import identity
+from forebay.integrations.vllm.log import logger
 from forebay.integrations.vllm.messages import Step, Stored
 from forebay.integrations.vllm.pace import Pace
 from forebay.integrations.vllm.scheduler import LOOKUP_DEADLINE_MS, SchedulerHalf
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
-
-logger = init_logger(__name__)
 
 _KEYS = (
     "address",

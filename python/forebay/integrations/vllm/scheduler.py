@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.distributed.kv_events import BlockStored, KVCacheEvent
-from vllm.logger import init_logger
 
 import forebay
 from forebay.integrations._common import Link, Report
@@ -22,8 +21,6 @@ from forebay.integrations._wishes import Wishes, wishes
 from forebay.integrations.vllm.messages import Move, Step, Stored
 from forebay.integrations.vllm.pace import Pace
 from forebay.integrations.vllm.touches import Touches
-
-logger = init_logger(__name__)
 
 #: How long a request may wait for its lookup before it is computed.
 LOOKUP_DEADLINE_MS = 250.0

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import vllm
-from vllm.logger import init_logger
 from vllm.v1.kv_offload.base import (
     LookupResult,
     Medium,
@@ -31,9 +30,8 @@ from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations._wishes import NONE, Wishes, wishes
 from forebay.integrations.vllm import identity
+from forebay.integrations.vllm.log import logger
 from forebay.integrations.vllm.touches import Touches
-
-logger = init_logger(__name__)
 
 #: How long a request may wait for a lookup before the chunk counts as missing.
 LOOKUP_DEADLINE_MS = 250.0

@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from vllm.logger import init_logger
 
 import forebay
 from forebay.integrations._common import Hints, Link
+from forebay.integrations.vllm.log import logger
 from forebay.integrations.vllm.messages import Move, Stored
-
-logger = init_logger(__name__)
 
 #: Bytes of memory that blocks pass through, for each direction, unless asked otherwise.
 STAGING_BYTES = 128 << 20
