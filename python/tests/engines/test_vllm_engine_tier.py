@@ -5,27 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from support import BLOCK_TOKENS, LENGTHS, Node
+from support import BLOCK_TOKENS, LENGTHS, Node, documented
 from support import vllm_life as live
 
 #: Whole blocks of each prompt. Where that is all of it, vLLM's own scheduler computes the last token again.
 WHOLE = [length // BLOCK_TOKENS * BLOCK_TOKENS for length in LENGTHS]
 
 
-def transfer(node: Node, **extra: Any) -> dict[str, Any]:
-    tier = {"type": "ForebayTier", "module_path": "forebay.integrations.vllm", "address": node.address, **extra}
-    return {
-        "kv_connector": "OffloadingConnector",
-        "kv_role": "kv_both",
-        "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {
-            # The GPU's part is played by the CPU backend's own KV memory.
-            "spec_name": "CpuTieringSpec",
-            "spec_module_path": "vllm_cpu_tiering",
-            "cpu_bytes_to_use": 32 << 20,
-            "secondary_tiers": [tier],
-        },
-    }
+def transfer(node: Node) -> dict[str, Any]:
+    """What the document says, but for the address, for memory of a test's size, and for the GPU's part, which the CPU backend's own KV memory plays."""
+    config = documented("vllm.md", "OffloadingConnector")
+    extra = config["kv_connector_extra_config"]
+    (tier,) = extra["secondary_tiers"]
+    assert extra["spec_name"] == "TieringOffloadingSpec"
+    tier["address"] = node.address
+    extra |= {"spec_name": "CpuTieringSpec", "spec_module_path": "vllm_cpu_tiering", "cpu_bytes_to_use": 32 << 20}
+    return config
 
 
 def test_a_new_engine_finds_what_another_one_left_in_the_tier(model_folder: Path, node: Node) -> None:
