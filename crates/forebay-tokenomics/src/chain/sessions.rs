@@ -45,6 +45,8 @@ pub(crate) struct Asked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Numbers {
     pub(crate) shared: bool,
+    /// Chunks of the prompt before it.
+    pub(crate) at: u32,
     pub(crate) first: u32,
     pub(crate) count: u32,
 }
@@ -141,10 +143,26 @@ fn asked(request: &Request, after: After, spans: Vec<Numbers>) -> Asked {
     }
 }
 
+impl Asked {
+    /// Its chunks from the `from`-th up to, and without, the `to`-th.
+    pub(crate) fn part(&self, from: u32, to: u32) -> impl DoubleEndedIterator<Item = Numbers> + '_ {
+        self.spans.iter().filter_map(move |span| {
+            let (begin, end) = (span.at.max(from), (span.at + span.count).min(to));
+            (begin < end).then(|| Numbers {
+                at: begin,
+                first: span.first + (begin - span.at),
+                count: end - begin,
+                ..*span
+            })
+        })
+    }
+}
+
 fn push(spans: &mut Vec<Numbers>, shared: bool, number: u32) {
+    let at = spans.last().map_or(0, |last| last.at + last.count);
     match spans.last_mut() {
         Some(last) if last.shared == shared && last.first + last.count == number => last.count += 1,
-        _ => spans.push(Numbers { shared, first: number, count: 1 }),
+        _ => spans.push(Numbers { shared, at, first: number, count: 1 }),
     }
 }
 
@@ -200,6 +218,22 @@ mod tests {
         let blocks: Vec<u64> = (0..1000).map(|i| i * 7 % 31 + i / 100 * 50).collect();
         let naive: Vec<u64> = blocks.iter().copied().skip(7).step_by(8).collect();
         assert_eq!(ids(&blocks, 8), naive);
+    }
+
+    #[test]
+    fn a_part_of_a_prompt_is_cut_out_of_its_spans() {
+        let mut spans = Vec::new();
+        for (shared, number) in [(true, 7), (true, 8), (false, 0), (false, 1), (false, 2), (false, 9)] {
+            push(&mut spans, shared, number);
+        }
+        let asked = asked(&Request { prompt_tokens: 6 * 512, ..Request::default() }, After::Start(0.0), spans);
+        let part =
+            |from, to| asked.part(from, to).flat_map(|span| span.first..span.first + span.count).collect::<Vec<u32>>();
+        assert_eq!(part(0, 6), [7, 8, 0, 1, 2, 9]);
+        assert_eq!(part(1, 4), [8, 0, 1]);
+        assert_eq!((part(5, 6), part(3, 3)), (vec![9], vec![]));
+        let backwards: Vec<u32> = asked.part(1, 4).rev().map(|span| span.first).collect();
+        assert_eq!(backwards, [0, 8]);
     }
 
     #[test]

@@ -137,7 +137,12 @@ pub fn moves(scenario: &Scenario, work: &Workload, advice: &Advice, flips: usize
         .collect();
     all.sort_by(|a, b| b.0.span(advice.cash()).total_cmp(&a.0.span(advice.cash())));
     for (moved, knob) in all.iter_mut().take(flips) {
-        moved.flips_at = flip(advice.cash(), |factor| cash(knob, factor)).map(|factor| moved.value * factor);
+        let known = |factor: f64| match factor {
+            0.5 => moved.halved,
+            2.0 => moved.doubled,
+            _ => cash(knob, factor),
+        };
+        moved.flips_at = flip(advice.cash(), known).map(|factor| moved.value * factor);
     }
     all.into_iter().map(|(moved, _)| moved).collect()
 }

@@ -2,7 +2,6 @@
 
 use super::super::engine::Id;
 use super::super::sessions::After;
-use super::keep::slots;
 use super::{Run, What};
 
 impl Run<'_> {
@@ -31,7 +30,6 @@ impl Run<'_> {
         let asked = self.asked(id);
         let course = *self.course(id);
         let base = self.load.base(id.session);
-        let near: Vec<u32> = slots(asked, asked.chunks, |span| self.caches.near(course.engine, base, span)).collect();
         let need = (asked.prompt + asked.output).div_ceil(self.chunk_tokens()) as u32;
         let hands = &mut self.hands[course.engine as usize];
         hands.used -= need - asked.chunks;
@@ -39,12 +37,15 @@ impl Run<'_> {
         if asked.output > 1 {
             hands.context -= (asked.prompt + asked.output) as f64;
         }
-        for slot in near.iter().rev() {
-            let pins = &mut self.caches.pins[*slot as usize];
-            *pins -= 1;
-            if *pins == 0 {
-                self.hands[course.engine as usize].used -= 1;
-                self.caches.gpu.touch(course.engine, *slot);
+        for span in asked.part(0, asked.chunks).rev() {
+            let first = self.caches.near(course.engine, base, span);
+            for slot in (first..first + span.count).rev() {
+                let pins = &mut self.caches.pins[slot as usize];
+                *pins -= 1;
+                if *pins == 0 {
+                    self.hands[course.engine as usize].used -= 1;
+                    self.caches.gpu.touch(course.engine, slot);
+                }
             }
         }
         if self.measured(course.came_s) {

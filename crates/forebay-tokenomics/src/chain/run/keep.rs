@@ -57,26 +57,36 @@ impl Run<'_> {
 
     /// How many of the leading chunks nobody holds on to yet.
     pub(super) fn unpinned(&self, engine: u32, id: Id, asked: &Asked, leading: u32) -> u32 {
-        let slots = slots(asked, leading, |span| self.caches.near(engine, self.load.base(id.session), span));
-        slots.filter(|slot| self.caches.pins[*slot as usize] == 0).count() as u32
+        let base = self.load.base(id.session);
+        let mut unpinned = 0;
+        for span in asked.part(0, leading) {
+            let first = self.caches.near(engine, base, span) as usize;
+            let pins = &self.caches.pins[first..first + span.count as usize];
+            unpinned += pins.iter().filter(|pins| **pins == 0).count() as u32;
+        }
+        unpinned
     }
 
     pub(super) fn pin(&mut self, engine: u32, id: Id, asked: &Asked, leading: u32) {
         let base = self.load.base(id.session);
-        let all: Vec<u32> = slots(asked, leading, |span| self.caches.near(engine, base, span)).collect();
-        for slot in all {
-            self.caches.gpu.take(engine, slot);
-            self.caches.pins[slot as usize] += 1;
+        for span in asked.part(0, leading) {
+            let first = self.caches.near(engine, base, span);
+            for slot in first..first + span.count {
+                self.caches.gpu.take(engine, slot);
+                self.caches.pins[slot as usize] += 1;
+            }
         }
     }
 
     pub(super) fn look(&self, engine: u32, id: Id, asked: &Asked, resident: u32) -> (Fetch, Missed) {
         let base = self.load.base(id.session);
-        let near = slots(asked, asked.saving, |span| self.caches.near(engine, base, span));
-        let far = slots(asked, asked.saving, |span| self.caches.far(base, span));
+        let slots = asked.part(resident, asked.saving).flat_map(|span| {
+            let (near, far) = (self.caches.near(engine, base, span), self.caches.far(base, span));
+            (0..span.count).map(move |i| (near + i, far + i))
+        });
         let (mut fetch, mut missed) = (Fetch::default(), Missed::default());
         let (mut leading, mut flying) = (true, true);
-        for (near, far) in near.zip(far).skip(resident as usize) {
+        for (near, far) in slots {
             if leading {
                 if self.engine().host_tokens > 0 && self.caches.host.holds(near) {
                     fetch.host += 1;
@@ -103,46 +113,55 @@ impl Run<'_> {
 
     pub(super) fn publish(&mut self, engine: u32, id: Id, asked: &Asked, course: &Course) {
         let base = self.load.base(id.session);
-        let near: Vec<u32> = slots(asked, asked.chunks, |span| self.caches.near(engine, base, span)).collect();
-        let far: Vec<u32> = slots(asked, asked.chunks, |span| self.caches.far(base, span)).collect();
-        for slot in &near[course.resident as usize..] {
-            let pins = &mut self.caches.pins[*slot as usize];
-            // Somebody else computed it meanwhile: one copy stays.
-            if *pins > 0 {
-                self.hands[engine as usize].used -= 1;
+        for span in asked.part(course.resident, asked.chunks) {
+            let first = self.caches.near(engine, base, span);
+            for slot in first..first + span.count {
+                let pins = &mut self.caches.pins[slot as usize];
+                // Somebody else computed it meanwhile: one copy stays.
+                if *pins > 0 {
+                    self.hands[engine as usize].used -= 1;
+                }
+                *pins += 1;
+                self.caches.gpu.take(engine, slot);
             }
-            *pins += 1;
-            self.caches.gpu.take(engine, *slot);
         }
-        for slot in &far[course.found as usize..] {
-            self.caches.coming[*slot as usize] -= 1;
+        for span in asked.part(course.found, asked.chunks) {
+            let first = self.caches.far(base, span) as usize;
+            self.caches.coming[first..first + span.count as usize].iter_mut().for_each(|coming| *coming -= 1);
         }
         if self.engine().host_tokens > 0 {
-            for slot in near.iter().rev() {
-                self.caches.host.touch(engine, *slot);
+            for span in asked.part(0, asked.chunks).rev() {
+                let first = self.caches.near(engine, base, span);
+                for slot in (first..first + span.count).rev() {
+                    self.caches.host.touch(engine, slot);
+                }
             }
             let fits = (self.engine().host_tokens / self.chunk_tokens()) as u32;
             while self.caches.host.held(engine) > fits && self.caches.host.pop(engine).is_some() {}
         }
-        self.store(&far, course);
+        self.store(base, asked, course);
     }
 
     /// Forebay is told of every chunk that was used, tail to head, and is handed those it does not hold and that were computed now.
-    pub(super) fn store(&mut self, far: &[u32], course: &Course) {
+    fn store(&mut self, base: u32, asked: &Asked, course: &Course) {
         let Some(store) = self.fleet.store else { return };
         self.count_held();
         let caches = &mut self.caches;
         let mut written = 0;
-        for (i, slot) in far.iter().enumerate().rev() {
-            if !caches.drive.holds(*slot) {
-                if i < course.found as usize {
-                    continue;
+        for span in asked.part(0, asked.chunks).rev() {
+            let first = caches.far(base, span);
+            for i in (0..span.count).rev() {
+                let slot = first + i;
+                if !caches.drive.holds(slot) {
+                    if span.at + i < course.found {
+                        continue;
+                    }
+                    written += 1;
+                    caches.was_held[slot as usize] = true;
                 }
-                written += 1;
-                caches.was_held[*slot as usize] = true;
+                caches.drive.touch(0, slot);
+                caches.memory.touch(0, slot);
             }
-            caches.drive.touch(0, *slot);
-            caches.memory.touch(0, *slot);
         }
         let chunk = u64::from(self.load.chunk_tokens());
         while u64::from(caches.drive.held(0)) * chunk > store.drive_tokens {
@@ -164,16 +183,4 @@ impl Run<'_> {
             self.held_since_s = until_s;
         }
     }
-}
-
-/// Slots of a request's first chunks, head to tail.
-pub(super) fn slots(asked: &Asked, chunks: u32, slot: impl Fn(Numbers) -> u32) -> impl Iterator<Item = u32> {
-    asked
-        .spans
-        .iter()
-        .flat_map(move |span| {
-            let first = slot(*span);
-            first..first + span.count
-        })
-        .take(chunks as usize)
 }

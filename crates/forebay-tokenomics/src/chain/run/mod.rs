@@ -13,7 +13,7 @@ use super::rings::Rings;
 use super::sessions::{After, Asked};
 use events::{Events, What};
 use fetch::Lines;
-use keep::{Caches, slots};
+use keep::Caches;
 
 /// Runs a load on a fleet. Requests that come from `measure_from_s` on are counted; those that would come after the load's time are not sent.
 pub fn simulate(fleet: &Fleet, load: &Load<'_>, measure_from_s: f64) -> Outcome {
@@ -301,10 +301,9 @@ impl<'a> Run<'a> {
             self.count_load(engine, fetch, u64::from(resident) * chunk, there_s);
         }
         let base = self.load.base(id.session);
-        let computed: Vec<u32> =
-            slots(asked, asked.chunks, |span| self.caches.far(base, span)).skip(found as usize).collect();
-        for slot in computed {
-            self.caches.coming[slot as usize] += 1;
+        for span in asked.part(found, asked.chunks) {
+            let first = self.caches.far(base, span) as usize;
+            self.caches.coming[first..first + span.count as usize].iter_mut().for_each(|coming| *coming += 1);
         }
         let hands = &mut self.hands[engine as usize];
         if fetch.chunks() > 0 {
