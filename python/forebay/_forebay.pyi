@@ -398,15 +398,53 @@ class Hashes:
     """An engine's own hashes, for whoever must not take long: making keys of thousands takes milliseconds, and is left to the thread that makes the
     call. Goes wherever keys go."""
 
-    def __new__(cls, rows: Buffer, width: int, /, *, suffixes: Sequence[bytes] | None = None) -> Hashes:
-        """rows: hashes of ``width`` bytes each, one behind the other; they are copied.
+    def __new__(
+        cls, rows: Buffer, width: int, /, *, suffixes: Sequence[bytes] | None = None, first: int = 0, count: int | None = None
+    ) -> Hashes:
+        """rows: hashes of ``width`` bytes each, one behind the other. ``bytes`` are kept as they are, anything else is copied.
         suffixes: each hash is a key with each of these behind it, hash by hash; one empty suffix unless said otherwise.
+        first, count: only so many of the rows, from this one on; all of them unless said otherwise.
 
         Raises InvalidArgument.
         """
 
+    @property
+    def width(self) -> int:
+        """Bytes of a hash."""
+
+    @staticmethod
+    def joined(*hashes: Hashes) -> Hashes:
+        """One behind the other; nothing is copied. They have one width and the same suffixes. Raises InvalidArgument."""
+
     def __len__(self) -> int:
         """Keys."""
+
+@final
+class Presence:
+    """What is known of many hashes of one length, for whoever is asked of one at a time and must not take long: 0 it is missing, 3 it is being
+    asked for, anything else is an answer of ``CallQueue.submit_contains(..., packed=True)``."""
+
+    def __new__(cls, width: int, /) -> Presence:
+        """width: bytes of a hash. Raises InvalidArgument."""
+
+    def __len__(self) -> int:
+        """Hashes."""
+
+    def state(self, hash: bytes, /) -> int:
+        """What is known of it. One that was never seen becomes part of the next question; one of another length is missing."""
+
+    @property
+    def first(self) -> bytes | None:
+        """The one that was seen first."""
+
+    def question(self) -> Hashes | None:
+        """Those that became part of a question since the last one was taken; None if there are none."""
+
+    def answer(self, first: int, states: bytes, /) -> None:
+        """What is known now of the hashes from number ``first`` on, in the order in which they were seen. Raises InvalidArgument."""
+
+    def lost(self, hash: bytes, /) -> None:
+        """It is missing after all, unless it is being asked for."""
 
 @final
 class Matched:

@@ -188,6 +188,59 @@ def test_hashes_become_keys_where_the_call_is_made(space: forebay.Namespace, cli
         forebay.Hashes(b"abc", 3, suffixes=[])
 
 
+def test_hashes_are_ranges_and_joined_without_a_copy(space: forebay.Namespace) -> None:
+    hashes = [os.urandom(20) for _ in range(6)]
+    space.put(space.keys(hashes[1:4]), blocks(3, 100))
+    rows = b"".join(hashes)
+    middle = forebay.Hashes(rows, 20, first=1, count=3)
+    assert len(middle) == 3 and middle.width == 20 and space.contains(middle) == [Tier.DRAM] * 3
+    ends = forebay.Hashes.joined(forebay.Hashes(rows, 20, count=2), forebay.Hashes(rows, 20, first=4), middle)
+    assert [bool(seen) for seen in space.contains(ends)] == [False, True, False, False, True, True, True]
+    for first, count in [(7, None), (5, 2), (0, 2**63)]:
+        with pytest.raises(forebay.InvalidArgument, match="there are 6 hashes"):
+            forebay.Hashes(rows, 20, first=first, count=count)
+    with pytest.raises(forebay.InvalidArgument, match="one width"):
+        forebay.Hashes.joined(middle, forebay.Hashes(rows, 40))
+    with pytest.raises(forebay.InvalidArgument, match="nothing was given"):
+        forebay.Hashes.joined()
+
+
+def test_what_is_known_of_hashes(space: forebay.Namespace, client: forebay.Client) -> None:
+    hashes = [os.urandom(36) for _ in range(5000)]
+    space.put(space.keys(hashes[::2]), blocks(2500, 10))
+    presence = forebay.Presence(36)
+    assert presence.first is None and presence.question() is None
+    assert [presence.state(hash_) for hash_ in hashes[:3000]] == [3] * 3000
+    assert presence.state(b"of another length") == 0
+    first = presence.question()
+    assert first is not None and len(first) == 3000 and presence.question() is None
+    # More are asked for while the first question is on its way.
+    assert {presence.state(hash_) for hash_ in hashes} == {3} and len(presence) == 5000
+    second = presence.question()
+    assert second is not None and len(second) == 2000
+    queue = client.queue()
+    for question, number in ((first, 0), (second, 3000)):
+        ticket = queue.submit_contains(space, question, packed=True, deadline_ms=60_000)
+        assert queue.wait(60_000)
+        ((drained, states),) = queue.drain()
+        assert drained == ticket
+        presence.answer(number, states)
+    # In whichever tier: 1 for one, 2 for the other.
+    assert [presence.state(hash_) in (1, 2) for hash_ in hashes] == [True, False] * 2500
+    assert [presence.state(hash_) for hash_ in hashes[1::2]] == [0] * 2500
+    assert presence.first == hashes[0]
+    presence.lost(hashes[0])
+    presence.lost(b"never seen")
+    assert presence.state(hashes[0]) == 0 and presence.state(hashes[2]) in (1, 2)
+    presence.state(b"n" * 36)
+    presence.lost(b"n" * 36)
+    assert presence.state(b"n" * 36) == 3, "what is asked for is answered first"
+    with pytest.raises(forebay.InvalidArgument, match="more than were asked for"):
+        presence.answer(5000, b"\0\0")
+    with pytest.raises(forebay.InvalidArgument, match="at least 1 byte"):
+        forebay.Presence(0)
+
+
 def test_answers_of_a_queue_may_be_packed(space: forebay.Namespace, client: forebay.Client) -> None:
     queue = client.queue()
     hashes = forebay.Hashes(os.urandom(5 * 8), 8)

@@ -106,7 +106,9 @@ impl Memory {
             return Err(invalid(py, "this memory is read-only, and blocks are to be written there"));
         }
         let mut starts: Vec<(usize, usize)> = self.spans.iter().map(|span| (span.at.addr(), span.len)).collect();
-        starts.sort_unstable();
+        if !starts.is_sorted() {
+            starts.sort_unstable();
+        }
         if starts.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0 && pair[1].1 > 0) {
             return Err(invalid(py, "two of the buffers overlap: each block needs memory of its own"));
         }

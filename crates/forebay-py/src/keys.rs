@@ -1,12 +1,14 @@
 //! Keys as Python has them: a sequence of 16 bytes or 32 hexadecimal digits each, one buffer of rows of 16 bytes, or an engine's own hashes, of which
 //! keys are made where the call is made.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use forebay_client::NamespaceHandle;
 use forebay_types::Key;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::buffers::Source;
@@ -20,29 +22,78 @@ pub(crate) struct Hashes {
     rows: Arc<Rows>,
 }
 
-/// Hashes of one width, each with every suffix.
+/// Hashes of one width, each with every suffix. They lie in several runs, none of which is copied.
 #[derive(Debug)]
 pub(crate) struct Rows {
-    bytes: Vec<u8>,
+    runs: Vec<Run>,
     width: usize,
     suffixes: Vec<Vec<u8>>,
+}
+
+/// Whole hashes, one behind the other.
+#[derive(Debug, Clone)]
+struct Run {
+    bytes: Bytes,
+    range: Range<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum Bytes {
+    /// Of an object that nobody can change, and that may go without the GIL: what drops it late leaves it to whoever has the GIL next.
+    Python(Arc<PyBackedBytes>),
+    Own(Arc<Vec<u8>>),
 }
 
 #[pymethods]
 impl Hashes {
     #[new]
-    #[pyo3(signature = (rows, width, /, *, suffixes=None))]
-    fn new(rows: &Bound<'_, PyAny>, width: usize, suffixes: Option<Vec<Vec<u8>>>) -> PyResult<Hashes> {
-        let bytes = Source::new(rows)?.copied();
-        if width == 0 || !bytes.len().is_multiple_of(width) {
-            let text = format!("{} bytes are no whole number of hashes of {width} bytes", bytes.len());
-            return Err(invalid(rows.py(), text));
+    #[pyo3(signature = (rows, width, /, *, suffixes=None, first=0, count=None))]
+    fn new(
+        rows: &Bound<'_, PyAny>,
+        width: usize,
+        suffixes: Option<Vec<Vec<u8>>>,
+        first: usize,
+        count: Option<usize>,
+    ) -> PyResult<Hashes> {
+        let py = rows.py();
+        let bytes = match rows.cast_exact::<PyBytes>() {
+            Ok(bytes) => Bytes::Python(Arc::new(bytes.clone().into())),
+            Err(_) => Bytes::Own(Arc::new(Source::new(rows)?.copied())),
+        };
+        let len = bytes.as_slice().len();
+        if width == 0 || !len.is_multiple_of(width) {
+            return Err(invalid(py, format!("{len} bytes are no whole number of hashes of {width} bytes")));
         }
+        let all = len / width;
+        let end = count.map_or(Some(all), |count| first.checked_add(count)).filter(|end| first <= *end && *end <= all);
+        let Some(end) = end else {
+            return Err(invalid(py, format!("there are {all} hashes, and not {} from {first} on", count.unwrap_or(0))));
+        };
         let suffixes = suffixes.unwrap_or_else(|| vec![Vec::new()]);
         if suffixes.is_empty() {
-            return Err(invalid(rows.py(), "each hash is a key with each suffix: without one there are no keys"));
+            return Err(invalid(py, "each hash is a key with each suffix: without one there are no keys"));
         }
-        Ok(Hashes { rows: Arc::new(Rows { bytes, width, suffixes }) })
+        let runs = vec![Run { bytes, range: first * width..end * width }];
+        Ok(Hashes { rows: Arc::new(Rows { runs, width, suffixes }) })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (*hashes))]
+    fn joined(py: Python<'_>, hashes: Vec<PyRef<'_, Hashes>>) -> PyResult<Hashes> {
+        let shape = |one: &Rows| (one.width, one.suffixes.clone());
+        let Some((width, suffixes)) = hashes.first().map(|one| shape(&one.rows)) else {
+            return Err(invalid(py, "nothing was given to be joined"));
+        };
+        if hashes.iter().any(|one| one.rows.width != width || one.rows.suffixes != suffixes) {
+            return Err(invalid(py, "hashes that are joined have one width and the same suffixes"));
+        }
+        let runs = hashes.iter().flat_map(|one| one.rows.runs.iter().cloned()).collect();
+        Ok(Hashes { rows: Arc::new(Rows { runs, width, suffixes }) })
+    }
+
+    #[getter]
+    fn width(&self) -> usize {
+        self.rows.width
     }
 
     fn __len__(&self) -> usize {
@@ -50,15 +101,34 @@ impl Hashes {
     }
 }
 
+impl Hashes {
+    /// Hashes that the package has gathered itself.
+    pub(crate) fn own(bytes: Arc<Vec<u8>>, width: usize) -> Hashes {
+        let range = 0..bytes.len();
+        let runs = vec![Run { bytes: Bytes::Own(bytes), range }];
+        Hashes { rows: Arc::new(Rows { runs, width, suffixes: vec![Vec::new()] }) }
+    }
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Bytes::Python(bytes) => bytes,
+            Bytes::Own(bytes) => bytes,
+        }
+    }
+}
+
 impl Rows {
     fn len(&self) -> usize {
-        self.bytes.len() / self.width * self.suffixes.len()
+        self.runs.iter().map(|run| run.range.len()).sum::<usize>() / self.width * self.suffixes.len()
     }
 
     fn keys(&self, handle: &NamespaceHandle) -> Vec<Key> {
         let mut keys = Vec::with_capacity(self.len());
         let mut hash = Vec::new();
-        for row in self.bytes.chunks_exact(self.width) {
+        let rows = self.runs.iter().flat_map(|run| run.bytes.as_slice()[run.range.clone()].chunks_exact(self.width));
+        for row in rows {
             for suffix in &self.suffixes {
                 hash.clear();
                 hash.extend_from_slice(row);

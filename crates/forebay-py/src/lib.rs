@@ -18,6 +18,7 @@ mod lent;
 mod matching;
 mod namespace;
 mod plan;
+mod presence;
 mod put;
 mod queue;
 mod region;
@@ -40,6 +41,7 @@ fn _forebay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<plan::Plan>()?;
     module.add_class::<queue::CallQueue>()?;
     module.add_class::<keys::Hashes>()?;
+    module.add_class::<presence::Presence>()?;
     module.add_function(wrap_pyfunction!(hash::hash_file, module)?)?;
     module.add_function(wrap_pyfunction!(hash::hash_bytes, module)?)?;
     module.add_function(wrap_pyfunction!(call::forked, module)?)?;

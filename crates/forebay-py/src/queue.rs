@@ -82,7 +82,7 @@ impl CallQueue {
         py: Python<'_>,
         handle: &NamespaceHandle,
         mut memory: Option<Memory>,
-        busy: Answer,
+        busy: impl FnOnce() -> Answer,
         run: impl FnOnce(&NamespaceHandle, Option<&mut Memory>) -> Answer + Send + 'static,
     ) -> PyResult<u64> {
         let inner = self.inner.get(py)?;
@@ -93,7 +93,7 @@ impl CallQueue {
                 let answer = cancellable(asked, || run(handle, memory.as_mut()));
                 Done { answer, memory }
             },
-            || Done { answer: busy, memory: None },
+            || Done { answer: busy(), memory: None },
         );
         let mut tickets = inner.tickets();
         tickets.last += 1;
@@ -181,12 +181,14 @@ impl CallQueue {
             if packed {
                 return Err(invalid(py, "an answer with blocks in it cannot be packed: say where they go with `into`"));
             }
-            let busy = Answer::Kept((0..count).map(|_| GetResult::Miss(MissReason::Busy)).collect());
+            let busy = move || Answer::Kept((0..count).map(|_| GetResult::Miss(MissReason::Busy)).collect());
             return self.submit(py, &handle, None, busy, move |handle, _| Answer::Kept(handle.get(&keys.of(handle))));
         };
         let memory = Memory::many(into)?.for_keys(py, count)?.writable(py)?;
-        let busy = vec![Err(IntoError::Miss(MissReason::Busy)); count];
-        let busy = if packed { Answer::Packed(vec![0; count]) } else { Answer::Filled(busy) };
+        let busy = move || match packed {
+            true => Answer::Packed(vec![0; count]),
+            false => Answer::Filled(vec![Err(IntoError::Miss(MissReason::Busy)); count]),
+        };
         self.submit(py, &handle, Some(memory), busy, move |handle, memory| {
             let results = memory.map(|memory| (memory.fill(handle, &keys.of(handle)), memory.lengths()));
             let (results, lengths) = results.unwrap_or_default();
@@ -221,7 +223,8 @@ impl CallQueue {
             true => Answer::Packed(outcomes.into_iter().map(kept).collect()),
             false => Answer::Put(outcomes),
         };
-        let busy = shape(vec![PutOutcome::Refused(RefusedReason::Busy); keys.len()]);
+        let count = keys.len();
+        let busy = move || shape(vec![PutOutcome::Refused(RefusedReason::Busy); count]);
         self.submit(py, &handle, Some(memory), busy, move |handle, memory| {
             let blocks = memory.map(|memory| blocks(&keys.of(handle), memory, &shares, about)).unwrap_or_default();
             shape(handle.put_blocks(blocks))
@@ -245,7 +248,8 @@ impl CallQueue {
             }
             false => Answer::Seen(seen),
         };
-        let busy = shape(vec![Err(MissReason::Busy); keys.len()]);
+        let count = keys.len();
+        let busy = move || shape(vec![Err(MissReason::Busy); count]);
         self.submit(py, &handle, None, busy, move |handle, _| shape(handle.contains(&keys.of(handle))))
     }
 
@@ -262,7 +266,7 @@ impl CallQueue {
         let hold = hold(py, hold_ms)?;
         let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
         let gap = (keys.len() > 0).then_some(MissReason::Busy);
-        let busy = Answer::Matched(forebay_client::Matched { gap, ..forebay_client::Matched::default() });
+        let busy = move || Answer::Matched(forebay_client::Matched { gap, ..forebay_client::Matched::default() });
         self.submit(py, &handle, None, busy, move |handle, _| {
             Answer::Matched(handle.match_prefix(&keys.of(handle), hold))
         })
@@ -278,7 +282,8 @@ impl CallQueue {
     ) -> PyResult<u64> {
         let keys = asked(keys)?;
         let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
-        let busy = Answer::Planned(forebay_client::Plan { missing: keys.len(), ..forebay_client::Plan::default() });
+        let missing = keys.len();
+        let busy = move || Answer::Planned(forebay_client::Plan { missing, ..forebay_client::Plan::default() });
         self.submit(py, &handle, None, busy, move |handle, _| Answer::Planned(handle.plan_fetch(&keys.of(handle))))
     }
 
@@ -293,10 +298,16 @@ impl CallQueue {
         let keys = asked(keys)?;
         let hint = reuse.map_or(Ok(Reuse::Unknown), crate::namespace::reuse)?;
         let handle = namespace.get().handle(py)?;
-        self.submit(py, handle, None, Answer::Said, move |handle, _| {
-            handle.touch(&keys.of(handle), hint);
-            Answer::Said
-        })
+        self.submit(
+            py,
+            handle,
+            None,
+            || Answer::Said,
+            move |handle, _| {
+                handle.touch(&keys.of(handle), hint);
+                Answer::Said
+            },
+        )
     }
 
     #[pyo3(signature = (namespace, keys, /, *, within_ms=5000.0))]
@@ -310,10 +321,16 @@ impl CallQueue {
         let keys = asked(keys)?;
         let within = deadline(py, within_ms)?;
         let handle = namespace.get().handle(py)?;
-        self.submit(py, handle, None, Answer::Said, move |handle, _| {
-            handle.prefetch(&keys.of(handle), within);
-            Answer::Said
-        })
+        self.submit(
+            py,
+            handle,
+            None,
+            || Answer::Said,
+            move |handle, _| {
+                handle.prefetch(&keys.of(handle), within);
+                Answer::Said
+            },
+        )
     }
 
     #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]
@@ -327,7 +344,7 @@ impl CallQueue {
         let keys = asked(keys)?;
         let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
         let text = "too many calls are unfinished; drain the queue, or allow more with `Client.queue(calls_max=...)`";
-        let busy = Answer::Forgotten(Err(ClientError::Invalid(text.into())));
+        let busy = move || Answer::Forgotten(Err(ClientError::Invalid(text.into())));
         self.submit(py, &handle, None, busy, move |handle, _| Answer::Forgotten(handle.forget(&keys.of(handle))))
     }
 }

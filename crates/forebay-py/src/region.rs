@@ -127,12 +127,17 @@ impl Region {
         if !rest.is_empty() {
             return Err(invalid(py, "numbers of rows are a contiguous buffer of 64-bit integers"));
         }
-        let one = |number: &[u8; 8]| {
-            let number = usize::try_from(i64::from_ne_bytes(*number)).ok();
-            let at = number.and_then(|number| number.checked_mul(nbytes));
-            slf.get().inside(py, at.unwrap_or(usize::MAX), nbytes)
+        // As unsigned numbers negative ones are the largest: if the largest is inside, all are.
+        let largest = numbers.iter().map(|number| u64::from_ne_bytes(*number)).max().unwrap_or(0);
+        let at = usize::try_from(largest).ok().and_then(|largest| largest.checked_mul(nbytes));
+        if !numbers.is_empty() {
+            slf.get().inside(py, at.unwrap_or(usize::MAX), nbytes)?;
+        }
+        let range = |number: &[u8; 8]| {
+            let at = u64::from_ne_bytes(*number) as usize * nbytes;
+            at..at + nbytes
         };
-        let ranges = numbers.iter().map(one).collect::<PyResult<_>>()?;
+        let ranges = numbers.iter().map(range).collect();
         Ok(Spans(vec![(slf.clone().unbind(), ranges)]))
     }
 

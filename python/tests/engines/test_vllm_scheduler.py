@@ -59,8 +59,14 @@ class Half:
     def put(self, of: Any, blocks: range, salt: bytes = b"") -> None:
         space = self.link.namespace
         assert space is not None
-        keys = self.half._keys(space, of.block_hashes[blocks.start : blocks.stop], salt)
+        keys = self.keys(of.block_hashes[blocks.start : blocks.stop], salt)
         assert all(space.put(keys, [b"kv"] * (len(keys) // 16)))
+
+    def keys(self, hashes: list[bytes], salt: bytes = b"") -> bytes:
+        """A row for each block and rank."""
+        space = self.link.namespace
+        assert space is not None
+        return space.keys([hash_ + suffix for hash_ in hashes for suffix in self.half._suffixes(salt)])
 
     def matched(self, of: Any, computed: int = 0) -> tuple[int | None, bool]:
         """As the scheduler asks: again and again, while the answer is that it is not known yet."""
@@ -97,7 +103,7 @@ def test_a_block_counts_when_every_rank_has_its_part(node: Node) -> None:
     half.put(asked, range(3))
     space = half.link.namespace
     assert space is not None
-    missing = half.half._keys(space, asked.block_hashes[1:2], b"")[16:]
+    missing = half.keys(asked.block_hashes[1:2])[16:]
     assert space.forget(missing) == [True]
     assert half.matched(asked) == (TOKENS, True)
     half.half.close()
@@ -110,15 +116,15 @@ def test_what_was_promised_is_loaded_and_what_is_computed_is_saved(half: Half) -
     half.half.allocated(asked, [7, 8, 9, 10, 11], 2 * TOKENS)
     step = half.half.step(output(scheduled={}))
     (load,) = half.half.take_loads()
-    assert (load.request, load.block_ids, load.position, len(load.keys)) == ("a", [7, 8], 0, 32)
+    assert (load.request, load.block_ids, load.position) == ("a", [7, 8], 0)
+    assert load.rows.startswith(b"".join(asked.block_hashes[:2])) and load.first == 0
     assert step.saves == [] and half.half.take_loads() == []
     # Loaded; the rest is computed in two steps.
     half.half.allocated(asked, [7, 8, 9, 10, 11], 0)
     first = half.half.step(output(new=[("a", [7, 8, 9, 10, 11], 2 * TOKENS)], scheduled={"a": TOKENS + 3}))
     (save,) = first.saves
     assert (save.block_ids, save.position) == ([9], 2)
-    space = half.link.namespace
-    assert space is not None and save.parent == space.keys([asked.block_hashes[1]])
+    assert save.parent == asked.block_hashes[1] and save.rows == asked.block_hashes[2]
     second = half.half.step(output(cached=[("a", [], 3 * TOKENS + 3)], scheduled={"a": TOKENS + 2}))
     assert [(save.block_ids, save.position) for save in second.saves] == [([10], 3)]
 
@@ -163,7 +169,7 @@ def test_tokens_that_nothing_is_known_of_fail_instead_of_waiting_for_ever(half: 
     asked = request("a", 4 * TOKENS)
     half.half.allocated(asked, [1, 2, 3, 4], 2 * TOKENS)
     (load,) = half.half.take_loads()
-    assert load.block_ids == [1, 2] and load.keys == b""
+    assert load.block_ids == [1, 2] and load.rows == b""
 
 
 def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node, half: Half) -> None:
@@ -209,7 +215,7 @@ def test_a_prefix_that_only_the_engine_hits_does_not_look_cold_in_the_store(smal
     hot, cold = request("hot", 4 * TOKENS + 1), request("cold", 4 * TOKENS + 1, seed=1)
     nbytes = 64 << 10
     for each in (hot, cold):
-        keys = half.half._keys(space, each.block_hashes, b"")
+        keys = half.keys(each.block_hashes)
         assert all(space.put(keys, [os.urandom(nbytes)] * 8, chain=1, position=0))
     names = itertools.count()
 
@@ -221,7 +227,7 @@ def test_a_prefix_that_only_the_engine_hits_does_not_look_cold_in_the_store(smal
         half.half.finished(again)
 
     write_over(small_node, half.link, hit)
-    left = [sum(map(bool, space.contains(half.half._keys(space, each.block_hashes, b"")))) for each in (hot, cold)]
+    left = [sum(map(bool, space.contains(half.keys(each.block_hashes)))) for each in (hot, cold)]
     assert left == [8, 0], "what is used is kept, what nobody uses is gone"
     half.half.close()
 
@@ -233,16 +239,28 @@ def test_touches_are_told_in_parts_ends_first_and_not_all_the_time(half: Half, m
     space = half.link.namespace
     queue = SimpleNamespace(submit_touch=lambda _, hashes: told.append(len(hashes)))
     hashes = request("a", 5 * TOKENS).block_hashes
-    line.add(hashes, (b"",), now=10.0)
-    line.add(hashes, (b"",), now=10.05)
+    line.add(hashes, 5, hashes[-1], (b"",), now=10.0)
+    line.add(hashes, 5, hashes[-1], (b"",), now=10.05)
     assert len(line) == 5
     line.tell(queue, space)
-    line.add(hashes, (b"",), now=10.2)
+    line.add(hashes, 5, hashes[-1], (b"",), now=10.2)
     assert told == [3] and len(line) == 7
     line.tell(queue, space)
     line.tell(queue, space)
     line.tell(queue, space)
+    line.tell(queue, space)
     assert sum(told) == 10 and len(line) == 0
+
+
+def test_touches_of_a_dictionary_are_read_where_they_are_while_it_grows(half: Half, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(touches, "STEP_MAX", 3)
+    prefix = touches.Prefix({b"%d" % number: number for number in range(10)}, 7, (b"",))
+    told: list[bytes] = []
+    for step in range(20):
+        if step == 3:
+            prefix._hashes[b"more"] = 10  # type: ignore[index, call-overload]
+        told = prefix.take(3) + told
+    assert told == [b"%d" % number for number in range(7)] and prefix.left == 0, "the first seven, and no more"
 
 
 def test_what_stands_in_line_is_brought_to_dram_meanwhile(node: Node, half: Half) -> None:
@@ -256,7 +274,7 @@ def test_what_stands_in_line_is_brought_to_dram_meanwhile(node: Node, half: Half
     assert space is not None and half.link.client is not None and half.link.client.wait_reachable(60_000)
 
     def tiers(of: Any) -> set[str]:
-        return set(map(str, space.contains(half.half._keys(space, of.block_hashes[:4], b""))))
+        return set(map(str, space.contains(half.keys(of.block_hashes[:4]))))
 
     assert tiers(asked) == tiers(busy) == tiers(unread) == {"nvme"}
     for each in (asked, busy, unread):

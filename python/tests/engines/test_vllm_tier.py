@@ -178,6 +178,7 @@ def test_a_load_that_fails_is_a_miss_and_not_asked_for_again(node: Node) -> None
     ask = reader.tier._ask
 
     def ask_and_kill() -> None:
+        reader.tier._ask = ask
         ask()
         wait_for(lambda: reader.tier._queue.wait(timeout_ms=10))
         node.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,11 +13,16 @@ from support import Node, wait_for
 
 from forebay import Fingerprint
 from forebay.integrations._common import Link
-from forebay.integrations.vllm.messages import Move
+from forebay.integrations.vllm.messages import Move, suffix_of
 from forebay.integrations.vllm.worker import WorkerHalf
 
 BLOCKS, HEADS, TOKENS, SIZE, LAYERS = 64, 2, 16, 32, 3
 ROW_BYTES = LAYERS * HEADS * TOKENS * 2 * SIZE * 2
+
+
+def name(number: int) -> bytes:
+    """vLLM's hash of a block."""
+    return f"block {number:08}".encode()
 
 
 class Worker:
@@ -35,15 +41,25 @@ class Worker:
     def keys(self, numbers: range) -> bytes:
         space = self.half.link.namespace
         assert space is not None
-        return space.keys([f"{number} {rank}".encode() for number in numbers for rank in range(self.half.world)])
+        suffixes = [suffix_of(b"salt", rank, self.half.world) for rank in range(self.half.world)]
+        return space.keys([name(number) + suffix for number in numbers for suffix in suffixes])
+
+    def move(self, numbers: range, block_ids: list[int], rows: bytes | None = None) -> Move:
+        """As it comes out of another process."""
+        before = b"".join(map(name, range(numbers.start)))
+        rows = before + b"".join(map(name, numbers)) if rows is None else rows
+        move = Move("request", block_ids, rows, numbers.start, len(name(0)), b"salt", numbers.start, 7)
+        sent: Move = pickle.loads(pickle.dumps(move))
+        assert sent.first == 0 and len(sent.rows) <= len(name(0)) * len(block_ids)
+        return sent
 
     def save(self, numbers: range, block_ids: list[int]) -> None:
-        self.half.save([Move("request", block_ids, self.keys(numbers), numbers.start, 7)])
+        self.half.save([self.move(numbers, block_ids)])
         wait_for(lambda: (self.half._drain(), not self.half._calls)[1])
 
-    def load(self, numbers: range, block_ids: list[int], keys: bytes | None = None) -> set[int]:
+    def load(self, numbers: range, block_ids: list[int], rows: bytes | None = None) -> set[int]:
         """Block ids that were not loaded."""
-        self.half.start_loads([Move("request", block_ids, self.keys(numbers) if keys is None else keys, numbers.start, 7)])
+        self.half.start_loads([self.move(numbers, block_ids, rows)])
         wait_for(lambda: self.half.finished_loads() == {"request"})
         return self.half.take_bad_blocks()
 
@@ -131,15 +147,14 @@ def test_a_node_that_stands_still_fails_the_load_at_its_deadline_and_writes_noth
     reader.half.close()
 
 
-def test_a_load_without_keys_or_without_a_node_fails_at_once(node: Node) -> None:
+def test_a_load_without_hashes_or_without_a_node_fails_at_once(node: Node) -> None:
     worker = Worker(node, seed=None)
-    assert worker.load(range(2), [1, 2], keys=b"") == {1, 2}
-    keys = worker.keys(range(2))
+    assert worker.load(range(2), [1, 2], rows=b"") == {1, 2}
     node.kill()
-    assert worker.load(range(2), [1, 2], keys=keys) == {1, 2}
+    assert worker.load(range(2), [1, 2]) == {1, 2}
     worker.half.close()
     alone = Worker(node, seed=None)
-    assert alone.load(range(2), [1, 2], keys=keys) == {1, 2}
+    assert alone.load(range(2), [1, 2]) == {1, 2}
     alone.half.close()
 
 
@@ -162,7 +177,7 @@ def test_a_load_that_is_asked_for_while_the_namespace_is_opened_waits_for_it(nod
     writer.save(range(4), list(range(4)))
     gate = threading.Event()
     reader = opened_later(node, gate)
-    reader.half.start_loads([Move("request", [10, 11, 12, 13], writer.keys(range(4)), 0, 7)])
+    reader.half.start_loads([writer.move(range(4), [10, 11, 12, 13])])
     assert reader.half.finished_loads() == set() and reader.half.take_bad_blocks() == set()
     gate.set()
     wait_for(lambda: reader.half.finished_loads() == {"request"})
@@ -175,15 +190,15 @@ def test_a_namespace_that_is_not_opened_in_time_fails_the_load_at_its_deadline(n
     gate = threading.Event()
     reader = opened_later(node, gate)
     reader.half.load_deadline_ms = 300
-    reader.half.start_loads([Move("request", [10, 11], writer.keys(range(2)), 0, 7)])
+    reader.half.start_loads([writer.move(range(2), [10, 11])])
     wait_for(lambda: reader.half.finished_loads() == {"request"})
     assert reader.half.take_bad_blocks() == {10, 11}
     # Nor is anything stored that would have to wait longer.
-    reader.half.save([Move("request", [0, 1], writer.keys(range(5, 7)), 5, 7)])
+    reader.half.save([writer.move(range(5, 7), [0, 1])])
     assert not reader.half._calls
     gate.set()
     reader.half.load_deadline_ms = 20_000
-    wait_for(lambda: reader.load(range(2), [20, 21], keys=writer.keys(range(2))) == set())
+    wait_for(lambda: reader.load(range(2), [20, 21]) == set())
     reader.half.close()
 
 

@@ -7,28 +7,44 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
 
+import forebay
+
 
 @dataclass(slots=True)
 class Move:
-    """Blocks of one request: `keys` has a row of 16 bytes for each block and rank, block by block, ranks in order."""
+    """Blocks of one request. Their keys are made by whoever calls: thousands of them would take the scheduler's time."""
 
     request: str
     block_ids: list[int]
-    keys: bytes
+    #: vLLM's hashes of blocks, one behind the other, `width` bytes each; those of this move begin at `first`. Of another worker's process they
+    #: are all that is sent.
+    rows: bytes
+    first: int
+    width: int
+    #: What goes into a key behind the hash, before the rank.
+    salt: bytes
     #: Blocks of the sequence before the first of these.
     position: int
     #: 64 bits that name the sequence.
     chain: int
-    #: For saves that have one: the keys of the block before the first, a row for each rank.
+    #: For saves that have one: the hash of the block before the first.
     parent: bytes | None = None
     #: When the blocks will be used again, if the request says it.
     hint: Any = None
 
-    def of_rank(self, rank: int, world: int) -> bytes:
-        """The rows of one rank."""
-        if world == 1:
-            return self.keys
-        return b"".join(self.keys[16 * row : 16 * (row + 1)] for row in range(rank, len(self.keys) // 16, world))
+    def hashes(self, suffix: bytes, at: int, count: int) -> forebay.Hashes:
+        """Those of `count` blocks from number `at` of this move on."""
+        return forebay.Hashes(self.rows, self.width, suffixes=(suffix,), first=self.first + at, count=count)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Rows are shared inside a process; only what is meant goes to another one.
+        mine = self.rows[self.first * self.width : (self.first + len(self.block_ids)) * self.width]
+        return Move, (self.request, self.block_ids, mine, 0, self.width, self.salt, self.position, self.chain, self.parent, self.hint)
+
+
+def suffix_of(salt: bytes, rank: int, world: int) -> bytes:
+    """What the key of a rank's part of a block has behind its hash."""
+    return salt if world == 1 else salt + rank.to_bytes(4, "big")
 
 
 @dataclass

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import operator
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ import forebay
 from forebay.integrations._common import Link, Report
 from forebay.integrations._decide import LoadSpeed, decide
 from forebay.integrations._wishes import Wishes, wishes
-from forebay.integrations.vllm.messages import Move, Step, Stored
+from forebay.integrations.vllm.messages import Move, Step, Stored, suffix_of
 from forebay.integrations.vllm.pace import Pace
 from forebay.integrations.vllm.touches import Touches
 
@@ -92,6 +91,8 @@ class SchedulerHalf:
         # Requests that blocks were prefetched for and that still wait.
         self._prefetched: set[str] = set()
         self._queue: forebay.CallQueue | None = None
+        # Hashes of live requests' blocks, one behind the other, as many as they had when they came.
+        self._rows: dict[str, bytes] = {}
         self._matches: dict[str, _Match] = {}
         self._tickets: dict[int, str] = {}
         self._tracked: dict[str, _Tracked] = {}
@@ -116,24 +117,28 @@ class SchedulerHalf:
 
     def _suffixes(self, salt: bytes) -> tuple[bytes, ...]:
         """What the keys of a block, one for each rank, have behind its hash."""
-        if self._world == 1:
-            return (salt,)
-        return tuple(salt + rank.to_bytes(4, "big") for rank in range(self._world))
+        return tuple(suffix_of(salt, rank, self._world) for rank in range(self._world))
 
-    def _keys(self, space: forebay.Namespace, hashes: Iterable[bytes], salt: bytes) -> bytes:
-        """A row for each block and rank."""
-        suffixes = self._suffixes(salt)
-        return space.keys([hash_ + suffix for hash_ in hashes for suffix in suffixes])
+    def _rows_of(self, request: Any) -> bytes:
+        """Made once, and not in a step: joining thousands takes longer than a step should."""
+        rows = self._rows.get(request.request_id)
+        if rows is None:
+            rows = self._rows[request.request_id] = b"".join(request.block_hashes)
+        return rows
 
-    def _hashes(self, hashes: list[bytes], salt: bytes) -> forebay.Hashes:
-        """The same, made by whoever makes the call."""
-        return forebay.Hashes(b"".join(hashes), len(hashes[0]), suffixes=self._suffixes(salt))
+    def _hashes(self, request: Any, first: int, end: int, salt: bytes) -> forebay.Hashes:
+        """Of a request's blocks."""
+        rows, width = self._rows_of(request), len(request.block_hashes[0])
+        if len(rows) < end * width:
+            rows = self._rows[request.request_id] = b"".join(request.block_hashes)
+        return forebay.Hashes(rows, width, suffixes=self._suffixes(salt), first=first, count=end - first)
 
     # Waiting.
 
     def arrived(self, request: Any) -> None:
         """A request came; the engine looks at it when it has a place for it."""
         self._waiting[request.request_id] = _Waiting(request)
+        self._rows_of(request)
 
     def _prefetch(self, space: forebay.Namespace, queue: forebay.CallQueue) -> None:
         """What stands in line has time: its blocks are brought from NVMe to DRAM until its turn comes."""
@@ -149,9 +154,9 @@ class SchedulerHalf:
             salt = self._salt(request)
             if salt is not None and request.block_hashes and not wishes(request.kv_transfer_params).skip_read:
                 self._prefetched.add(request_id)
-                hashes = self._hashes(request.block_hashes[:PREFETCH_BLOCKS_MAX], salt)
-                queue.submit_prefetch(space, hashes, within_ms=PREFETCH_MS)
-                self._report.add(prefetched=min(len(request.block_hashes), PREFETCH_BLOCKS_MAX))
+                count = min(len(request.block_hashes), PREFETCH_BLOCKS_MAX)
+                queue.submit_prefetch(space, self._hashes(request, 0, count, salt), within_ms=PREFETCH_MS)
+                self._report.add(prefetched=count)
 
     # Looking up.
 
@@ -178,7 +183,7 @@ class SchedulerHalf:
             salt = self._salt(request)
             if salt is None or queue.pending >= LOOKUPS_MAX:
                 return 0, False
-            hashes = self._hashes(request.block_hashes[first:last], salt)
+            hashes = self._hashes(request, first, last, salt)
             ticket = queue.submit_match(space, hashes, hold_ms=HOLD_MS, deadline_ms=self._lookup_deadline_ms)
             self._matches[request.request_id] = _Match(first, now, ticket)
             self._tickets[ticket] = request.request_id
@@ -235,9 +240,12 @@ class SchedulerHalf:
                 # A block is there when all ranks' parts are.
                 stored = answer.n // self._world
                 packed = answer.packed_tiers
+                self._report.add(hits=stored)
+                if self._world == 1:
+                    match.tiers = packed
+                    continue
                 ranks = [int.from_bytes(packed[rank : stored * self._world : self._world], "big") for rank in range(self._world)]
                 match.tiers = functools.reduce(operator.or_, ranks).to_bytes(stored, "big")
-                self._report.add(hits=stored)
 
     # Allocation.
 
@@ -249,24 +257,37 @@ class SchedulerHalf:
             salt = self._salt(request)
             if salt is None:
                 return
+            # Its blocks are told again when it is scheduled.
             tracked = self._tracked[request_id] = _Tracked(request, salt, [], wishes(request.kv_transfer_params))
-        tracked.block_ids = list(block_ids)
         self._prefetched.discard(request_id)
         match = self._matches.pop(request_id, None)
         if external_tokens <= 0:
             return
         first = match.first if match is not None else 0
         blocks = external_tokens // self._block_tokens
-        # In line before anything can go wrong: the request waits for this load, and one without keys fails and is computed.
-        load = Move(request_id, block_ids[first : first + blocks], b"", first, self._chain(tracked), hint=tracked.wishes.hint)
+        # In line before anything can go wrong: the request waits for this load, and one without hashes fails and is computed.
+        load = self._move(tracked, block_ids[first : first + blocks], first)
         if match is not None:
             nvme = match.tiers.count(1, 0, blocks)
             self._loading[request_id] = (blocks - nvme, nvme)
+            load.rows = self._rows_of(request)
         self._loads.append(load)
-        space = self._space()
-        if match is not None and space is not None:
-            load.keys = self._keys(space, request.block_hashes[first : first + blocks], tracked.salt)
         tracked.saved = max(tracked.saved, first + blocks)
+
+    def _move(self, tracked: _Tracked, block_ids: list[int], position: int, rows: bytes = b"", first: int | None = None) -> Move:
+        """Blocks of a request from one on. rows: their hashes, from number `first` on, which is their position unless said otherwise."""
+        width = len(tracked.request.block_hashes[0]) if tracked.request.block_hashes else 1
+        return Move(
+            tracked.request.request_id,
+            block_ids,
+            rows,
+            position if first is None else first,
+            width,
+            tracked.salt,
+            position,
+            self._chain(tracked),
+            hint=tracked.wishes.hint,
+        )
 
     def take_loads(self) -> list[Move]:
         """Loads to be given to the worker in this step."""
@@ -286,7 +307,9 @@ class SchedulerHalf:
             own = self._own.pop(new.req_id, 0)
             if tracked is not None:
                 tracked.block_ids = list(new.block_ids[0])
-                self._touches.add(tracked.request.block_hashes[:own], self._suffixes(tracked.salt), time.monotonic())
+                hashes = tracked.request.block_hashes
+                if 0 < own <= len(hashes):
+                    self._touches.add(hashes, own, hashes[own - 1], self._suffixes(tracked.salt), time.monotonic())
                 self._save(step, tracked, new.num_computed_tokens, output, new.num_computed_tokens)
         cached = output.scheduled_cached_reqs
         for request_id, new_ids, computed in zip(cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True):
@@ -323,9 +346,9 @@ class SchedulerHalf:
                 tracked.saved = max(tracked.saved, whole)
             return
         first, tracked.saved = tracked.saved, whole
-        keys = self._keys(space, request.block_hashes[first:whole], tracked.salt)
-        parent = self._keys(space, request.block_hashes[first - 1 : first], tracked.salt) if first else None
-        step.saves.append(Move(request.request_id, tracked.block_ids[first:whole], keys, first, self._chain(tracked), parent, tracked.wishes.hint))
+        save = self._move(tracked, tracked.block_ids[first:whole], first, b"".join(request.block_hashes[first:whole]), 0)
+        save.parent = request.block_hashes[first - 1] if first else None
+        step.saves.append(save)
 
     def worker_said(self, said: Stored | None) -> None:
         """What the workers have done since the last step."""
@@ -368,7 +391,7 @@ class SchedulerHalf:
 
     def finished(self, request: Any) -> None:
         """The request is over. Its saves were copied in their steps, so its blocks may go at once."""
-        for known in (self._own, self._waiting, self._loading):
+        for known in (self._own, self._waiting, self._loading, self._rows):
             known.pop(request.request_id, None)
         for names in (self._prefetched, self._failed):
             names.discard(request.request_id)

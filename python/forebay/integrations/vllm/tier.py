@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import vllm
@@ -43,12 +43,13 @@ CALLS_MAX = 256
 STORE_BYTES_MAX = 1 << 30
 #: Bytes of one call: several are under way at once, so that copies overlap with reads.
 CALL_BYTES = 32 << 20
+#: Calls that what is handed over in one step becomes, at most: each costs the step about ten microseconds, and more of them are no faster.
+STEP_CALLS = 3
 #: Chunks that are handed to the client in one step, so that no step takes long for them. The rest of a large job follows in the next ones.
-STEP_KEYS = 1024
+STEP_KEYS = 256
 
-#: What is known of a chunk is one byte: what the client answers, or that it is asked for.
-_MISS, _ASKED = 0, 3
 _EXISTS = 3
+#: By what `forebay.Presence` knows of a chunk.
 _RESULTS = (LookupResult.MISS, LookupResult.HIT, LookupResult.HIT, LookupResult.RETRY)
 
 
@@ -58,18 +59,19 @@ class _Request:
 
     context: ReqContext
     wishes: Wishes = NONE
-    slots: dict[OffloadKey, int] = field(default_factory=dict)
-    states: bytearray = field(default_factory=bytearray)
-    #: Keys to be asked for at the end of this step: those of the last slots.
-    rows: bytearray = field(default_factory=bytearray)
-    row_bytes: int = 0
+    #: Of the chunks that it asked for; None until it asked for one.
+    presence: forebay.Presence | None = None
+    #: What is known of a chunk.
+    state: Callable[[OffloadKey], int] | None = None
+    #: Chunks that were part of a question.
+    asked: int = 0
 
 
 @dataclass(slots=True)
 class _Lookup:
-    """A question for chunks of several requests: each with its first slot and how many."""
+    """A question for chunks of several requests: what each knows, its first chunk, and how many."""
 
-    asked: list[tuple[_Request, int, int]]
+    asked: list[tuple[forebay.Presence, int, int]]
     count: int
     until: float
 
@@ -79,7 +81,7 @@ class _Transfer:
     """A job, handed over call by call."""
 
     job: TransferJob
-    keys: list[OffloadKey]
+    keys: Sequence[OffloadKey]
     is_load: bool
     begun: float
     done: bytearray
@@ -140,8 +142,8 @@ class ForebayTier(SecondaryTierManager):
         self._touches = Touches()
 
         self._requests: dict[str, _Request] = {}
-        #: Those that have rows to be asked for.
-        self._to_ask: list[_Request] = []
+        #: Those that may have chunks to be asked for at the end of this step.
+        self._to_ask: dict[str, _Request] = {}
         self._lookups: dict[int, _Lookup] = {}
         #: Tickets: the transfer, its first chunk, and how many.
         self._calls: dict[int, tuple[_Transfer, int, int]] = {}
@@ -185,14 +187,14 @@ class ForebayTier(SecondaryTierManager):
     # Lookups.
 
     def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
-        request = self._requests.get(req_context.req_id)
+        request = self._to_ask.get(req_context.req_id)
         if request is not None:
-            slot = request.slots.get(key)
-            if slot is not None:
-                return _RESULTS[request.states[slot]]
-        return self._begin_lookup(key, req_context, request)
+            return _RESULTS[request.state(key)]  # type: ignore[misc]
+        return self._first_lookup(key, req_context)
 
-    def _begin_lookup(self, key: OffloadKey, context: ReqContext, request: _Request | None) -> LookupResult:
+    def _first_lookup(self, key: OffloadKey, context: ReqContext) -> LookupResult:
+        """The first one of a request in a step."""
+        request = self._requests.get(context.req_id)
         if self._queue is None and self._space() is None:
             return LookupResult.MISS
         if request is None:
@@ -200,15 +202,11 @@ class ForebayTier(SecondaryTierManager):
             request = self._requests[context.req_id] = _Request(context, wishes(context.kv_transfer_params))
         if request.wishes.skip_read:
             return LookupResult.MISS
-        if not request.rows:
-            self._to_ask.append(request)
-            request.row_bytes = len(key)
-        if len(key) != request.row_bytes:
-            return LookupResult.MISS
-        request.slots[key] = len(request.states)
-        request.states.append(_ASKED)
-        request.rows += key
-        return LookupResult.RETRY
+        if request.presence is None:
+            request.presence = forebay.Presence(len(key))
+            request.state = request.presence.state
+        self._to_ask[context.req_id] = request
+        return _RESULTS[request.presence.state(key)]
 
     def on_schedule_end(self, context: ScheduleEndContext) -> None:
         self._room = STEP_KEYS
@@ -230,35 +228,36 @@ class ForebayTier(SecondaryTierManager):
             self._report.tick()
 
     def _ask(self) -> None:
-        requests, self._to_ask = self._to_ask, []
-        for width in {request.row_bytes for request in requests}:
-            rows = bytearray()
-            asked = []
-            for request in requests:
-                # It may be gone before its question was asked.
-                if request.row_bytes != width or self._requests.get(request.context.req_id) is not request:
-                    continue
-                count = len(request.rows) // width
-                asked.append((request, len(request.states) - count, count))
-                rows += request.rows
-                request.rows = bytearray()
-            if asked:
-                self._ask_for(_Lookup(asked, len(rows) // width, time.monotonic() + self._lookup_deadline_ms / 1000), rows, width)
+        requests, self._to_ask = self._to_ask, {}
+        asked: dict[int, list[tuple[forebay.Presence, int, int]]] = {}
+        questions: dict[int, list[forebay.Hashes]] = {}
+        for request in requests.values():
+            question = request.presence.question() if request.presence is not None else None
+            # It may be gone before its question was asked.
+            if question is None or request.presence is None or self._requests.get(request.context.req_id) is not request:
+                continue
+            width = question.width
+            asked.setdefault(width, []).append((request.presence, request.asked, len(question)))
+            questions.setdefault(width, []).append(question)
+            request.asked += len(question)
+        until = time.monotonic() + self._lookup_deadline_ms / 1000
+        for width, parts in asked.items():
+            self._ask_for(_Lookup(parts, sum(count for _, _, count in parts), until), forebay.Hashes.joined(*questions[width]))
 
-    def _ask_for(self, lookup: _Lookup, rows: bytearray, width: int) -> None:
+    def _ask_for(self, lookup: _Lookup, hashes: forebay.Hashes) -> None:
         space, queue = self._space(), self._queue
         if space is None or queue is None or queue.pending >= CALLS_MAX:
             self._answer(lookup, b"")
             return
-        ticket = queue.submit_contains(space, forebay.Hashes(rows, width), deadline_ms=self._lookup_deadline_ms, packed=True)
+        ticket = queue.submit_contains(space, hashes, deadline_ms=self._lookup_deadline_ms, packed=True)
         self._lookups[ticket] = lookup
 
     def _answer(self, lookup: _Lookup, found: bytes) -> None:
         """Writes down what was found; keys without an answer are missing."""
         found = found.ljust(lookup.count, b"\0")
         at = 0
-        for request, first, count in lookup.asked:
-            request.states[first : first + count] = found[at : at + count]
+        for presence, first, count in lookup.asked:
+            presence.answer(first, found[at : at + count])
             at += count
         self._count(asked=lookup.count, hits=lookup.count - found.count(0))
 
@@ -268,19 +267,21 @@ class ForebayTier(SecondaryTierManager):
         positions: dict[OffloadKey, int] | None = getattr(request and request.context, "_offload_key_positions", None)
         if request is None or not positions:
             return
-        keys = list(positions)
-        first = next(iter(request.slots), None)
-        if first is not None:
-            until = positions.get(first, 0)
-            tokens = self._chunk_tokens()
-            several = len(self._config.groups) > 1
-            keys = [key for key in keys if positions[key] < until] if several else keys[: max(0, until // tokens - 1)]
-        self._touches.add(keys, (b"",), time.monotonic())
+        first = request.presence.first if request.presence is not None else None
+        if first is None:
+            self._touches.add(positions, len(positions), next(reversed(positions)), (b"",), time.monotonic())
+            return
+        until = positions.get(first, 0)
+        if len(self._config.groups) > 1:
+            keys = [key for key in positions if positions[key] < until]
+            self._touches.add(keys, len(keys), first, (b"",), time.monotonic())
+        else:
+            self._touches.add(positions, max(0, until // self._chunk_tokens() - 1), first, (b"",), time.monotonic())
 
     # Transfers.
 
     def submit_store(self, job_metadata: TransferJob) -> None:
-        keys = list(job_metadata.keys)
+        keys = _listed(job_metadata.keys)
         nbytes = len(keys) * self._stride
         space, queue = self._space(), self._queue
         if wishes(job_metadata.req_context.kv_transfer_params).skip_write:
@@ -294,7 +295,7 @@ class ForebayTier(SecondaryTierManager):
         self._begin(_Transfer(job_metadata, keys, False, time.monotonic(), bytearray(len(keys))))
 
     def submit_load(self, job_metadata: TransferJob) -> None:
-        keys = list(job_metadata.keys)
+        keys = _listed(job_metadata.keys)
         space, queue = self._space(), self._queue
         if space is None or queue is None or queue.pending >= CALLS_MAX:
             self._load_failed(keys)
@@ -310,13 +311,15 @@ class ForebayTier(SecondaryTierManager):
         """Hands over as much as this step may."""
         while self._line and self._room > 0:
             transfer = self._line[0]
-            count = min(self._room, self._chunks_per_call, len(transfer.keys) - transfer.given)
-            space, queue = self._space(), self._queue
-            if space is None or queue is None or queue.pending >= CALLS_MAX:
-                # The rest fails as if it had been asked for.
-                transfer.given = len(transfer.keys)
-            else:
-                self._give(transfer, count, space, queue)
+            left = min(self._room, len(transfer.keys) - transfer.given)
+            until, part = transfer.given + left, max(self._chunks_per_call, -(-left // STEP_CALLS))
+            while transfer.given < until:
+                space, queue = self._space(), self._queue
+                if space is None or queue is None or queue.pending >= CALLS_MAX:
+                    # The rest fails as if it had been asked for.
+                    transfer.given = until = len(transfer.keys)
+                else:
+                    self._give(transfer, min(part, until - transfer.given), space, queue)
             if transfer.given == len(transfer.keys):
                 self._line.popleft()
                 if transfer.waiting == 0:
@@ -407,10 +410,9 @@ class ForebayTier(SecondaryTierManager):
     def _load_failed(self, keys: Collection[OffloadKey]) -> None:
         """Such a chunk stays missing for those who ask for it now: a hit that fails, again and again, would never be computed."""
         for request in self._requests.values():
-            for key in keys:
-                slot = request.slots.get(key)
-                if slot is not None and request.states[slot] != _ASKED:
-                    request.states[slot] = _MISS
+            if request.presence is not None:
+                for key in keys:
+                    request.presence.lost(key)
 
     def _count(self, **counts: int) -> None:
         if self._report is not None:
@@ -421,16 +423,20 @@ class ForebayTier(SecondaryTierManager):
     def on_new_request(self, req_context: ReqContext) -> RequestOffloadingContext:
         if self._link is None:
             self._connect()
+        self._to_ask.pop(req_context.req_id, None)
         self._requests[req_context.req_id] = _Request(req_context, wishes(req_context.kv_transfer_params))
         return RequestOffloadingContext()
 
     def on_request_finished(self, req_context: ReqContext) -> None:
         self._requests.pop(req_context.req_id, None)
+        self._to_ask.pop(req_context.req_id, None)
 
     def touch(self, keys: Collection[OffloadKey], req_context: ReqContext) -> None:
         """vLLM 0.32 calls this nowhere; what it would say is found out in `_touch_own`."""
         del req_context
-        self._touches.add(list(keys), (b"",), time.monotonic())
+        if keys:
+            told = list(keys)
+            self._touches.add(told, len(told), told[-1], (b"",), time.monotonic())
 
     def take_events(self) -> Iterable[OffloadingEvent]:
         if self._events:
@@ -470,6 +476,11 @@ class ForebayTier(SecondaryTierManager):
         self._queue = None
         if self._link is not None:
             self._link.close()
+
+
+def _listed(keys: Collection[OffloadKey]) -> Sequence[OffloadKey]:
+    """As a sequence; as it is, if it is one."""
+    return keys if isinstance(keys, (list, tuple)) else list(keys)
 
 
 class _Unlinked(Link):

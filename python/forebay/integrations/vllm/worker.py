@@ -18,7 +18,7 @@ import torch
 import forebay
 from forebay.integrations._common import Hints, Link
 from forebay.integrations.vllm.log import logger
-from forebay.integrations.vllm.messages import Move, Stored
+from forebay.integrations.vllm.messages import Move, Stored, suffix_of
 
 #: Bytes of memory that blocks pass through, for each direction, unless asked otherwise.
 STAGING_BYTES = 128 << 20
@@ -57,7 +57,6 @@ class Staging:
 @dataclass(slots=True)
 class _Load:
     move: Move
-    keys: bytes
     until: float
     #: Blocks that were asked for, and calls that are not answered yet.
     asked: int = 0
@@ -194,6 +193,9 @@ class WorkerHalf:
             self._is_off = True
             logger.exception("forebay: there is no memory for blocks on their way (staging_bytes), so all is computed")
 
+    def _suffix(self, move: Move) -> bytes:
+        return suffix_of(move.salt, self.rank, self.world)
+
     def _pin(self) -> None:
         """Lets a GPU copy to and from the staging without waiting. Untested where there is no GPU; without it copies are slower, not wrong."""
         device = self._layers[0].blocks.device
@@ -216,9 +218,9 @@ class WorkerHalf:
         until = time.monotonic() + self.load_deadline_ms / 1000
         is_ready = self._ready()
         for move in moves:
-            load = _Load(move, move.of_rank(self.rank, self.world), until, begun=time.monotonic())
+            load = _Load(move, until, begun=time.monotonic())
             # While the namespace is being opened they wait for it, as they would wait for the node.
-            if not (is_ready or self._opening) or len(load.keys) != 16 * load.blocks:
+            if not (is_ready or self._opening) or len(move.rows) < (move.first + load.blocks) * move.width:
                 load.failed_at = 0
             self._loads.append(load)
         self._pump()
@@ -241,11 +243,11 @@ class WorkerHalf:
                 rows = self._load_rows.take(min(per_call, load.blocks - load.asked))
                 if not rows:
                     return
-                keys = load.keys[16 * load.asked : 16 * (load.asked + len(rows))]
                 spans = self._load_rows.spans(rows)
                 try:
+                    hashes = load.move.hashes(self._suffix(load.move), load.asked, len(rows))
                     with self._lock:
-                        ticket = self._queue.submit_get(space, keys, into=spans, deadline_ms=left_ms, reuse=load.move.hint)
+                        ticket = self._queue.submit_get(space, hashes, into=spans, deadline_ms=left_ms, reuse=load.move.hint)
                         self._calls[ticket] = _Call(rows, load=load, first=load.asked)
                 except Exception:
                     logger.exception("forebay: a load cannot be asked for; computed instead")
@@ -351,16 +353,17 @@ class WorkerHalf:
         queue, space, staging = self._queue, self._space(), self._save_rows
         if queue is None or space is None or staging is None:
             return
-        keys = move.of_rank(self.rank, self.world)
-        parent = keys[16 * (at - 1) : 16 * at] if at else move.parent and move.parent[16 * self.rank : 16 * (self.rank + 1)]
+        suffix = self._suffix(move)
+        begin = (move.first + at) * move.width
+        parent = move.rows[begin - move.width : begin] if at else move.parent
         with self._lock:
             ticket = queue.submit_put(
                 space,
-                keys[16 * at : 16 * (at + len(rows))],
+                move.hashes(suffix, at, len(rows)),
                 staging.spans(rows),
                 tokens=self.block_tokens,
                 chain=move.chain,
-                parent=parent,
+                parent=space.key(parent + suffix) if parent is not None else None,
                 position=move.position + at,
                 reuse=move.hint,
                 deadline_ms=SAVE_DEADLINE_MS,
