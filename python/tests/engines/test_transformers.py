@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import TRANSFORMERS, Node, run_script
+from support import HERE, TRANSFORMERS, Node, run_script
 
 import forebay
 from forebay.integrations._decide import Reason
@@ -211,3 +211,13 @@ def test_the_short_form_keeps_its_cache_for_the_next_call(model: Any, node: Node
     stats = client.stats()
     assert stats["match"]["asked"] == 2 * (199 // 64)
     assert stats["get_bytes"] > 0, "the second call loaded what the first one stored"
+
+
+def test_the_program_for_gpus_goes_the_same_way_without_one() -> None:
+    """All but the registration of memory and the GPU's own copies: layers land in order while the first ones run, from NVMe and from DRAM."""
+    program = str(HERE.parents[1] / "bench/gpu_ttft.py")
+    said = run_script(program, "--device", "cpu", "--shape", "tiny", "--rounds", "1", "--staging-mib", "2", modules=TRANSFORMERS)
+    for line in ("1,024 tokens", "2,500 tokens", "from DRAM", "from NVMe", "weak baseline", "the same token; KV bit for bit"):
+        assert line in said, said
+    if not torch.cuda.is_available():
+        assert "skipped: there is no CUDA GPU here" in run_script(program, modules=TRANSFORMERS)
