@@ -14,7 +14,7 @@ from support import Node, wait_for
 from forebay import Fingerprint
 from forebay.integrations._common import Link
 from forebay.integrations.vllm.messages import Move, suffix_of
-from forebay.integrations.vllm.worker import WorkerHalf
+from forebay.integrations.vllm.worker import WorkerHalf, _runs
 
 BLOCKS, HEADS, TOKENS, SIZE, LAYERS = 64, 2, 16, 32, 3
 ROW_BYTES = LAYERS * HEADS * TOKENS * 2 * SIZE * 2
@@ -145,6 +145,13 @@ def test_a_node_that_stands_still_fails_the_load_at_its_deadline_and_writes_noth
     wait_for(lambda: reader.load(range(4), [20, 21, 22, 23]) == set())
     assert not any(layer[10:14].any() for layer in reader.layers.values())
     reader.half.close()
+
+
+def test_runs_are_as_long_as_rows_and_blocks_are_neighbours_and_hold_every_block_once() -> None:
+    assert list(_runs([0, 1, 2], [7, 8, 9])) == [(0, 7, 3)]
+    assert list(_runs([0, 1, 2, 3, 9], [7, 8, 3, 4, 5])) == [(0, 7, 2), (2, 3, 2), (9, 5, 1)]
+    assert list(_runs([2, 1, 0], [1, 2, 3])) == [(2, 1, 1), (1, 2, 1), (0, 3, 1)]
+    assert list(_runs([4], [0])) == [(4, 0, 1)] and list(_runs([], [])) == []
 
 
 def test_a_load_without_hashes_or_without_a_node_fails_at_once(node: Node) -> None:

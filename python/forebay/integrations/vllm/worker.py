@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +46,8 @@ class Staging:
         return [self._free.pop() for _ in range(count)]
 
     def give(self, rows: list[int]) -> None:
-        """They are free again."""
-        self._free.extend(rows)
+        """They are free again, and taken in order: neighbours are copied at once."""
+        self._free.extend(reversed(rows))
 
     def spans(self, rows: list[int]) -> forebay.Spans:
         """Their places."""
@@ -91,6 +91,23 @@ class _Layer:
     blocks: torch.Tensor
     start: int
     nbytes: int
+
+    def of(self, block_id: int, count: int) -> torch.Tensor:
+        """Neighbouring blocks."""
+        return self.blocks[block_id : block_id + count]
+
+    def shaped(self, part: torch.Tensor) -> torch.Tensor:
+        """Bytes of blocks, a row each, as what they are."""
+        return part.view(self.blocks.dtype).view(len(part), *self.blocks.shape[1:])
+
+
+def _runs(rows: list[int], block_ids: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Where rows and blocks both follow one another: the first of each, and how many. Each run is one copy for each layer."""
+    begin = 0
+    for at in range(1, len(rows) + 1):
+        if at == len(rows) or rows[at] != rows[at - 1] + 1 or block_ids[at] != block_ids[at - 1] + 1:
+            yield rows[begin], block_ids[begin], at - begin
+            begin = at
 
 
 @dataclass
@@ -280,6 +297,12 @@ class WorkerHalf:
     def _copy_in(self, rows: list[int], block_ids: list[int]) -> None:
         """From the staging into the engine's memory, layer by layer."""
         assert self._load_rows is not None
+        if self._layers[0].blocks.device.type == "cpu":
+            for row, block_id, count in _runs(rows, block_ids):
+                for layer in self._layers:
+                    part = self._load_rows.memory[row : row + count, layer.start : layer.start + layer.nbytes]
+                    layer.of(block_id, count).copy_(layer.shaped(part))
+            return
         memory = self._load_rows.memory[rows[0] : rows[0] + len(rows)]
         if rows != list(range(rows[0], rows[0] + len(rows))):
             memory = self._load_rows.memory[torch.tensor(rows)]
@@ -315,15 +338,21 @@ class WorkerHalf:
 
     def _copy_out(self, rows: list[int], move: Move, at: int) -> None:
         assert self._save_rows is not None
-        on_gpu = self._layers[0].blocks.device.type == "cuda"
+        if self._layers[0].blocks.device.type == "cpu":
+            for row, block_id, count in _runs(rows, move.block_ids[at : at + len(rows)]):
+                for layer in self._layers:
+                    part = self._save_rows.memory[row : row + count, layer.start : layer.start + layer.nbytes]
+                    layer.shaped(part).copy_(layer.of(block_id, count))
+            self._put(rows, move, at)
+            return
         block_ids = torch.tensor(move.block_ids[at : at + len(rows)], device=self._layers[0].blocks.device)
         where = torch.tensor(rows)
         gathered = torch.empty((len(rows), self._row_bytes), dtype=torch.uint8, device=block_ids.device)
         for layer in self._layers:
             part = layer.blocks.index_select(0, block_ids).reshape(len(rows), -1).view(torch.uint8)
             gathered[:, layer.start : layer.start + layer.nbytes].copy_(part)
-        if not on_gpu:
-            self._save_rows.memory.index_copy_(0, where, gathered)
+        if block_ids.device.type != "cuda":
+            self._save_rows.memory.index_copy_(0, where, gathered.to("cpu"))
             self._put(rows, move, at)
             return
         # The gather is in line behind the forward pass and before whatever overwrites the blocks. Only the copy to the host is waited for,
