@@ -118,7 +118,7 @@ pub fn replay(plan: &Plan, capacity: u32, policy: &mut dyn Policy) -> ReplayCoun
 }
 
 /// Blocks by their last use, as a ring through two arrays: 17 million touches take a fraction of a second.
-struct LruList {
+pub(crate) struct LruList {
     /// Towards the hottest. The last slot is the ring's anchor.
     hotter: Vec<u32>,
     /// Towards the coldest.
@@ -127,7 +127,7 @@ struct LruList {
 }
 
 impl LruList {
-    fn new(distinct: u32) -> Self {
+    pub(crate) fn new(distinct: u32) -> Self {
         let slots = distinct as usize + 1;
         let mut list = LruList { hotter: vec![NONE; slots], colder: vec![NONE; slots], held: 0 };
         list.hotter[slots - 1] = distinct;
@@ -139,11 +139,11 @@ impl LruList {
         self.hotter.len() as u32 - 1
     }
 
-    fn holds(&self, number: u32) -> bool {
+    pub(crate) fn holds(&self, number: u32) -> bool {
         self.hotter[number as usize] != NONE
     }
 
-    fn touch(&mut self, number: u32) {
+    pub(crate) fn touch(&mut self, number: u32) {
         let anchor = self.anchor();
         if self.holds(number) {
             self.unlink(number);
@@ -165,7 +165,15 @@ impl LruList {
         self.hotter[number as usize] = NONE;
     }
 
-    fn shrink(&mut self, capacity: u32) {
+    /// Takes it out, if it is there.
+    pub(crate) fn take(&mut self, number: u32) {
+        if self.holds(number) {
+            self.unlink(number);
+            self.held -= 1;
+        }
+    }
+
+    pub(crate) fn shrink(&mut self, capacity: u32) {
         while self.held > capacity {
             let coldest = self.hotter[self.anchor() as usize];
             self.unlink(coldest);

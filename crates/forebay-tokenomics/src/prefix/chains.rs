@@ -1,6 +1,10 @@
 //! The cheapest end of a chain to lose.
 
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
 use super::tree::{ExtentId, ROOT, Tree};
+use crate::seeded::Mixed;
 
 /// An end of a chain.
 #[derive(Debug, Clone, Copy)]
@@ -73,4 +77,54 @@ impl Leaving {
         self.next = (blocks == extent.blocks).then_some((extent.parent, left - blocks));
         (leaf, blocks)
     }
+}
+
+/// The density at which each of `ids` would leave, into `out`: an end of a chain leaves as a whole while what is above it is worth less, and what chains
+/// share stays as long as the best of them. `ids` come deepest first.
+pub(super) fn chain_densities(
+    tree: &Tree,
+    ids: &[ExtentId],
+    mut of: impl FnMut(ExtentId) -> (f64, f64),
+    out: &mut [f64],
+) {
+    // Ends that leave as one, as a forest: of each extent the one whose end it joined.
+    let mut joined: HashMap<ExtentId, End, BuildHasherDefault<Mixed>> = HashMap::default();
+    for id in ids {
+        let (value, weight) = of(*id);
+        // Behind it: the end it would be a part of, unless there are several or none.
+        let behind = joined.get(id).copied();
+        let own = match behind {
+            Some(End { several: false, value: v, weight: w, least }) if value * w < v * weight => {
+                End { value: value + v, weight: weight + w, least, several: false }
+            }
+            Some(end) => End { value, weight, least: end.least.max(end.value / end.weight), several: false },
+            None => End { value, weight, least: 0.0, several: false },
+        };
+        out[*id as usize] = (own.value / own.weight).max(own.least);
+        let parent = tree.extent(*id).parent;
+        joined
+            .entry(parent)
+            .and_modify(|known| {
+                known.least = known.least.max(known.value / known.weight).max(out[*id as usize]);
+                known.several = true;
+            })
+            .or_insert(own);
+    }
+    // What joined an end above it leaves with it, at its density.
+    for id in ids.iter().rev() {
+        let parent = tree.extent(*id).parent;
+        if parent != ROOT && out[parent as usize] > 0.0 {
+            out[*id as usize] = out[*id as usize].min(out[parent as usize]);
+        }
+    }
+}
+
+/// What hangs on an extent.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    value: f64,
+    weight: f64,
+    /// At least this dense.
+    least: f64,
+    several: bool,
 }

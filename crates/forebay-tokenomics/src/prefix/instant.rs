@@ -2,7 +2,7 @@
 
 use crate::cost::CostCurve;
 use crate::replay::ReplayCount;
-use crate::trace::{Plan, Span};
+use crate::trace::{Plan, PlannedRequest, Span};
 
 use super::policy::{PrefixPolicy, Use};
 use super::tree::{ExtentId, Tree};
@@ -18,6 +18,16 @@ pub struct InstantCount {
     pub gpu_s_total: f64,
     /// Blocks that were evicted.
     pub evicted_blocks: u64,
+}
+
+impl InstantCount {
+    /// Counts one request of which the first `leading` blocks were there.
+    pub(super) fn add(&mut self, request: &PlannedRequest, leading: u32, block_tokens: u32, curve: &CostCurve) {
+        self.count.add(request, leading, block_tokens);
+        let cached = u64::from(leading.min(request.saving_blocks)) * u64::from(block_tokens);
+        self.gpu_s_saved += curve.saved_s(cached, request.prompt_tokens);
+        self.gpu_s_total += curve.prefill_s(0, request.prompt_tokens);
+    }
 }
 
 /// Replays a plan against a policy with room for `capacity` blocks. Each request counts its leading blocks that are there, then uses all its blocks
@@ -40,11 +50,8 @@ pub fn replay_on(
     for (index, request) in plan.requests.iter().enumerate() {
         let used = Use { index: index as u32, at_s: request.at_s, hint: request.hint };
         let (leading, evicted) = step(&mut tree, &request.spans, &used, capacity, policy, &mut path);
-        out.count.add(request, leading, plan.block_tokens);
+        out.add(request, leading, plan.block_tokens, curve);
         out.evicted_blocks += evicted;
-        let cached = u64::from(leading.min(request.saving_blocks)) * u64::from(plan.block_tokens);
-        out.gpu_s_saved += curve.saved_s(cached, request.prompt_tokens);
-        out.gpu_s_total += curve.prefill_s(0, request.prompt_tokens);
     }
     out
 }

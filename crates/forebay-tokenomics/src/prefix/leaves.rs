@@ -25,6 +25,11 @@ impl Leaves {
         self.keys[id as usize] = key;
     }
 
+    /// Bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.capacity() * size_of::<u64>() + self.heap.capacity() * size_of::<(u64, ExtentId)>()
+    }
+
     /// A leaf, or what will be one, can be found under its key.
     pub(super) fn offer(&mut self, id: ExtentId) {
         self.heap.push(Reverse((self.key(id), id)));

@@ -1,7 +1,7 @@
 //! Least recently used.
 
 use super::leaves::Leaves;
-use super::policy::{PrefixPolicy, Use, Victim};
+use super::policy::{Forgets, PrefixPolicy, Use, Valued, Victim};
 use super::tree::{ExtentId, Splits, Tree};
 
 /// LRU: a prompt's blocks are used from tail to head, so of the extents used last at the same time the deepest leaves first, which is the only
@@ -44,5 +44,28 @@ impl PrefixPolicy for PrefixLru {
 
     fn evicted(&mut self, tree: &Tree, extent: ExtentId) {
         self.leaves.left(tree, extent);
+    }
+}
+
+impl Valued for PrefixLru {
+    fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]) {
+        for id in ids {
+            // Of one request the head stays longest.
+            out[*id as usize] = self.leaves.key(*id) as f64 + 1.0 / (1.0 + f64::from(tree.extent(*id).depth));
+        }
+    }
+}
+
+impl Forgets for PrefixLru {
+    fn last_use(&self, id: ExtentId) -> f64 {
+        self.leaves.key(id) as f64
+    }
+
+    fn forgotten(&mut self, id: ExtentId) {
+        self.leaves.set_key(id, 0);
+    }
+
+    fn bytes(&self) -> usize {
+        self.leaves.bytes()
     }
 }

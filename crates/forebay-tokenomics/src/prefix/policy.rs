@@ -43,3 +43,22 @@ pub trait PrefixPolicy: Splits {
         let _ = (tree, extent);
     }
 }
+
+/// A policy that can say what blocks are worth, for a drive that frees whole segments.
+pub trait Valued: PrefixPolicy {
+    /// What one block of each of `ids` is worth to keep, into `out` at the extent's number. `ids` are the extents of which blocks are held, deepest first.
+    /// Values are comparable at one moment only; what hangs on an extent is never worth more than it.
+    fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]);
+}
+
+/// A policy of a tree that forgets.
+pub(super) trait Forgets: PrefixPolicy {
+    /// Of two extents, the one that was used later has more.
+    fn last_use(&self, id: ExtentId) -> f64;
+
+    /// The extent is no more; its number may be given to another.
+    fn forgotten(&mut self, id: ExtentId);
+
+    /// Bytes it takes, about.
+    fn bytes(&self) -> usize;
+}

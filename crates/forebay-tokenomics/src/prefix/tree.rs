@@ -5,7 +5,7 @@
 //! and only then, so nothing here knows the future. The resident extents are a tree as well (a block without the blocks before it is worth
 //! nothing), and only its leaves may leave, from their ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::trace::Span;
 
@@ -56,10 +56,15 @@ impl Splits for () {
 #[derive(Debug, Clone)]
 pub struct Tree {
     extents: Vec<Extent>,
-    /// By a block's number, the extent that begins with it. Numbers name one prefix in a sound trace.
+    /// By a block's number less `base`, the extent that begins with it. Numbers name one prefix in a sound trace.
     by_first: Vec<ExtentId>,
-    /// The same number behind another parent: a trace whose ids do not name prefixes. Such blocks are told apart by their way from the root.
+    /// Numbers below it have no place in `by_first`: they are older than the last time something was forgotten.
+    base: u32,
+    /// What has no place there: old numbers, and the same number behind another parent, from a trace whose ids do not name prefixes. Such blocks are told
+    /// apart by their way from the root.
     strangers: BTreeMap<(ExtentId, u32), ExtentId>,
+    /// Extents that were forgotten: their numbers are given again.
+    unused: Vec<ExtentId>,
     leaves: Vec<ExtentId>,
     held: u64,
 }
@@ -79,7 +84,9 @@ impl Tree {
         Tree {
             extents: vec![root],
             by_first: vec![NONE; distinct as usize],
+            base: 0,
             strangers: BTreeMap::new(),
+            unused: Vec::new(),
             leaves: Vec::new(),
             held: 0,
         }
@@ -98,6 +105,12 @@ impl Tree {
     /// True before the first prompt.
     pub fn is_empty(&self) -> bool {
         self.extents.len() == 1
+    }
+
+    /// All extents but the root and those forgotten.
+    pub(crate) fn known(&self) -> impl Iterator<Item = ExtentId> + '_ {
+        let unused: BTreeSet<ExtentId> = self.unused.iter().copied().collect();
+        (1..self.extents.len() as ExtentId).filter(move |id| !unused.contains(id))
     }
 
     /// Blocks held.
@@ -167,19 +180,58 @@ impl Tree {
         blocks
     }
 
+    /// Forgets what `keep` does not hold on to, and says so to `gone`. What is resident stays, and `keep` must keep what is before all it keeps.
+    pub(crate) fn forget(&mut self, keep: impl Fn(ExtentId) -> bool, mut gone: impl FnMut(ExtentId)) {
+        let end = self.base.saturating_add(self.by_first.len() as u32);
+        let known: Vec<ExtentId> = self.known().collect();
+        for id in known {
+            let Extent { parent, first, resident, .. } = self.extents[id as usize];
+            let placed = self.place_of(first).is_some_and(|place| *place == id);
+            if resident || keep(id) {
+                if placed {
+                    self.strangers.insert((parent, first), id);
+                }
+                continue;
+            }
+            if !placed {
+                self.strangers.remove(&(parent, first));
+            }
+            self.unused.push(id);
+            gone(id);
+        }
+        self.by_first.clear();
+        self.base = end;
+    }
+
+    /// Bytes it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.extents.capacity() * size_of::<Extent>()
+            + (self.by_first.capacity() + self.unused.capacity() + self.leaves.capacity()) * size_of::<ExtentId>()
+            // Twelve bytes an entry, in nodes that are half full.
+            + self.strangers.len() * 24
+    }
+
+    fn place_of(&self, number: u32) -> Option<&ExtentId> {
+        self.by_first.get(number.checked_sub(self.base)? as usize)
+    }
+
     fn child(&self, parent: ExtentId, number: u32) -> Option<ExtentId> {
-        match self.by_first.get(number as usize).copied().unwrap_or(NONE) {
-            NONE => None,
-            id if self.extents[id as usize].parent == parent => Some(id),
+        match self.place_of(number).copied().unwrap_or(NONE) {
+            NONE if number >= self.base => None,
+            id if id != NONE && self.extents[id as usize].parent == parent => Some(id),
             _ => self.strangers.get(&(parent, number)).copied(),
         }
     }
 
     fn name(&mut self, parent: ExtentId, number: u32, id: ExtentId) {
-        if self.by_first.len() <= number as usize {
-            self.by_first.resize(number as usize + 1, NONE);
+        let Some(at) = number.checked_sub(self.base) else {
+            self.strangers.insert((parent, number), id);
+            return;
+        };
+        if self.by_first.len() <= at as usize {
+            self.by_first.resize(at as usize + 1, NONE);
         }
-        let place = &mut self.by_first[number as usize];
+        let place = &mut self.by_first[at as usize];
         if *place == NONE {
             *place = id;
         } else {
@@ -188,32 +240,35 @@ impl Tree {
     }
 
     fn add(&mut self, parent: ExtentId, first: u32, blocks: u32) -> ExtentId {
-        let id = self.extents.len() as ExtentId;
         let depth = self.extents[parent as usize].end();
         let extent = Extent { parent, first, blocks, depth, resident: false, resident_children: 0, leaf_place: NONE };
-        self.extents.push(extent);
+        let id = self.keep(extent);
         self.name(parent, first, id);
         id
     }
 
+    fn keep(&mut self, extent: Extent) -> ExtentId {
+        if let Some(id) = self.unused.pop() {
+            self.extents[id as usize] = extent;
+            return id;
+        }
+        self.extents.push(extent);
+        self.extents.len() as ExtentId - 1
+    }
+
     /// Cuts an extent behind its first `at` blocks. The head is the new one, so that what lies behind the tail stays as it is.
     fn split(&mut self, lower: ExtentId, at: u32, splits: &mut (impl Splits + ?Sized)) -> ExtentId {
-        let upper = self.extents.len() as ExtentId;
         let whole = self.extents[lower as usize];
         debug_assert!(at > 0 && at < whole.blocks);
-        self.extents.push(Extent {
-            blocks: at,
-            resident_children: u32::from(whole.resident),
-            leaf_place: NONE,
-            ..whole
-        });
+        let upper =
+            self.keep(Extent { blocks: at, resident_children: u32::from(whole.resident), leaf_place: NONE, ..whole });
         let tail = &mut self.extents[lower as usize];
         tail.parent = upper;
         tail.first += at;
         tail.blocks -= at;
         tail.depth += at;
-        if self.by_first[whole.first as usize] == lower {
-            self.by_first[whole.first as usize] = upper;
+        if self.place_of(whole.first) == Some(&lower) {
+            self.by_first[(whole.first - self.base) as usize] = upper;
         } else {
             self.strangers.insert((whole.parent, whole.first), upper);
         }
@@ -243,7 +298,8 @@ impl Tree {
     pub(crate) fn check(&self) {
         let mut held = 0;
         let mut children = vec![0u32; self.extents.len()];
-        for (id, extent) in self.extents.iter().enumerate().skip(1) {
+        let used = |id: &usize| !self.unused.contains(&(*id as u32));
+        for (id, extent) in self.extents.iter().enumerate().skip(1).filter(|(id, _)| used(id)) {
             let parent = &self.extents[extent.parent as usize];
             assert!(extent.blocks > 0);
             assert_eq!(extent.depth, parent.end());
@@ -254,7 +310,7 @@ impl Tree {
             }
         }
         assert_eq!(held, self.held);
-        for (id, extent) in self.extents.iter().enumerate().skip(1) {
+        for (id, extent) in self.extents.iter().enumerate().skip(1).filter(|(id, _)| used(id)) {
             assert_eq!(extent.resident_children, children[id]);
             assert_eq!(self.is_leaf(id as u32), extent.resident && children[id] == 0);
         }
@@ -321,5 +377,30 @@ mod tests {
         tree.walk(&spans(&[(1, 1), (5, 4)]), &mut path, &mut ());
         assert_eq!(path, first);
         tree.check();
+    }
+
+    /// Prompts 0..10 and 20..25; the first stays, the second is forgotten: its extent is given again, and 0..10 is found under its old numbers.
+    #[test]
+    fn what_is_forgotten_is_new_again_and_what_stays_is_found() {
+        let (mut tree, mut path) = (Tree::new(30), Vec::new());
+        tree.walk(&spans(&[(0, 10)]), &mut path, &mut ());
+        tree.insert(path[0]);
+        tree.walk(&spans(&[(20, 5)]), &mut path, &mut ());
+        let second = path[0];
+        let mut gone = Vec::new();
+        tree.forget(|_| false, |id| gone.push(id));
+        assert_eq!(gone, [second]);
+        tree.walk(&spans(&[(0, 4), (40, 2)]), &mut path, &mut ());
+        assert!(tree.extent(path[0]).resident && !tree.extent(path[1]).resident);
+        tree.walk(&spans(&[(0, 10)]), &mut path, &mut ());
+        assert_eq!(path.iter().map(|id| tree.extent(*id).blocks).collect::<Vec<_>>(), [4, 6]);
+        assert!(path.iter().all(|id| tree.extent(*id).resident));
+        tree.walk(&spans(&[(20, 5)]), &mut path, &mut ());
+        tree.insert(path[0]);
+        tree.check();
+        assert_eq!(tree.held(), 15);
+        tree.forget(|_| false, |_| ());
+        tree.walk(&spans(&[(20, 5)]), &mut path, &mut ());
+        assert!(tree.extent(path[0]).resident && path.len() == 1);
     }
 }

@@ -99,6 +99,12 @@ impl Returns {
         }
     }
 
+    /// Bytes it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.seen.capacity() * size_of::<Seen>()
+            + (self.index.capacity() + self.waiting.capacity()) * size_of::<[f64; BINS]>()
+    }
+
     /// What came back after `age_s`.
     pub(crate) fn came(&mut self, class: usize, age_s: f64, weight: f64) {
         self.seen[class].events[bin_of(age_s)] += weight;

@@ -1,13 +1,15 @@
 //! Worth: what a chain's end is expected to save by block and by the second it is kept.
 
+mod curve;
 mod rank;
 mod shadow;
 
 use crate::cost::CostCurve;
 
 use super::lru::PrefixLru;
-use super::policy::{PrefixPolicy, Use, Victim};
+use super::policy::{PrefixPolicy, Use, Valued, Victim};
 use super::tree::{ExtentId, Splits, Tree};
+pub use curve::WorthCurve;
 use rank::Rank;
 use shadow::Shadow;
 
@@ -78,5 +80,11 @@ impl PrefixPolicy for Worth {
     fn evicted(&mut self, tree: &Tree, extent: ExtentId) {
         self.rank.evicted(tree, extent);
         self.lru.evicted(tree, extent);
+    }
+}
+
+impl Valued for Worth {
+    fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]) {
+        if self.lru_decides { self.lru.values(tree, ids, out) } else { self.rank.values(tree, ids, out) }
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::cost::CostCurve;
 
-use super::super::chains::{Leaving, least_suffix};
-use super::super::policy::{PrefixPolicy, Use, Victim};
+use super::super::chains::{Leaving, chain_densities, least_suffix};
+use super::super::policy::{Forgets, PrefixPolicy, Use, Valued, Victim};
 use super::super::tree::{ExtentId, Splits, Tree};
 use crate::returns::{CLASSES, Past, Returns};
 
@@ -117,17 +117,52 @@ impl PrefixPolicy for Rank {
 
     fn victim(&mut self, tree: &Tree, need: u32) -> Victim {
         let Rank { curve, block_tokens, known, returns, now_s, leaving, .. } = self;
-        let tokens = |blocks: u32| u64::from(blocks) * u64::from(*block_tokens);
-        let value_and_weight = |id: ExtentId| {
-            let extent = tree.extent(id);
-            let known = &known[id as usize];
-            let rate = returns.index(known.class as usize, *now_s - known.last_s);
-            (rate * curve.prefill_s(tokens(extent.depth), tokens(extent.end())), f64::from(extent.blocks))
-        };
+        let value_and_weight = |id: ExtentId| expected(curve, *block_tokens, known, returns, *now_s, tree, id);
         let (leaf, blocks) = leaving.next(tree, need, || match least_suffix(tree, value_and_weight) {
             Some(suffix) => suffix,
             None => unreachable!("a victim is asked for only while something is held"),
         });
         Victim { leaf, blocks }
     }
+}
+
+impl Valued for Rank {
+    fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]) {
+        let Rank { curve, block_tokens, known, returns, now_s, .. } = self;
+        chain_densities(tree, ids, |id| expected(curve, *block_tokens, known, returns, *now_s, tree, id), out);
+    }
+}
+
+impl Forgets for Rank {
+    fn last_use(&self, id: ExtentId) -> f64 {
+        self.known.get(id as usize).map_or(0.0, |known| known.last_s)
+    }
+
+    fn forgotten(&mut self, id: ExtentId) {
+        self.leaving.forget();
+        if let Some(known) = self.known.get_mut(id as usize) {
+            *known = Known::default();
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.known.capacity() * size_of::<Known>() + self.returns.bytes()
+    }
+}
+
+/// Expected saving of an extent by the second of keeping it, in GPU seconds, and its blocks.
+fn expected(
+    curve: &CostCurve,
+    block_tokens: u32,
+    known: &[Known],
+    returns: &Returns,
+    now_s: f64,
+    tree: &Tree,
+    id: ExtentId,
+) -> (f64, f64) {
+    let extent = tree.extent(id);
+    let known = &known[id as usize];
+    let tokens = |blocks: u32| u64::from(blocks) * u64::from(block_tokens);
+    let rate = returns.index(known.class as usize, now_s - known.last_s);
+    (rate * curve.prefill_s(tokens(extent.depth), tokens(extent.end())), f64::from(extent.blocks))
 }

@@ -8,7 +8,7 @@ use super::super::policy::{PrefixPolicy, Use};
 use super::super::tree::{ExtentId, Tree};
 
 /// Savings are forgotten over so many requests: long enough to see a lead of a per cent, short enough to follow an hour.
-const REMEMBERED_REQUESTS: f64 = 1000.0;
+pub(super) const REMEMBERED_REQUESTS: f64 = 1000.0;
 
 /// Every so many blocks of a chain, in a cache that many times smaller. Numbers follow each other along a chain, so the sample is even in depth.
 #[derive(Debug)]
