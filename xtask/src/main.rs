@@ -30,7 +30,7 @@ cargo xtask tidy [--accept [--bytes-unchanged]]
 cargo xtask python [ARG...]
     Builds the Python package's wheel, installs it in an environment under target/ and tests it; arguments are pytest's.
 cargo xtask bench VERB [FLAG...]
-    Builds a release and runs a bench: limits, peers, blender, mixed, broken, plan, engines; `cargo xtask bench --help` lists the verbs and `cargo xtask bench VERB --help` their
+    Builds a release and runs a bench: limits, peers, blender, mixed, broken, plan, engines, tokenomics; `cargo xtask bench --help` lists the verbs and `cargo xtask bench VERB --help` their
     flags, docs/measurements.md tells how each is measured. Missing fio and iperf3 are installed where root runs it (--no-install: not).
     --card FILE writes a claim card beside the result.
 cargo xtask bench --replay CARD [--dir DIR] [--json] | --report

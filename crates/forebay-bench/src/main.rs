@@ -17,6 +17,7 @@ mod recover;
 mod report;
 mod siege;
 mod soak;
+mod tokenomics;
 mod watch;
 mod work;
 
@@ -72,6 +73,8 @@ enum Verb {
     Engines(engines::EnginesArgs),
     /// What `plan_fetch` expects of a get, beside what the get takes.
     Plan(plan::PlanArgs),
+    /// What policies, curves and forecasts must reach, on the recorded traces.
+    Tokenomics(tokenomics::TokenomicsArgs),
     /// Mixed load from several processes with one fault after the other; `cargo xtask soak`.
     Soak(soak::SoakArgs),
     /// An application under the soak: a child of this program.
@@ -98,6 +101,7 @@ impl Verb {
             Verb::Siege(args) => siege::run(args).map(Some),
             Verb::Engines(args) => engines::run(args).map(Some),
             Verb::Plan(args) => plan::run(args).map(|()| None),
+            Verb::Tokenomics(args) => tokenomics::run(args).map(Some),
             Verb::Soak(args) => soak::run(args).map(|()| None),
             Verb::SoakWorker(args) => soak::work(args).map(|()| None),
             Verb::Besieger(args) => siege::besiege(args).map(|()| None),
@@ -116,6 +120,7 @@ impl Verb {
             Verb::Siege(args) => Some(&args.common),
             Verb::Engines(args) => Some(&args.common),
             Verb::Plan(args) => Some(&args.common),
+            Verb::Tokenomics(args) => Some(&args.common),
             Verb::Soak(args) => Some(&args.common),
             Verb::SoakWorker(_) | Verb::Besieger(_) | Verb::Echo(_) => None,
         }
@@ -132,6 +137,7 @@ fn tables(bench: &str, result: &Value) -> Vec<Table> {
         "siege" => siege::tables(result),
         "peers" => peers::tables(result),
         "recover" => recover::tables(result),
+        "tokenomics" => tokenomics::tables(result),
         _ => Vec::new(),
     }
 }

@@ -22,7 +22,7 @@ use crate::{Failed, Outcome, why};
 const VERSION: u64 = 1;
 
 /// Flags that say where something is done or shown, not what: they have no place on a card. All take a value but the last.
-const FLAGS_OF_PLACE: [&str; 4] = ["--dir", "--forebay", "--card", "--json"];
+const FLAGS_OF_PLACE: [&str; 5] = ["--dir", "--forebay", "--card", "--traces", "--json"];
 
 /// What a bench gave.
 pub(crate) struct Measured {
