@@ -8,28 +8,9 @@ mod support;
 use serde_json::Value;
 use support::Place;
 
-/// Sessions of a few requests, each prompt the last one and some more, like a coding agent's.
-fn sessions(count: u64) -> String {
-    let session = |s: u64| {
-        let request = |k: u64| {
-            let tokens = 20_000 + k * 3000;
-            let ids: Vec<u64> = (1..=tokens / 64).collect();
-            format!(
-                r#"{{"t":{},"in":{tokens},"out":{},"hash_ids":{ids:?},"stop":"tool_use","api_time":5,"think_time":{}}}"#,
-                k * 40,
-                200 + 10 * s,
-                10 + s
-            )
-        };
-        let requests: Vec<String> = (0..6).map(request).collect();
-        format!(r#"{{"id":"s{s}","models":["m"],"block_size":64,"requests":[{}]}}"#, requests.join(","))
-    };
-    (0..count).map(session).collect::<Vec<_>>().join("\n")
-}
-
 fn place() -> Place {
     let place = Place::new();
-    place.file("load.jsonl", sessions(12).as_bytes());
+    place.file("load.jsonl", support::coding_sessions(12).as_bytes());
     place
 }
 
@@ -133,12 +114,115 @@ fn sweeps_choose_the_cheapest_fleet_that_holds_and_none_the_trace_cannot_speak_o
     let points = told["sweep"].as_array().unwrap();
     let of = |name: &str| points.iter().filter(|point| point[name] == true).count();
     assert_eq!(of("cheapest"), 1);
+    // Nine of ten draws lie around each point, and not all in one place.
+    for point in points {
+        for (name, ends) in [("goodput", "goodput_interval"), ("hit_rate", "hit_rate_interval")] {
+            let [low, high] = ["low", "high"].map(|end| point[ends][end].as_f64().unwrap());
+            assert!(low <= high && (0.0..=1.0).contains(&low) && (0.0..=1.0).contains(&high), "{name} {point}");
+        }
+    }
+    // Where sessions differ, so do the draws.
+    place.file("turned.jsonl", turned().as_bytes());
+    let args = ["plan", "--trace", "turned.jsonl", "--json", "--model", "llama-3.1-8b", "--sweep", "gpus=8..8"];
+    let told: Value = serde_json::from_str(&place.run(&args).ok().out).unwrap();
+    let ends = &told["sweep"][0]["hit_rate_interval"];
+    assert!(ends["high"].as_f64().unwrap() > ends["low"].as_f64().unwrap() + 0.05, "{told}");
     assert!(of("supported") > 0 && of("supported") < points.len());
     let chosen = points.iter().find(|point| point["cheapest"] == true).unwrap();
     assert!(chosen["supported"] == true && chosen["meets"] == true);
     let text =
         place.run(&["plan", "--trace", "load.jsonl", "--model", "llama-3.1-8b", "--sweep", "nvme=1GB..64TB"]).ok().out;
     assert!(text.contains("not supported by this trace") && text.contains("cheapest that keeps the promise"), "{text}");
+}
+
+#[test]
+fn more_load_is_swept_too_and_is_nobodys_choice() {
+    let place = place();
+    let told = json(&place, &["--model", "llama-3.1-8b", "--draws", "2", "--sweep", "load=6..48"]);
+    let points = told["sweep"].as_array().unwrap();
+    let rates: Vec<f64> = points.iter().map(|point| point["sessions_per_hour"].as_f64().unwrap()).collect();
+    assert_eq!(rates, [6.0, 12.0, 24.0, 48.0]);
+    assert!(points.iter().all(|point| point["cheapest"] == false));
+}
+
+#[test]
+fn a_forecasts_card_comes_out_the_same_to_the_digit_without_its_books() {
+    let place = place();
+    place.file("mine.toml", b"[gpus.h100]\ndollars_per_hour = 5.0\ndollars_per_hour_source = \"our contract\"\n");
+    let flags = [
+        "--model",
+        "llama-3.1-8b",
+        "--draws",
+        "2",
+        "--hours",
+        "1.5",
+        "--book",
+        "mine.toml",
+        "--prefill",
+        "2000:0.5",
+        "40000:20",
+    ];
+    place.run(&[&["plan", "--trace", "load.jsonl", "--card", "c"], &flags[..]].concat()).ok();
+    std::fs::remove_file(place.path("mine.toml")).unwrap();
+    let again = place.run(&["plan", "--replay-card", "c"]).ok();
+    assert!(again.err.contains("the same to the digit") && again.out.contains("our contract"), "{again:?}");
+    let card = std::fs::read_to_string(place.path("c")).unwrap();
+    assert!(card.contains("\"servers\": 1"), "{card}");
+    place.file("c2", card.replace("\"servers\": 1", "\"servers\": 7").as_bytes());
+    place.run(&["plan", "--replay-card", "c2"]).complains(1, &["c2", "today.servers was 7 and is 1"]).once();
+}
+
+/// Twelve sessions, in the second half of which nobody ever comes back to a prompt.
+fn turned() -> String {
+    let alike = support::coding_sessions(6);
+    let other = alike.lines().enumerate().map(|(i, line)| {
+        let mut session: Value = serde_json::from_str(line).unwrap();
+        for (k, request) in session["requests"].as_array_mut().unwrap().iter_mut().enumerate() {
+            let from = 1_000_000 * (k as u64 + 1);
+            let count = request["hash_ids"].as_array().unwrap().len() as u64;
+            request["hash_ids"] = (from..from + count).collect::<Vec<_>>().into();
+        }
+        session["id"] = format!("other{i}").into();
+        session.to_string()
+    });
+    alike.lines().map(str::to_owned).chain(other).collect::<Vec<_>>().join("\n")
+}
+
+/// The sessions of both halves are alike but for their answers, so the forecast is near; a second half of other sessions makes it far.
+#[test]
+fn a_back_test_tells_how_far_off_the_forecast_is() {
+    let place = place();
+    let flags = ["--model", "llama-3.1-8b", "--draws", "0"];
+    let near = json(&place, &[&flags[..], &["--backtest", "load.jsonl"]].concat());
+    let off = |told: &Value| {
+        let rate = &told["back_tested"]["hit_rate"];
+        (rate["forecast"].as_f64().unwrap() - rate["later"].as_f64().unwrap()).abs()
+    };
+    assert_eq!((near["back_tested"]["known"].as_u64(), near["back_tested"]["later"].as_u64()), (Some(6), Some(6)));
+    assert!(off(&near) < 0.05, "{near}");
+    place.file("turned.jsonl", turned().as_bytes());
+    let far = json(&place, &[&flags[..], &["--backtest", "turned.jsonl"]].concat());
+    assert!(off(&far) > 0.5, "{far}");
+    let page =
+        place.run(&[&["plan", "--trace", "load.jsonl", "--backtest", "turned.jsonl"], &flags[..]].concat()).ok().out;
+    assert!(
+        page.contains("back-tested: ")
+            && page.contains("Back-tested on turned.jsonl, the second half (6) from the first (6)"),
+        "{page}"
+    );
+    assert!(!page.contains("not back-tested"), "{page}");
+    assert!(page.lines().take_while(|line| !line.is_empty()).count() <= 12, "{page}");
+}
+
+/// A drive that may be written once in thousand days is written much faster: the page says what that means, and in how many months it is worn.
+#[test]
+fn a_stranger_understands_what_too_much_writing_means() {
+    let place = place();
+    place.file("worn.toml", b"[drives.nvme]\nwrites_per_day = 0.001\nwrites_per_day_source = \"a guess\"\n");
+    let flags = ["plan", "--trace", "load.jsonl", "--model", "llama-3.1-8b", "--draws", "0", "--book", "worn.toml"];
+    let page = place.run(&flags).ok().out;
+    assert!(page.contains("x too fast") && !page.contains("endurance 1"), "{page}");
+    assert!(page.contains("times as fast as they are rated for over") && page.contains("months"), "{page}");
 }
 
 #[test]
@@ -155,13 +239,19 @@ fn what_is_wrong_is_one_sentence() {
     run(&["--sessions-per-hour", "0"]).complains(2, &["above 0"]).once();
     run(&["--prefill", "2000:0.5"]).complains(1, &["two different lengths"]).once();
     run(&["--prefill", "soon"]).complains(2, &["tokens and seconds"]).once();
-    run(&["--sweep", "racks=1..2"]).complains(2, &["only gpus and nvme"]).once();
+    run(&["--sweep", "racks=1..2"]).complains(2, &["only gpus, nvme and load"]).once();
     run(&["--gpus-per-engine", "3"]).complains(1, &["do not divide"]).once();
     run(&["--model", "llama-3.1-405b", "--gpus-per-engine", "1"]).complains(1, &["leave nothing for KV"]).once();
     run(&["--model", "llama-3.1-8b", "--ttft", "0.000001"])
         .complains(1, &["no fleet keeps the promise", "--ttft"])
         .once();
-    run(&["--card", "c"]).complains(2, &["--card", "--replay instant"]).once();
+    run(&["--card", "c", "--as", "user"]).complains(2, &["--card", "owner's first page"]).once();
+    run(&["--html", "p", "--as", "builder"]).complains(2, &["--html", "owner's first page"]).once();
+    run(&["--backtest", "none", "--model", "llama-3.1-8b", "--draws", "0"]).complains(1, &["none"]).once();
+    place.file("two.jsonl", support::coding_sessions(2).as_bytes());
+    run(&["--backtest", "two.jsonl", "--model", "llama-3.1-8b", "--draws", "0"])
+        .complains(1, &["two.jsonl", "2 sessions", "two in each half"])
+        .once();
     run(&["--replay", "chain", "--policy", "min"]).complains(2, &["lru", "--replay instant"]).once();
 }
 

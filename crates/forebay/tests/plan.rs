@@ -47,6 +47,37 @@ fn a_replay_answers_what_scripts_read() {
     assert!(people.contains("45.45 %") && people.contains("GPU seconds saved"), "{people}");
 }
 
+/// 100 prompts of a block each, asked twice over. A drive of 80 blocks is 16 segments of five (each prompt has a partial block behind it, so 200 distinct).
+#[test]
+fn a_drive_of_segments_tells_what_it_wrote() {
+    let place = Place::new();
+    let line = |i: u64| {
+        let id = 10 * (i % 100);
+        format!(
+            r#"{{"timestamp":{},"input_length":600,"output_length":1,"hash_ids":[{},{}]}}"#,
+            i * 3000,
+            id + 1,
+            id + 2
+        )
+    };
+    place.file("t", (0..200).map(line).collect::<Vec<_>>().join("\n").as_bytes());
+    let told = plan(&place, &["--policy", "lru", "--capacity", "40%", "--mode", "segments", "--segments", "16"]);
+    assert_eq!((told["segments"].as_u64(), told["segment_blocks"].as_u64()), (Some(16), Some(5)));
+    // A loop longer than the drive: nothing is found, everything is written once each time.
+    assert_eq!((told["hit_blocks"].as_u64(), told["put_blocks"].as_u64()), (Some(0), Some(400)));
+    let amplification = told["write_amplification"].as_f64().unwrap();
+    assert!((1.0..=1.34).contains(&amplification), "{told}");
+    let ideal = plan(&place, &["--policy", "lru", "--capacity", "100%"]);
+    assert!(ideal.get("segments").is_none());
+    let args = ["plan", "--trace", "t", "--replay", "instant", "--mode", "segments", "--capacity"];
+    let with = |more: &[&str]| place.run(&[&args[..], more].concat());
+    with(&["10%", "--policy", "lru"]).complains(1, &["20 blocks", "16 segments of 4 blocks"]).once();
+    with(&["40%", "--policy", "gdsf"]).complains(2, &["gdsf", "lru and worth"]).once();
+    place.run(&["plan", "--trace", "t", "--mode", "segments"]).complains(2, &["--mode", "--replay instant"]).once();
+    place.run(&[&args[..], &["40%", "--policy", "worth", "--card", "c"]].concat()).ok();
+    assert!(place.run(&["plan", "--replay-card", "c"]).ok().err.contains("the same to the digit"));
+}
+
 #[test]
 fn a_card_comes_out_the_same_to_the_digit_and_says_when_it_does_not() {
     let place = Place::new();

@@ -179,12 +179,7 @@ pub fn interval(scenario: &Scenario, work: &Workload, advice: &Advice, draws: u3
     }
     let mut cash = Vec::new();
     for draw in 0..draws {
-        let load = LoadParams {
-            seed: crate::seeded::finish(scenario.load.seed + u64::from(draw)),
-            bootstrap: true,
-            ..scenario.load
-        };
-        let drawn = Scenario { load, ..scenario.clone() };
+        let drawn = Scenario { load: drawn(&scenario.load, draw), ..scenario.clone() };
         if let Ok(other) = advise(&drawn, work, (advice.today.servers, advice.proposed.servers)) {
             cash.push(other.cash());
         }
@@ -192,4 +187,37 @@ pub fn interval(scenario: &Scenario, work: &Workload, advice: &Advice, draws: u3
     cash.sort_by(f64::total_cmp);
     let (low, high) = (Outcome::quantile(&cash, 0.05), Outcome::quantile(&cash, 0.95));
     Some(Interval { draws, failed: draws - cash.len() as u32, low, high })
+}
+
+/// The same load of sessions drawn anew.
+fn drawn(load: &LoadParams, draw: u32) -> LoadParams {
+    LoadParams { seed: crate::seeded::finish(load.seed + u64::from(draw)), bootstrap: true, ..*load }
+}
+
+/// Where one fleet's figures lie in nine of ten worlds that could have been recorded as well.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// Share of requests in time, low and high.
+    pub goodput: (f64, f64),
+    /// Share of prompt tokens found, low and high.
+    pub found: (f64, f64),
+}
+
+/// Runs one fleet with Forebay on sessions drawn anew with replacement, `draws` times. `None` for a trace without sessions.
+pub fn spread(scenario: &Scenario, work: &Workload, servers: u32, draws: u32) -> Option<Spread> {
+    if work.is_open() || draws == 0 {
+        return None;
+    }
+    let (mut goodput, mut found) = (Vec::new(), Vec::new());
+    for draw in 0..draws {
+        let load = work.load(&drawn(&scenario.load, draw)).ok()?;
+        let side = run_side(scenario, &load, servers, true);
+        goodput.push(side.goodput);
+        found.push(side.outcome.hit_rate());
+    }
+    let ends = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        (Outcome::quantile(&all, 0.05), Outcome::quantile(&all, 0.95))
+    };
+    Some(Spread { goodput: ends(goodput), found: ends(found) })
 }

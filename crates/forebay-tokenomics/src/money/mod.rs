@@ -2,11 +2,15 @@
 //! answer most, and how far to believe it.
 
 mod advice;
+mod backtest;
 mod classes;
 mod knobs;
 mod scenario;
 
-pub use advice::{Advice, AdviceError, Interval, SERVERS_MAX, Side, advise, interval, run_side, smallest};
+pub use advice::{
+    Advice, AdviceError, Interval, SERVERS_MAX, Side, Spread, advise, interval, run_side, smallest, spread,
+};
+pub use backtest::{BackTest, BackTestError, back_test};
 pub use classes::{ClassCost, Classes};
 pub use knobs::{KNOBS, Knob, Move, moves};
 pub use scenario::{Choice, Scenario, StorageCost, Targets};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use forebay_tokenomics::cost::{Model, model_by_name, models};
+use forebay_tokenomics::prefix::SEGMENTS_DEFAULT;
 use forebay_types::parse_size;
 
 use super::forecast::ForecastArgs;
@@ -53,6 +54,14 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     pub(crate) bound: bool,
 
+    /// How blocks leave. ideal: one by one, as the policy ranks them. segments: as a drive frees them, a segment at a time, and few are written again.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = ModeArg::Ideal)]
+    pub(crate) mode: ModeArg,
+
+    /// Segments of the drive, for --mode segments; fewer where a segment would have less than four blocks.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=65_536), default_value_t = SEGMENTS_DEFAULT)]
+    pub(crate) segments: u32,
+
     /// One line of JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -86,6 +95,15 @@ pub(crate) enum PolicyArg {
     Min,
     /// Knows the future: many GPU seconds saved.
     Clairvoyant,
+}
+
+/// How blocks leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// One by one.
+    Ideal,
+    /// A segment at a time.
+    Segments,
 }
 
 /// Kinds of replay.

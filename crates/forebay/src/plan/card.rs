@@ -1,4 +1,4 @@
-//! Cards of instant replays: what was asked of which file and what came out, so that anybody can run it again and must get the same digits.
+//! Cards: what was asked of which file and what came out, so that anybody can run it again and must get the same digits.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,13 +8,15 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::args::{Capacity, PlanArgs, ReplayArg, word};
-use super::instant;
+use super::args::{Capacity, ModeArg, PlanArgs, ReplayArg, word};
+use super::{forecast, instant};
 use crate::say;
 use crate::stop::Stop;
 
-/// Largest card, in bytes: one has two thousand.
-const CARD_BYTES_MAX: u64 = 1 << 20;
+/// Largest card, in bytes: one has ten thousand, and books of one's own.
+const CARD_BYTES_MAX: u64 = 4 << 20;
+/// Differences that are told.
+const DIFFERENCES_MAX: usize = 8;
 /// What this build writes and reads.
 const CARD_VERSION: u32 = 1;
 
@@ -24,8 +26,11 @@ struct Card {
     forebay_plan_card: u32,
     /// What wrote it.
     forebay: String,
-    /// The flags, without --trace.
+    /// The flags, without --trace and --book.
     flags: Vec<String>,
+    /// Books of one's own, by name and text: a card needs no file but its trace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    books: Vec<(String, String)>,
     trace: TraceOfCard,
     result: Map<String, Value>,
 }
@@ -61,7 +66,8 @@ pub(crate) fn write(to: &Path, args: &PlanArgs, trace: &Path, result: &Map<Strin
     let card = Card {
         forebay_plan_card: CARD_VERSION,
         forebay: env!("CARGO_PKG_VERSION").to_owned(),
-        flags: flags(args),
+        flags: if is_replay(args) { replay_flags(args) } else { forecast_flags(args) },
+        books: if is_replay(args) { Vec::new() } else { forecast::books(&args.forecast)? },
         trace: TraceOfCard::of(trace)?,
         result: result.clone(),
     };
@@ -70,8 +76,52 @@ pub(crate) fn write(to: &Path, args: &PlanArgs, trace: &Path, result: &Map<Strin
     std::fs::write(to, text + "\n").map_err(failed)
 }
 
-/// The flags that make the same result from the same file.
-fn flags(args: &PlanArgs) -> Vec<String> {
+fn is_replay(args: &PlanArgs) -> bool {
+    args.replay != Some(ReplayArg::Chain) && args.policy.is_some() && args.capacity.is_some()
+}
+
+/// The flags that make the same forecast.
+fn forecast_flags(args: &PlanArgs) -> Vec<String> {
+    let asked = &args.forecast;
+    let mut flags = Vec::new();
+    let mut add = |name: &str, value: String| flags.extend([name.to_owned(), value]);
+    add("--replay", word(&ReplayArg::Chain));
+    add("--model", args.model.clone());
+    add("--seed", args.seed.to_string());
+    add("--sharing", word(&args.sharing));
+    let given = |value: Option<f64>| value.map(|value| value.to_string());
+    for (name, value) in [
+        ("--sessions-per-hour", given(asked.sessions_per_hour)),
+        ("--speed", given(asked.speed)),
+        ("--gpus-per-engine", asked.gpus_per_engine.map(|gpus| gpus.to_string())),
+    ] {
+        if let Some(value) = value {
+            add(name, value);
+        }
+    }
+    for (name, value) in [
+        ("--gpu", &asked.gpu),
+        ("--server", &asked.server),
+        ("--drive", &asked.drive),
+        ("--storage", &asked.storage),
+        ("--prices", &asked.prices),
+    ] {
+        add(name, value.clone());
+    }
+    for (name, value) in
+        [("--hours", asked.hours), ("--ttft", asked.ttft), ("--itl", asked.itl), ("--share", asked.share)]
+    {
+        add(name, value.to_string());
+    }
+    add("--draws", asked.draws.to_string());
+    for (tokens, seconds) in &asked.prefill {
+        add("--prefill", format!("{tokens}:{seconds}"));
+    }
+    flags
+}
+
+/// The flags that make the same replay from the same file.
+fn replay_flags(args: &PlanArgs) -> Vec<String> {
     let mut flags = Vec::new();
     let mut add = |name: &str, value: String| flags.extend([name.to_owned(), value]);
     if let Some(policy) = args.policy {
@@ -89,6 +139,10 @@ fn flags(args: &PlanArgs) -> Vec<String> {
     if let Some(tokens) = args.chunk_tokens {
         add("--chunk-tokens", tokens.to_string());
     }
+    if args.mode == ModeArg::Segments {
+        add("--mode", word(&args.mode));
+        add("--segments", args.segments.to_string());
+    }
     for (given, flag) in [(args.hints, "--hints"), (args.bound, "--bound")] {
         if given {
             flags.push(flag.to_owned());
@@ -105,17 +159,12 @@ struct Line {
 }
 
 /// Runs a card again and says whether it came out the same.
-pub(crate) fn replay(
-    from: &Path,
-    trace: Option<&Path>,
-    json: bool,
-    answer: impl FnOnce(&PlanArgs, &Path) -> Result<Map<String, Value>, Stop>,
-) -> Result<(), Stop> {
+pub(crate) fn replay(from: &Path, trace: Option<&Path>, json: bool) -> Result<(), Stop> {
     let card = read(from)?;
     let wrong = |why: String| Stop::Failed(format!("the card {}: {why}", from.display()));
     let path = trace.unwrap_or(&card.trace.path);
     let words = ["plan".to_owned(), "--trace".to_owned(), path.display().to_string()];
-    let line = Line::try_parse_from(words.into_iter().chain(card.flags.iter().cloned())).map_err(|e| {
+    let mut line = Line::try_parse_from(words.into_iter().chain(card.flags.iter().cloned())).map_err(|e| {
         wrong(format!("its flags are none of this build: {}", e.to_string().lines().next().unwrap_or("")))
     })?;
     let found = TraceOfCard::of(path)?;
@@ -129,22 +178,36 @@ pub(crate) fn replay(
             card.trace.crc32
         )));
     }
-    let result = answer(&line.plan, path)?;
-    instant::tell(&result, json)?;
+    line.plan.json = json;
+    line.plan.forecast.books = card.books;
+    let result =
+        if is_replay(&line.plan) { instant::told(&line.plan, path) } else { forecast::told(&line.plan, path) }?;
     // Numbers were read from text there, so they are here. A newer build may say more; what the card says must be the same.
     let text = Value::Object(result).to_string();
     let result: Map<String, Value> = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-    let differs: Vec<String> = card
-        .result
-        .iter()
-        .filter(|(name, was)| *name != "trace" && result.get(*name) != Some(*was))
-        .map(|(name, was)| format!("{name} was {was} and is {}", result.get(name).unwrap_or(&Value::Null)))
-        .collect();
+    let mut differs = Vec::new();
+    for (name, was) in card.result.iter().filter(|(name, _)| *name != "trace") {
+        compare(name, was, result.get(name).unwrap_or(&Value::Null), &mut differs);
+    }
+    differs.truncate(DIFFERENCES_MAX);
     if differs.is_empty() {
         say::note("the same to the digit");
         return Ok(());
     }
     Err(wrong(format!("it came out otherwise with forebay {}: {}", env!("CARGO_PKG_VERSION"), differs.join("; "))))
+}
+
+/// What differs, by name.
+fn compare(name: &str, was: &Value, is: &Value, differs: &mut Vec<String>) {
+    match (was, is) {
+        (Value::Object(was), Value::Object(is)) => {
+            for (part, was) in was {
+                compare(&format!("{name}.{part}"), was, is.get(part).unwrap_or(&Value::Null), differs);
+            }
+        }
+        _ if was == is => {}
+        _ => differs.push(format!("{name} was {was} and is {is}")),
+    }
 }
 
 fn read(from: &Path) -> Result<Card, Stop> {

@@ -4,37 +4,37 @@ use std::path::Path;
 
 use forebay_tokenomics::cost::{Assumptions, CostCurve};
 use forebay_tokenomics::prefix::{
-    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, Sieve, Worth, replay_instant,
-    replay_on, upper_bound_s,
+    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, SegmentsCount, Sieve, Valued,
+    Worth, replay_instant, replay_on, replay_segments, upper_bound_s,
 };
 use forebay_tokenomics::trace::{Plan, PlanParams, Sharing};
 use forebay_types::format_size;
 use serde_json::{Map, Value, json};
 
-use super::args::{PlanArgs, PolicyArg, ReplayArg, SharingArg, built_in_model, word};
+use super::args::{ModeArg, PlanArgs, PolicyArg, ReplayArg, SharingArg, built_in_model, word};
 use super::card;
 use crate::say::{self, grouped};
 use crate::stop::Stop;
 use crate::trace_file::read_trace;
 
-/// Runs it, and a card again if one was given.
+/// Runs it.
 pub(crate) fn run(args: &PlanArgs) -> Result<(), Stop> {
-    if let Some(path) = &args.replay_card {
-        return card::replay(path, args.trace.as_deref(), args.json, answer);
-    }
     let (Some(trace), Some(_), Some(_)) = (&args.trace, args.policy, args.capacity) else {
         return Err(Stop::Misused("a replay needs --trace, --policy and --capacity".to_owned()));
     };
-    let result = answer(args, trace)?;
-    if let Some(path) = &args.card {
-        card::write(path, args, trace, &result)?;
-    }
-    tell(&result, args.json)
+    let result = told(args, trace)?;
+    args.card.as_ref().map_or(Ok(()), |card| card::write(card, args, trace, &result))
 }
 
-/// Prints a result.
-pub(crate) fn tell(result: &Map<String, Value>, json: bool) -> Result<(), Stop> {
-    if json { say::line(&Value::Object(result.clone()).to_string()) } else { show(result) }
+/// The result, printed.
+pub(crate) fn told(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
+    let result = answer(args, trace)?;
+    if args.json {
+        say::line(&Value::Object(result.clone()).to_string())?
+    } else {
+        show(&result)?
+    }
+    Ok(result)
 }
 
 /// What comes out, under the names that scripts read.
@@ -48,7 +48,13 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
     let block_bytes = u64::from(plan.block_tokens) * model.kv_bytes_per_token();
     let blocks = capacity.blocks(plan.distinct(), block_bytes);
     let curve = CostCurve::new(model, &Assumptions::default());
-    let replayed = replay(policy, &plan, curve, blocks, args.hints);
+    let (replayed, drive) = match args.mode {
+        ModeArg::Ideal => (replay(policy, &plan, curve, blocks, args.hints), None),
+        ModeArg::Segments => {
+            let drive = on_segments(policy, &plan, curve, blocks, args)?;
+            (drive.instant, Some(drive))
+        }
+    };
     let result = json!({
         "trace": name,
         "replay": word(&ReplayArg::Instant),
@@ -74,6 +80,7 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
     });
     match result {
         Value::Object(mut result) => {
+            drive.into_iter().for_each(|drive| told_of(&drive, args, &mut result));
             if args.bound {
                 result.insert("gpu_seconds_upper_bound".to_owned(), upper_bound_s(&plan, &curve, blocks).into());
             }
@@ -119,6 +126,40 @@ fn replay(policy: PolicyArg, plan: &Plan, curve: CostCurve, capacity: u32, hints
     replay_instant(plan, &curve, capacity, online.as_mut())
 }
 
+/// What only a drive of segments has.
+fn told_of(drive: &SegmentsCount, args: &PlanArgs, result: &mut Map<String, Value>) {
+    let told = [
+        ("mode", json!(word(&args.mode))),
+        ("segments", json!(drive.segments)),
+        ("segment_blocks", json!(drive.segment_blocks)),
+        ("put_blocks", json!(drive.put_blocks)),
+        ("moved_blocks", json!(drive.moved_blocks)),
+        ("write_amplification", json!(drive.write_amplification())),
+    ];
+    result.extend(told.map(|(name, value)| (name.to_owned(), value)));
+}
+
+/// The policy on a drive of segments. It is asked what blocks are worth, which only some can say.
+fn on_segments(
+    policy: PolicyArg,
+    plan: &Plan,
+    curve: CostCurve,
+    capacity: u32,
+    args: &PlanArgs,
+) -> Result<SegmentsCount, Stop> {
+    let mut online: Box<dyn Valued> = match policy {
+        PolicyArg::Lru => Box::new(PrefixLru::new()),
+        PolicyArg::Worth => Box::new(Worth::new(curve, plan.block_tokens, capacity, args.hints)),
+        other => {
+            return Err(Stop::Misused(format!(
+                "--mode segments runs lru and worth, which say what a block is worth; {} only says which block leaves",
+                word(&other)
+            )));
+        }
+    };
+    replay_segments(plan, &curve, capacity, args.segments, online.as_mut()).map_err(|e| Stop::Failed(e.to_string()))
+}
+
 fn show(result: &Map<String, Value>) -> Result<(), Stop> {
     let count = |name: &str| grouped(result[name].as_u64().unwrap_or(0));
     let text = |name: &str| result[name].as_str().unwrap_or("").to_owned();
@@ -141,6 +182,15 @@ fn show(result: &Map<String, Value>) -> Result<(), Stop> {
         ),
     ] {
         table.add_row([name.to_owned(), value]);
+    }
+    if result.contains_key("segments") {
+        let drive = format!(
+            "{} segments of {} blocks; {:.3} bytes written by byte put",
+            count("segments"),
+            count("segment_blocks"),
+            number("write_amplification")
+        );
+        table.add_row(["drive".to_owned(), drive]);
     }
     if let Some(bound_s) = result.get("gpu_seconds_upper_bound").and_then(Value::as_f64) {
         table.add_row(["no policy saves more than".to_owned(), format!("{bound_s:.0}")]);

@@ -14,7 +14,10 @@ use crate::stop::Stop;
 
 /// Runs it.
 pub(crate) fn run(args: &PlanArgs) -> Result<(), Stop> {
-    let asked = args.policy.is_some() || args.capacity.is_some() || args.replay_card.is_some();
+    if let Some(card) = &args.replay_card {
+        return card::replay(card, args.trace.as_deref(), args.json);
+    }
+    let asked = args.policy.is_some() || args.capacity.is_some();
     match args.replay.unwrap_or(if asked { ReplayArg::Instant } else { ReplayArg::Chain }) {
         ReplayArg::Instant => instant::run(args),
         ReplayArg::Chain => forecast::run(args),

@@ -255,3 +255,22 @@ pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
     forebay_types::SeededEntropy::new(seed).fill(&mut bytes);
     bytes
 }
+
+/// Sessions of a few requests, each prompt the last one and some more, like a coding agent's.
+pub(crate) fn coding_sessions(count: u64) -> String {
+    let session = |s: u64| {
+        let request = |k: u64| {
+            let tokens = 20_000 + k * 3000;
+            let ids: Vec<u64> = (1..=tokens / 64).collect();
+            format!(
+                r#"{{"t":{},"in":{tokens},"out":{},"hash_ids":{ids:?},"stop":"tool_use","api_time":5,"think_time":{}}}"#,
+                k * 40,
+                200 + 10 * s,
+                10 + s
+            )
+        };
+        let requests: Vec<String> = (0..6).map(request).collect();
+        format!(r#"{{"id":"s{s}","models":["m"],"block_size":64,"requests":[{}]}}"#, requests.join(","))
+    };
+    (0..count).map(session).collect::<Vec<_>>().join("\n")
+}

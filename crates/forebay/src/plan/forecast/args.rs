@@ -71,11 +71,23 @@ pub(crate) struct ForecastArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) users: Option<u32>,
 
-    /// Try several sizes of fleets, as in gpus=8..64 or nvme=8TB..512TB (of the whole fleet); both may be given.
+    /// Try several fleets, as in gpus=8..64 or nvme=8TB..512TB (of the whole fleet), or several loads, as in load=50..400 (sessions an hour); together too.
     #[arg(long, value_name = "WHAT=FROM..TO")]
     pub(crate) sweep: Vec<String>,
 
-    /// Sessions are drawn anew this many times for the interval; 0 for none.
+    /// Forecast the second half of a recorded load from its first, and tell how far off that is. Most telling with a record of one's own.
+    #[arg(long, value_name = "LOG", conflicts_with = "card")]
+    pub(crate) backtest: Option<PathBuf>,
+
+    /// Also write the owner's page with charts, as one file that opens offline.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+
+    /// Books by name and text, of a card that is run again.
+    #[arg(skip)]
+    pub(crate) books: Vec<(String, String)>,
+
+    /// Sessions are drawn anew this many times for intervals; 0 for none.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000), default_value_t = 10)]
     pub(crate) draws: u32,
 }

@@ -1,7 +1,7 @@
 //! The same for programs.
 
 use forebay_tokenomics::chain::Outcome;
-use forebay_tokenomics::money::{ClassCost, Side};
+use forebay_tokenomics::money::{BackTest, ClassCost, Side};
 use serde_json::{Map, Value, json};
 
 use super::page::assumptions;
@@ -9,7 +9,7 @@ use super::who::Provider;
 use super::{Forecast, Question};
 
 /// One object.
-pub(crate) fn of(question: &Question, forecast: &Forecast) -> Value {
+pub(crate) fn of(question: &Question, forecast: &Forecast) -> Map<String, Value> {
     let (scenario, advice) = (&question.scenario, &forecast.advice);
     let moves: Vec<Value> = forecast
         .moves
@@ -20,7 +20,7 @@ pub(crate) fn of(question: &Question, forecast: &Forecast) -> Value {
         .collect();
     let rests: Map<String, Value> =
         assumptions(question).into_iter().map(|(name, value)| (name, Value::String(value))).collect();
-    json!({
+    let told = json!({
         "trace": question.source,
         "replay": "chain",
         "policy": "lru",
@@ -38,9 +38,25 @@ pub(crate) fn of(question: &Question, forecast: &Forecast) -> Value {
         "value_if_the_time_is_sold_dollars_per_hour": advice.sold_value(scenario),
         "interval": forecast.interval.map(|i| json!({"draws": i.draws, "failed": i.failed, "low": i.low, "high": i.high})),
         "margin": Provider::new(scenario, &advice.proposed).json(),
-        "back_tested": false,
+        "back_tested": forecast.back_test.as_ref().map_or(Value::Bool(false), |(log, test)| back_test(log, test)),
         "moves": moves,
         "assumptions": rests,
+    });
+    match told {
+        Value::Object(told) => told,
+        _ => Map::new(),
+    }
+}
+
+fn back_test(log: &str, test: &BackTest) -> Value {
+    json!({
+        "log": log,
+        "known": test.known,
+        "later": test.later,
+        "servers": {"forecast": test.forecast.proposed.servers, "hindsight": test.hindsight.proposed.servers},
+        "hit_rate": {"forecast": test.forecast.proposed.outcome.hit_rate(), "later": test.kept.outcome.hit_rate()},
+        "goodput": {"forecast": test.forecast.proposed.goodput, "later": test.kept.goodput},
+        "cash_dollars_per_hour": {"forecast": test.forecast.cash(), "hindsight": test.hindsight.cash()},
     })
 }
 

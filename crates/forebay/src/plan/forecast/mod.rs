@@ -1,6 +1,7 @@
 //! The forecast: what a fleet with Forebay and one without need for the same promise, and cost.
 
 mod args;
+mod html;
 mod json;
 mod page;
 mod sweep;
@@ -13,10 +14,13 @@ use args::Who;
 use forebay_tokenomics::book::Book;
 use forebay_tokenomics::chain::{LoadParams, Workload};
 use forebay_tokenomics::cost::Measured;
-use forebay_tokenomics::money::{Advice, Choice, Interval, Move, Scenario, Targets, advise, interval, moves};
+use forebay_tokenomics::money::{
+    Advice, BackTest, Choice, Interval, Move, Scenario, Targets, advise, back_test, interval, moves,
+};
 use forebay_tokenomics::trace::{Sharing, Trace};
+use serde_json::{Map, Value};
 
-use super::args::{PlanArgs, SharingArg};
+use super::args::{ModeArg, PlanArgs, SharingArg};
 use crate::say;
 use crate::stop::Stop;
 use crate::trace_file::read_trace;
@@ -45,6 +49,8 @@ pub(crate) struct Forecast {
     pub(crate) advice: Advice,
     pub(crate) interval: Option<Interval>,
     pub(crate) moves: Vec<Move>,
+    /// The log's name, and what came of it.
+    pub(crate) back_test: Option<(String, BackTest)>,
 }
 
 /// Runs it.
@@ -57,40 +63,70 @@ pub(crate) fn run(args: &PlanArgs) -> Result<(), Stop> {
             "--replay chain runs lru only so far; other policies replay with --replay instant".to_owned(),
         ));
     }
-    for (given, flag) in
-        [(args.card.is_some(), "--card"), (args.hints, "--hints"), (args.chunk_tokens.is_some(), "--chunk-tokens")]
-    {
+    for (given, flag) in [
+        (args.hints, "--hints"),
+        (args.chunk_tokens.is_some(), "--chunk-tokens"),
+        (args.mode != ModeArg::Ideal, "--mode"),
+    ] {
         if given {
             return Err(Stop::Misused(format!(
                 "{flag} belongs to --replay instant, which needs --policy and --capacity too"
             )));
         }
     }
-    let question = question(args, path)?;
     let asked = &args.forecast;
+    let owner = asked.who == Who::Owner;
+    let page = owner && asked.sweep.is_empty();
+    for (given, flag, shown) in [
+        (args.card.is_some(), "--card", page),
+        (asked.backtest.is_some(), "--backtest", page),
+        (asked.html.is_some(), "--html", owner),
+    ] {
+        if given && !shown {
+            return Err(Stop::Misused(format!("{flag} belongs to the owner's first page; leave --as and --sweep out")));
+        }
+    }
+    if page {
+        let told = told(args, path)?;
+        return args.card.as_ref().map_or(Ok(()), |card| super::card::write(card, args, path, &told));
+    }
+    let question = question(args, path)?;
     if asked.who == Who::Builder {
         return who::builder(&question, args.json);
     }
-    let full = asked.who == Who::Owner && asked.sweep.is_empty();
-    let forecast = answer(args, &question, full)?;
+    let forecast = answer(args, &question, false)?;
     if !asked.sweep.is_empty() {
-        return sweep::run(&question, &forecast, &asked.sweep, args.json);
+        let sweep = sweep::run(&question, &forecast, &asked.sweep, asked.draws, args.json)?;
+        return asked.html.as_ref().map_or(Ok(()), |to| html::write(to, &question, &forecast, Some(&sweep)));
     }
     match asked.who {
-        Who::Provider => return who::provider(&question, &forecast, args.json),
-        Who::User => return who::user(&question, &forecast, asked.users, args.json),
-        Who::Owner | Who::Builder => {}
+        Who::Provider => who::provider(&question, &forecast, args.json),
+        _ => who::user(&question, &forecast, asked.users, args.json),
     }
-    if args.json { say::line(&json::of(&question, &forecast).to_string()) } else { page::show(&question, &forecast) }
+}
+
+/// The owner's page, printed; and what it says to programs.
+pub(crate) fn told(args: &PlanArgs, path: &Path) -> Result<Map<String, Value>, Stop> {
+    let question = question(args, path)?;
+    let forecast = answer(args, &question, true)?;
+    let told = json::of(&question, &forecast);
+    if args.json {
+        say::line(&Value::Object(told.clone()).to_string())?
+    } else {
+        page::show(&question, &forecast)?
+    }
+    if let Some(to) = &args.forecast.html {
+        html::write(to, &question, &forecast, None)?;
+    }
+    Ok(told)
 }
 
 fn question(args: &PlanArgs, path: &Path) -> Result<Question, Stop> {
     let asked = &args.forecast;
     let book = book(asked)?;
     let trace = read_trace(path).map_err(Stop::Failed)?;
-    let sharing = if args.sharing == SharingArg::Modelled { Sharing::Modelled } else { Sharing::Private };
     let failed = |e: &dyn std::fmt::Display| Stop::Failed(format!("{}: {e}", path.display()));
-    let work = Workload::new(&trace, sharing).map_err(|e| failed(&e))?;
+    let work = Workload::new(&trace, sharing(args)).map_err(|e| failed(&e))?;
     let sessions = asked.sessions_per_hour.or((!work.is_open()).then_some(work.sessions() as f64));
     let load = LoadParams {
         sessions_per_hour: sessions,
@@ -112,7 +148,7 @@ fn question(args: &PlanArgs, path: &Path) -> Result<Question, Stop> {
     scenario.fit(&work, asked.gpus_per_engine).map_err(Stop::Failed)?;
     calibrate(&mut scenario, asked)?;
     work.load(&scenario.load).map_err(|e| Stop::Misused(e.to_string()))?;
-    let source = path.file_name().map_or_else(|| path.display().to_string(), |name| name.display().to_string());
+    let source = name_of(path);
     let rows = [
         format!("models.{}.", args.model),
         format!("gpus.{}.", asked.gpu),
@@ -125,7 +161,14 @@ fn question(args: &PlanArgs, path: &Path) -> Result<Question, Stop> {
 }
 
 fn book(asked: &ForecastArgs) -> Result<Book, Stop> {
-    let mut texts = Vec::new();
+    let texts = books(asked)?;
+    let files: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    Book::with(&files).map_err(|e| Stop::Failed(e.to_string()))
+}
+
+/// Books of one's own, by name and text.
+pub(crate) fn books(asked: &ForecastArgs) -> Result<Vec<(String, String)>, Stop> {
+    let mut texts = asked.books.clone();
     for path in &asked.book {
         let failed = |why: String| Stop::Failed(format!("the book {} cannot be read: {why}", path.display()));
         let bytes = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
@@ -134,8 +177,7 @@ fn book(asked: &ForecastArgs) -> Result<Book, Stop> {
         }
         texts.push((path.display().to_string(), std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?));
     }
-    let files: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    Book::with(&files).map_err(|e| Stop::Failed(e.to_string()))
+    Ok(texts)
 }
 
 fn calibrate(scenario: &mut Scenario, asked: &ForecastArgs) -> Result<(), Stop> {
@@ -157,5 +199,22 @@ fn answer(args: &PlanArgs, question: &Question, full: bool) -> Result<Forecast, 
     let advice = advise(scenario, work, NEAR).map_err(|e| Stop::Failed(e.to_string()))?;
     let moves = if full { moves(scenario, work, &advice, MOVES_SHOWN) } else { Vec::new() };
     let interval = if full { interval(scenario, work, &advice, args.forecast.draws) } else { None };
-    Ok(Forecast { advice, interval, moves })
+    let back_test = args.forecast.backtest.as_ref().map(|log| tested(args, question, log, &advice)).transpose()?;
+    Ok(Forecast { advice, interval, moves, back_test })
+}
+
+fn tested(args: &PlanArgs, question: &Question, log: &Path, advice: &Advice) -> Result<(String, BackTest), Stop> {
+    let trace = read_trace(log).map_err(Stop::Failed)?;
+    let near = (advice.today.servers, advice.proposed.servers);
+    let tested = back_test(&question.scenario, &trace, sharing(args), near);
+    let tested = tested.map_err(|e| Stop::Failed(format!("--backtest {}: {e}", log.display())))?;
+    Ok((name_of(log), tested))
+}
+
+fn sharing(args: &PlanArgs) -> Sharing {
+    if args.sharing == SharingArg::Modelled { Sharing::Modelled } else { Sharing::Private }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.display().to_string())
 }

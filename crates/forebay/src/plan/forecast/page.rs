@@ -1,6 +1,7 @@
 //! The first page: today, proposed, difference, in at most twelve lines; below it, all that it rests on.
 
-use forebay_tokenomics::money::{Interval, Move, Side};
+use forebay_tokenomics::chain::Limit;
+use forebay_tokenomics::money::{Advice, BackTest, Interval, Move, Side};
 
 use super::who::Provider;
 use super::{Forecast, MOVES_SHOWN, Question};
@@ -76,7 +77,7 @@ pub(crate) fn first_page(question: &Question, forecast: &Forecast) -> Vec<String
             &|s| binding(s),
             format!("in time: {:.1} %, {:.1} %", today.goodput * 100.0, proposed.goodput * 100.0),
         ),
-        interval_line(forecast.interval.as_ref(), advice.cash()),
+        interval_line(forecast, advice.cash()),
         moves_line(&forecast.moves),
     ]
 }
@@ -121,9 +122,52 @@ fn prices(side: &Side) -> String {
 
 fn binding(side: &Side) -> String {
     let limits = side.outcome.limits(side.storage.written_share);
-    let told: Vec<String> =
-        limits.iter().take(2).map(|(limit, used)| format!("{} {:.0} %", limit.name(), used * 100.0)).collect();
+    let told: Vec<String> = limits.iter().take(2).map(|(limit, used)| limit_words(*limit, *used)).collect();
     told.join(", ")
+}
+
+/// How far a limit is used up, so that nobody has to guess what more than all of it means: drives that are written faster than they are rated for wear out
+/// early, and go on working till then.
+fn limit_words(limit: Limit, used: f64) -> String {
+    match limit {
+        Limit::Endurance if used > 1.0 => format!("wears out {used:.1} x too fast"),
+        _ => format!("{} {:.0} %", limit.name(), used * 100.0),
+    }
+}
+
+/// What the limits that are used up most mean, a sentence each.
+pub(crate) fn limits_told(question: &Question, advice: &Advice) -> Vec<String> {
+    let sides = [("Today", &advice.today), ("With Forebay", &advice.proposed)];
+    let mut told = Vec::new();
+    for (name, side) in sides {
+        for (limit, used) in side.outcome.limits(side.storage.written_share).into_iter().take(2) {
+            told.push(format!("{name}, {}", limit_told(question, side, limit, used)));
+        }
+    }
+    told
+}
+
+fn limit_told(question: &Question, side: &Side, limit: Limit, used: f64) -> String {
+    let share = format!("{:.0} %", used * 100.0);
+    match limit {
+        Limit::Prefill => format!("{share} of all GPU time computes prompts."),
+        Limit::Decode => format!("{share} of all GPU time makes tokens of answers."),
+        Limit::GpuMemory => format!("in {share} of the time the next request waits for room in GPU memory."),
+        Limit::Capacity => {
+            format!("{share} of prompt tokens had been held by Forebay and were evicted before they came back.")
+        }
+        Limit::Drives => format!("drives read {share} of the time."),
+        Limit::Links => format!("the busiest server's link is busy {share} of the time."),
+        Limit::Endurance if used > 1.0 => {
+            let years = question.scenario.drive.life_years;
+            format!(
+                "drives are written {used:.1} times as fast as they are rated for over {years} years, so they last {:.1} months; buying them that much more often is in the cost ({:.2} $/h for drives). Larger drives, or ones rated for more writes, last longer.",
+                years * 12.0 / used,
+                side.storage.drives
+            )
+        }
+        Limit::Endurance => format!("drives are written {share} of what they are rated for."),
+    }
 }
 
 fn points(from: f64, to: f64) -> String {
@@ -146,7 +190,8 @@ pub(crate) fn signed(number: f64, decimals: usize) -> String {
     }
 }
 
-fn interval_line(interval: Option<&Interval>, cash: f64) -> String {
+fn interval_line(forecast: &Forecast, cash: f64) -> String {
+    let interval: Option<&Interval> = forecast.interval.as_ref();
     let of = match interval {
         Some(i) if i.failed < i.draws => format!(
             "saves {cash:.2} $/h; 90 % of {} draws of sessions between {:.2} and {:.2}{}",
@@ -157,7 +202,29 @@ fn interval_line(interval: Option<&Interval>, cash: f64) -> String {
         ),
         _ => format!("saves {cash:.2} $/h; no interval"),
     };
-    format!("{:<16} {of}; not back-tested", "interval")
+    let tested = forecast.back_test.as_ref().map_or("not back-tested".to_owned(), |(_, test)| {
+        format!("back-tested: {:.2} $/h, {:.1} points off", test.cash_error().abs(), test.found_error().abs())
+    });
+    format!("{:<16} {of}; {tested}", "interval")
+}
+
+/// What a back-test found, for below the page.
+fn back_test_told(log: &str, test: &BackTest) -> String {
+    let (forecast, kept) = (&test.forecast, &test.kept);
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    format!(
+        "Back-tested on {log}, the second half ({}) from the first ({}): {} servers forecast, {} would have been right; in time {} forecast, {} were; found {} forecast, {} were; saves {:.2} $/h forecast, {:.2} would have been right",
+        test.later,
+        test.known,
+        forecast.proposed.servers,
+        test.hindsight.proposed.servers,
+        percent(forecast.proposed.goodput),
+        percent(kept.goodput),
+        percent(forecast.proposed.outcome.hit_rate()),
+        percent(kept.outcome.hit_rate()),
+        forecast.cash(),
+        test.hindsight.cash()
+    )
 }
 
 fn moves_line(moves: &[Move]) -> String {
@@ -168,7 +235,8 @@ fn moves_line(moves: &[Move]) -> String {
     format!("{:<16} {}", "moves it most", moves.iter().take(MOVES_SHOWN).map(one).collect::<Vec<_>>().join("; "))
 }
 
-fn short(number: f64) -> String {
+/// With as many digits as tell something.
+pub(crate) fn short(number: f64) -> String {
     let text = if number.abs() >= 100.0 { format!("{number:.0}") } else { format!("{number:.3}") };
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
@@ -176,7 +244,9 @@ fn short(number: f64) -> String {
 /// What the page rests on.
 fn below(question: &Question, forecast: &Forecast) -> Vec<String> {
     let provider = Provider::new(&question.scenario, &forecast.advice.proposed);
-    let mut lines = vec![format!("Sold at {}: {provider}", question.scenario.prices.name), "It rests on".to_owned()];
+    let mut lines = limits_told(question, &forecast.advice);
+    lines.extend(forecast.back_test.as_ref().map(|(log, test)| back_test_told(log, test)));
+    lines.extend([format!("Sold at {}: {provider}", question.scenario.prices.name), "It rests on".to_owned()]);
     lines.extend(assumptions(question).into_iter().map(|(name, value)| format!("  {name}: {value}")));
     lines.push("Halved and doubled, it saves, $/h".to_owned());
     let told = |cash: Option<f64>| cash.map_or("no fleet".to_owned(), |cash| format!("{cash:.2}"));

@@ -1,6 +1,6 @@
 //! Many fleets side by side: which is the cheapest that keeps the promise, and where the trace can say nothing.
 
-use forebay_tokenomics::money::{Scenario, Side, run_side};
+use forebay_tokenomics::money::{Scenario, Side, Spread, run_side, spread};
 use forebay_types::parse_size;
 use serde_json::{Value, json};
 
@@ -16,26 +16,33 @@ const POINTS_MAX: usize = 64;
 struct Axes {
     gpus: Option<(f64, f64)>,
     nvme: Option<(f64, f64)>,
+    load: Option<(f64, f64)>,
 }
 
 impl Axes {
     fn parse(texts: &[String]) -> Result<Self, Stop> {
         let mut axes = Axes::default();
         for text in texts {
-            let wrong =
-                |why: &str| Stop::Misused(format!("--sweep {text}: {why}; write gpus=8..64 or nvme=8TB..512TB"));
+            let wrong = |why: &str| {
+                Stop::Misused(format!("--sweep {text}: {why}; write gpus=8..64, nvme=8TB..512TB or load=50..400"))
+            };
             let (what, range) = text.split_once('=').ok_or_else(|| wrong("it says not what"))?;
             let (from, to) = range.split_once("..").ok_or_else(|| wrong("it has no two ends"))?;
             let number = |end: &str| match what {
                 "gpus" => end.parse::<u32>().ok().map(f64::from).ok_or_else(|| wrong("an end is no whole number")),
                 "nvme" => parse_size(end).map(|bytes| bytes as f64).map_err(|e| wrong(&e.to_string())),
-                _ => Err(wrong("only gpus and nvme can be swept")),
+                "load" => end.parse::<f64>().ok().filter(|n| n.is_finite()).ok_or_else(|| wrong("an end is no number")),
+                _ => Err(wrong("only gpus, nvme and load can be swept")),
             };
             let ends = (number(from)?, number(to)?);
             if ends.0 <= 0.0 || ends.1 < ends.0 {
                 return Err(wrong("its ends are 0 or fall"));
             }
-            let axis = if what == "gpus" { &mut axes.gpus } else { &mut axes.nvme };
+            let axis = match what {
+                "gpus" => &mut axes.gpus,
+                "nvme" => &mut axes.nvme,
+                _ => &mut axes.load,
+            };
             if axis.replace(ends).is_some() {
                 return Err(wrong("it is given twice"));
             }
@@ -51,16 +58,39 @@ fn doubling((from, to): (f64, f64)) -> Vec<f64> {
     all
 }
 
-/// One fleet of a sweep.
-struct Point {
-    side: Side,
+/// All that was tried.
+pub(crate) struct Sweep {
+    pub(crate) points: Vec<Point>,
+    /// The cheapest that keeps the promise and that the trace can speak of.
+    pub(crate) best: Option<usize>,
+}
+
+/// One fleet of a sweep, at one load.
+pub(crate) struct Point {
+    pub(crate) side: Side,
     drive_bytes: f64,
-    supported: bool,
-    met: bool,
+    sessions_per_hour: Option<f64>,
+    pub(crate) supported: bool,
+    pub(crate) met: bool,
+    spread: Option<Spread>,
+}
+
+impl Point {
+    /// In a few words.
+    pub(crate) fn name(&self, scenario: &Scenario) -> String {
+        let load = self.sessions_per_hour.map_or(String::new(), |rate| format!(", {rate:.0} sessions/h"));
+        format!("{} GPUs, {:.1} TB{load}", self.side.servers * scenario.server.gpus, self.drive_bytes / 1e12)
+    }
 }
 
 /// Runs all points and shows them.
-pub(crate) fn run(question: &Question, forecast: &Forecast, texts: &[String], json: bool) -> Result<(), Stop> {
+pub(crate) fn run(
+    question: &Question,
+    forecast: &Forecast,
+    texts: &[String],
+    draws: u32,
+    json: bool,
+) -> Result<Sweep, Stop> {
     let axes = Axes::parse(texts)?;
     let scenario = &question.scenario;
     let per_server = f64::from(scenario.server.gpus);
@@ -71,24 +101,20 @@ pub(crate) fn run(question: &Question, forecast: &Forecast, texts: &[String], js
     };
     servers.dedup();
     let sizes = axes.nvme.map_or(vec![0.0], doubling);
-    if servers.len() * sizes.len() > POINTS_MAX {
-        return Err(Stop::Misused(format!(
-            "the sweep has {} fleets, and {POINTS_MAX} is the most",
-            servers.len() * sizes.len()
-        )));
+    let loads: Vec<Option<f64>> =
+        axes.load.map_or(vec![scenario.load.sessions_per_hour], |ends| doubling(ends).into_iter().map(Some).collect());
+    let count = servers.len() * sizes.len() * loads.len();
+    if count > POINTS_MAX {
+        return Err(Stop::Misused(format!("the sweep has {count} fleets, and {POINTS_MAX} is the most")));
     }
-    let load = question.work.load(&scenario.load).map_err(|e| Stop::Failed(e.to_string()))?;
-    // What it can tell of capacity ends where every byte that is ever written fits.
-    let distinct = load.distinct_tokens() as f64 * scenario.model.kv_bytes_per_token() as f64;
     let mut points = Vec::new();
-    for servers in servers {
-        for size in &sizes {
-            let sized = resized(scenario, servers, *size);
-            let drives = f64::from(sized.storage.drives_per_server * servers);
-            let drive_bytes = sized.drive.capacity_bytes * drives;
-            let side = run_side(&sized, &load, servers, true);
-            let supported = drive_bytes * sized.storage.fill / 2.0 <= distinct;
-            points.push(Point { met: side.goodput >= scenario.targets.share, side, drive_bytes, supported });
+    for rate in loads {
+        for servers in &servers {
+            for size in &sizes {
+                let mut sized = resized(scenario, *servers, *size);
+                sized.load.sessions_per_hour = rate;
+                points.push(point(question, &sized, *servers, draws)?);
+            }
         }
     }
     let best = points
@@ -96,13 +122,35 @@ pub(crate) fn run(question: &Question, forecast: &Forecast, texts: &[String], js
         .enumerate()
         .filter(|(_, point)| point.met && point.supported)
         .min_by(|a, b| a.1.side.dollars().total_cmp(&b.1.side.dollars()))
-        .map(|(i, _)| i);
+        .map(|(i, _)| i)
+        // Which load there will be is nobody's choice.
+        .filter(|_| axes.load.is_none());
+    let sweep = Sweep { points, best };
     if json {
-        let all: Vec<Value> =
-            points.iter().enumerate().map(|(i, point)| point_json(scenario, point, best == Some(i))).collect();
-        return say::line(&json!({"trace": question.source, "sweep": all}).to_string());
+        let points = sweep.points.iter().enumerate();
+        let all: Vec<Value> = points.map(|(i, point)| point_json(scenario, point, best == Some(i))).collect();
+        say::line(&json!({"trace": question.source, "sweep": all}).to_string())?;
+    } else {
+        show(scenario, &sweep)?;
     }
-    show(scenario, &points, best)
+    Ok(sweep)
+}
+
+fn point(question: &Question, sized: &Scenario, servers: u32, draws: u32) -> Result<Point, Stop> {
+    let load = question.work.load(&sized.load).map_err(|e| Stop::Failed(e.to_string()))?;
+    // What it can tell of capacity ends where every byte that is ever written fits.
+    let distinct = load.distinct_tokens() as f64 * sized.model.kv_bytes_per_token() as f64;
+    let drives = f64::from(sized.storage.drives_per_server * servers);
+    let drive_bytes = sized.drive.capacity_bytes * drives;
+    let side = run_side(sized, &load, servers, true);
+    Ok(Point {
+        met: side.goodput >= sized.targets.share,
+        supported: drive_bytes * sized.storage.fill / 2.0 <= distinct,
+        spread: spread(sized, &question.work, servers, draws),
+        sessions_per_hour: sized.load.sessions_per_hour,
+        side,
+        drive_bytes,
+    })
 }
 
 /// Drives of another size in the same slots; 0 leaves them.
@@ -114,7 +162,7 @@ fn resized(scenario: &Scenario, servers: u32, bytes: f64) -> Scenario {
     sized
 }
 
-fn mark(point: &Point, best: bool) -> &'static str {
+pub(crate) fn mark(point: &Point, best: bool) -> &'static str {
     match (best, point.supported, point.met) {
         (true, ..) => "cheapest that keeps the promise",
         (_, false, _) => "not supported by this trace",
@@ -123,29 +171,44 @@ fn mark(point: &Point, best: bool) -> &'static str {
     }
 }
 
-fn show(scenario: &Scenario, points: &[Point], best: Option<usize>) -> Result<(), Stop> {
-    let mut table = say::table(&["GPUs", "NVMe", "in time", "tokens found", "$/h", "of it storage", ""]);
-    for (i, point) in points.iter().enumerate() {
+/// A share, and where it lies in nine of ten draws.
+fn ranged(share: f64, ends: Option<(f64, f64)>) -> String {
+    let ends = ends.map_or(String::new(), |(low, high)| format!(" ({:.1} to {:.1})", low * 100.0, high * 100.0));
+    format!("{:.1} %{ends}", share * 100.0)
+}
+
+fn show(scenario: &Scenario, sweep: &Sweep) -> Result<(), Stop> {
+    let mut table = say::table(&["GPUs", "NVMe", "sessions/h", "in time", "tokens found", "$/h", "of it storage", ""]);
+    for (i, point) in sweep.points.iter().enumerate() {
         let side = &point.side;
         table.add_row([
             (side.servers * scenario.server.gpus).to_string(),
             format!("{:.1} TB", point.drive_bytes / 1e12),
-            format!("{:.1} %", side.goodput * 100.0),
-            format!("{:.1} %", side.outcome.hit_rate() * 100.0),
+            point.sessions_per_hour.map_or("-".to_owned(), |rate| format!("{rate:.0}")),
+            ranged(side.goodput, point.spread.map(|s| s.goodput)),
+            ranged(side.outcome.hit_rate(), point.spread.map(|s| s.found)),
             format!("{:.2}", side.dollars()),
             format!("{:.2}", side.storage.total()),
-            mark(point, best == Some(i)).to_owned(),
+            mark(point, sweep.best == Some(i)).to_owned(),
         ]);
     }
-    say::show(&table)
+    say::show(&table)?;
+    if sweep.points.iter().any(|point| point.spread.is_some()) {
+        say::line("In brackets: nine of ten draws of the trace's sessions with replacement lie there.")?;
+    }
+    Ok(())
 }
 
 fn point_json(scenario: &Scenario, point: &Point, best: bool) -> Value {
+    let ends = |of: Option<(f64, f64)>| of.map(|(low, high)| json!({"low": low, "high": high}));
     json!({
         "gpus": point.side.servers * scenario.server.gpus,
         "nvme_bytes": point.drive_bytes,
+        "sessions_per_hour": point.sessions_per_hour,
         "goodput": point.side.goodput,
+        "goodput_interval": ends(point.spread.map(|s| s.goodput)),
         "hit_rate": point.side.outcome.hit_rate(),
+        "hit_rate_interval": ends(point.spread.map(|s| s.found)),
         "dollars_per_hour": point.side.dollars(),
         "storage_dollars_per_hour": point.side.storage.total(),
         "meets": point.met,
@@ -171,7 +234,8 @@ mod tests {
             ("gpus=a..8", "no whole number"),
             ("gpus=8..4", "fall"),
             ("nvme=1..2", "no unit"),
-            ("racks=1..2", "only gpus and nvme"),
+            ("racks=1..2", "only gpus, nvme and load"),
+            ("load=x..2", "an end is no number"),
         ] {
             assert!(Axes::parse(&[bad.into()]).unwrap_err().sentence().contains(said), "{bad}");
         }
