@@ -5,6 +5,7 @@
 //! only when the moved records are flushed.
 
 mod age;
+mod choose;
 mod footer;
 mod shed;
 
@@ -22,6 +23,7 @@ use crate::segments::{SPARE_SEGMENTS, State};
 use crate::store::{Op, Store};
 use crate::verify::{Purpose, VerifyJob};
 use crate::write::{RecordOf, Whose};
+use choose::{Chosen, Limits};
 
 /// Of a victim of the cache, so much may be written again: 15/64 and the footers stay under a third of what is freed.
 const REAPPEND_SHARE: (u64, u64) = (15, 64);
@@ -41,11 +43,13 @@ pub(crate) struct Cleaning {
     phase: Phase,
     /// The victim's footer, from its read until its entries are looked up.
     footer: Option<(Buf, FooterCheck)>,
+    /// Of a victim of the cache: what is worth moving, as far as it was looked at, and what is not.
+    chosen: Chosen,
+    dropped: Vec<Item>,
+    /// To be moved.
     items: Vec<Item>,
-    /// Next of the footer's entries to look up, of `items` to drop or move, by phase.
+    /// Next of the footer's entries or the index's tables to look at, or of `items` to move, by phase.
     next: usize,
-    /// Of `items`, so many at the front are moved, the rest dropped.
-    keep: usize,
     /// Items between their read and the end of their write.
     flying: usize,
     flying_bytes: u64,
@@ -67,7 +71,9 @@ enum Phase {
     /// Without a footer the blocks are searched in the index.
     Sweep,
     Lookup,
+    /// Of a victim of the cache: what is not worth moving is let go, then what is stands in line.
     Drop,
+    Line,
     Move,
     Tombstones,
     /// Waiting for a flush.
@@ -82,6 +88,22 @@ struct Item {
     place: Place,
     value: u32,
     leased: bool,
+}
+
+impl Cleaning {
+    /// One of the victim's records is alive.
+    fn found(&mut self, item: Item) {
+        if self.durable {
+            self.items.push(item);
+        } else {
+            self.chosen.add(item, &mut self.dropped);
+        }
+    }
+
+    fn all_found(&mut self) {
+        self.next = 0;
+        self.phase = if self.durable { Phase::Move } else { Phase::Drop };
+    }
 }
 
 impl<D: Disk> Store<D> {
@@ -120,6 +142,7 @@ impl<D: Disk> Store<D> {
             Phase::Sweep => self.sweep_step(),
             Phase::Lookup => self.lookup_step(),
             Phase::Drop => self.drop_step(),
+            Phase::Line => self.line_step(),
             Phase::Move => self.move_step(),
             Phase::Tombstones => self.carry_tombstones(),
             Phase::Flush => false,
@@ -174,9 +197,10 @@ impl<D: Disk> Store<D> {
             durable: s.kind == SegmentKind::Durable,
             phase: Phase::Footer,
             footer: None,
+            chosen: Chosen::new(self.keep_limits()),
+            dropped: Vec::new(),
             items: Vec::new(),
             next: 0,
-            keep: 0,
             flying: 0,
             flying_bytes: 0,
             unflushed: 0,
@@ -206,17 +230,14 @@ impl<D: Disk> Store<D> {
     fn sweep_step(&mut self) -> bool {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
         if cleaning.next < self.index.tables() {
-            let here = self.index.table(cleaning.next).filter(|e| e.segment() == cleaning.victim);
-            cleaning.items.extend(here.map(|e| Item {
-                ns: e.ns,
-                key: e.key,
-                place: e.place(),
-                value: self.policy.value(e.rank, e.ns),
-                leased: e.is_leased(),
-            }));
+            let victim = cleaning.victim;
+            for e in self.index.table(cleaning.next).filter(|e| e.segment() == victim) {
+                let value = self.policy.value(e.rank, e.ns);
+                cleaning.found(Item { ns: e.ns, key: e.key, place: e.place(), value, leased: e.is_leased() });
+            }
             cleaning.next += 1;
         } else {
-            self.choose(&mut cleaning);
+            cleaning.all_found();
         }
         self.cleaning = Some(cleaning);
         true
@@ -225,7 +246,8 @@ impl<D: Disk> Store<D> {
     /// Finds out which of the victim's records are alive.
     fn lookup_step(&mut self) -> bool {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
-        let entries = cleaning.footer.as_ref().and_then(|(buf, check)| check.entries(buf, cleaning.next).ok());
+        let footer = cleaning.footer.take();
+        let entries = footer.as_ref().and_then(|(buf, check)| check.entries(buf, cleaning.next).ok());
         let left = entries.as_ref().map_or(0, ExactSizeIterator::len);
         let oldest = self.segments.horizon().without(cleaning.victim);
         let dropped = self.mutant(Mutant::TombstonesDropped);
@@ -247,66 +269,53 @@ impl<D: Disk> Store<D> {
                     }
                     let Some(found) = self.index.find(ns, &entry.key) else { continue };
                     if found.is_at(cleaning.victim, page) {
-                        cleaning.items.push(Item {
-                            ns,
-                            key: entry.key,
-                            place: found.place(),
-                            value: self.policy.value(found.rank, ns),
-                            leased: found.is_leased(),
-                        });
+                        let value = self.policy.value(found.rank, ns);
+                        let (place, leased) = (found.place(), found.is_leased());
+                        cleaning.found(Item { ns, key: entry.key, place, value, leased });
                     }
                 }
             }
         }
         cleaning.next += left.min(ENTRIES_PER_TURN);
         if left <= ENTRIES_PER_TURN {
-            cleaning.footer = None;
-            self.choose(&mut cleaning);
+            cleaning.all_found();
+        } else {
+            cleaning.footer = footer;
         }
         self.cleaning = Some(cleaning);
         true
     }
 
-    /// Decides what is written again: everything durable; of the cache what is leased, then what is worth most.
-    fn choose(&mut self, cleaning: &mut Cleaning) {
-        cleaning.next = 0;
-        cleaning.phase = Phase::Move;
-        cleaning.keep = cleaning.items.len();
-        if cleaning.durable {
-            return;
-        }
+    /// What of a victim of the cache may be written again.
+    fn keep_limits(&self) -> Limits {
         // When puts wait for room there is time to write again what is hot, and not what is merely warm.
         let hurry = self.segments.free_len() <= SPARE_SEGMENTS;
         let (mean, newest) = self.segments.cache_means();
-        let (line, share) = if hurry { (mean.midpoint(newest), HURRIED_SHARE) } else { (mean, REAPPEND_SHARE) };
-        let worth = |item: &Item| item.leased || u64::from(item.value) > line;
-        let keep_first = |item: &Item| (item.leased, item.value);
-        cleaning.items.sort_by_key(|item| std::cmp::Reverse(keep_first(item)));
+        let (above, share) = if hurry { (mean.midpoint(newest), HURRIED_SHARE) } else { (mean, REAPPEND_SHARE) };
         let most = |share: (u64, u64)| u64::from(self.geometry.segment_units) * share.0 / share.1;
-        let (leased, used) = (most(REAPPEND_SHARE), most(share));
-        let mut units = 0;
-        let fits = |item: &Item| {
-            units += u64::from(item.place.units());
-            worth(item) && units <= if item.leased { leased } else { used }
-        };
-        cleaning.keep = cleaning.items.iter().map(fits).take_while(|fits| *fits).count();
-        cleaning.next = cleaning.keep;
-        cleaning.phase = Phase::Drop;
+        Limits { above, units: most(share), leased_units: most(REAPPEND_SHARE) }
     }
 
     fn drop_step(&mut self) -> bool {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
-        let end = (cleaning.next + ENTRIES_PER_TURN).min(cleaning.items.len());
-        for item in &cleaning.items[cleaning.next..end] {
+        let from = cleaning.dropped.len().saturating_sub(ENTRIES_PER_TURN);
+        for item in cleaning.dropped.drain(from..) {
             self.evict_if_at(item.ns, &item.key, item.place);
         }
-        cleaning.next = end;
-        if end == cleaning.items.len() {
-            cleaning.items.truncate(cleaning.keep);
-            cleaning.next = 0;
-            cleaning.phase = Phase::Move;
+        if cleaning.dropped.is_empty() {
+            cleaning.phase = Phase::Line;
         }
         self.cleaning = Some(cleaning);
+        true
+    }
+
+    fn line_step(&mut self) -> bool {
+        let Some(cleaning) = &mut self.cleaning else { return false };
+        let best = std::iter::from_fn(|| cleaning.chosen.take());
+        cleaning.items.extend(best.take(ENTRIES_PER_TURN));
+        if cleaning.chosen.is_empty() {
+            cleaning.phase = Phase::Move;
+        }
         true
     }
 
