@@ -1,12 +1,15 @@
 //! Lanes: who moves bytes next. Deficit round robin three times over: the kinds of work take turns, in each kind those who ask, and of each of
 //! those its connections. So small answers never wait for large ones, and nobody gets more by asking more often or on more connections.
 
+mod room;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use forebay_types::limits::STEP_BYTES;
 
 use crate::slab::Id;
+pub(crate) use room::Room;
 
 /// A kind of work inside a shard's turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +42,13 @@ const SMALL_LASTS_US: u64 = 10_000;
 pub(crate) const SHARE: i64 = STEP_BYTES as i64 / 2;
 
 /// Gets that wait until one of their peer's reads has ended stand here. It is no lane: nothing in it can go on.
-const WAITS: usize = Lane::ALL.len();
+const WAITS: usize = LANES;
+
+/// Here stand those that wait for room, by its kind. No lane either.
+const ROOM: usize = LANES + 1;
+
+const LANES: usize = Lane::ALL.len();
+const QUEUES: usize = ROOM + Room::ALL.len();
 
 /// Who is at the other end, as far as fairness goes: what somebody cannot have more of by asking for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,10 +66,10 @@ pub(crate) enum Who {
 struct Flow {
     id: Id,
     peer: usize,
-    queues: [VecDeque<Id>; WAITS + 1],
-    deficits: [i64; WAITS + 1],
+    queues: [VecDeque<Id>; QUEUES],
+    deficits: [i64; LANES],
     /// It stands in its peer's ring.
-    listed: [bool; WAITS + 1],
+    listed: [bool; QUEUES],
 }
 
 /// A process or machine with its connections.
@@ -69,9 +78,10 @@ struct Peer {
     who: Who,
     connections: usize,
     /// Places of those with something to do.
-    rings: [VecDeque<u16>; WAITS + 1],
-    deficits: [i64; WAITS],
-    listed: [bool; WAITS],
+    rings: [VecDeque<u16>; QUEUES],
+    deficits: [i64; LANES],
+    /// It stands in the ring of peers.
+    listed: [bool; QUEUES],
     /// Reads at the store, which outlive their connection. Until they have ended the peer's number is not another's.
     reads: usize,
 }
@@ -93,9 +103,9 @@ pub(crate) struct Lanes {
     peers: Vec<Option<Peer>>,
     free: Vec<usize>,
     by_who: BTreeMap<Who, usize>,
-    /// Peers with something to do.
-    rings: [VecDeque<usize>; WAITS],
-    deficits: [i64; WAITS],
+    /// Peers with something to do, and those with something that waits for room.
+    rings: [VecDeque<usize>; QUEUES],
+    deficits: [i64; LANES],
     /// Until when something small is expected.
     small_until_us: u64,
 }
@@ -108,7 +118,7 @@ impl Lanes {
             free: Vec::new(),
             by_who: BTreeMap::new(),
             rings: Default::default(),
-            deficits: [0; WAITS],
+            deficits: [0; LANES],
             small_until_us: 0,
         }
     }
@@ -126,7 +136,7 @@ impl Lanes {
         if self.flows.len() <= place {
             self.flows.resize_with(place + 1, || None);
         }
-        let flow = Flow { id: conn, peer, queues: Default::default(), deficits: [0; 4], listed: [false; 4] };
+        let flow = Flow { id: conn, peer, queues: Default::default(), deficits: [0; LANES], listed: [false; QUEUES] };
         self.flows[place] = Some(flow);
         peer
     }
@@ -136,8 +146,8 @@ impl Lanes {
             who,
             connections: 0,
             rings: Default::default(),
-            deficits: [0; WAITS],
-            listed: [false; WAITS],
+            deficits: [0; LANES],
+            listed: [false; QUEUES],
             reads: 0,
         };
         let at = self.free.pop().unwrap_or_else(|| {
@@ -201,11 +211,15 @@ impl Lanes {
     }
 
     pub(crate) fn push(&mut self, lane: Lane, conn: Id, request: Id) {
-        let Some(peer) = self.queue(lane as usize, conn, request) else { return };
-        if !std::mem::replace(&mut peer.listed[lane as usize], true)
+        self.stand_in_line(lane as usize, conn, request);
+    }
+
+    fn stand_in_line(&mut self, at: usize, conn: Id, request: Id) {
+        let Some(peer) = self.queue(at, conn, request) else { return };
+        if !std::mem::replace(&mut peer.listed[at], true)
             && let Some(Some(flow)) = self.flows.get(usize::from(conn.place()))
         {
-            self.rings[lane as usize].push_back(flow.peer);
+            self.rings[at].push_back(flow.peer);
         }
     }
 
@@ -303,8 +317,9 @@ impl Lanes {
         }
     }
 
+    /// Whether nothing can go on.
     pub(crate) fn is_empty(&self) -> bool {
-        self.rings.iter().all(VecDeque::is_empty)
+        self.rings[..LANES].iter().all(VecDeque::is_empty)
     }
 
     /// Whether anything but what is small has something to do.
@@ -449,6 +464,28 @@ mod tests {
         assert!(rig.lanes.has_waiting(peer) && rig.lanes.is_empty(), "nothing in it can go on");
         let order: Vec<Id> = std::iter::from_fn(|| rig.lanes.waited(peer)).collect();
         assert_eq!(order, [ids[0], ids[3], ids[1], ids[2]]);
+    }
+
+    #[test]
+    fn those_that_wait_for_room_take_turns_by_peer_and_then_by_connection() {
+        let mut rig = Rig::new();
+        let ((a, _), (b, _), (other, _)) = (rig.join(1), rig.join(1), rig.join(2));
+        let ids: Vec<Id> = (0..5).map(|_| rig.id()).collect();
+        for request in &ids[..3] {
+            rig.lanes.wait_for_room(Room::Put, a, *request);
+        }
+        rig.lanes.wait_for_room(Room::Put, b, ids[3]);
+        rig.lanes.wait_for_room(Room::Put, other, ids[4]);
+        assert!(rig.lanes.is_empty() && rig.lanes.has_waiting_for_room(Room::Put), "nothing of it can go on");
+        assert!(rig.lanes.next_for_room(Room::Get).is_none(), "those that read stand apart");
+        let order: Vec<Id> = std::iter::from_fn(|| rig.lanes.next_for_room(Room::Put)).collect();
+        assert_eq!(order, [ids[0], ids[4], ids[3], ids[1], ids[2]]);
+        assert!(!rig.lanes.has_waiting_for_room(Room::Put));
+        rig.lanes.wait_for_room(Room::Put, a, ids[0]);
+        rig.lanes.wait_for_room(Room::Put, other, ids[4]);
+        rig.lanes.leave(a);
+        assert_eq!(rig.lanes.next_for_room(Room::Put), Some(ids[4]), "who leaves stands here no longer");
+        assert!(rig.lanes.next_for_room(Room::Put).is_none());
     }
 
     #[test]

@@ -327,19 +327,9 @@ impl Get {
     }
 
     /// Answers all that can be answered with a miss. What is landing is answered when it has landed, unless nobody is there to hear it.
-    pub(crate) fn give_up(
-        &mut self,
-        id: Id,
-        core: &mut Core,
-        reason: MissReason,
-        gone: bool,
-        mut outcome: impl FnMut(u32),
-    ) {
+    pub(crate) fn give_up(&mut self, core: &mut Core, reason: MissReason, gone: bool, mut outcome: impl FnMut(u32)) {
         core.counters.dropped[Dropped::Start as usize].add((self.items.len() - self.next) as u64);
         core.counters.dropped[Dropped::Copy as usize].add(self.ready.len() as u64 + u64::from(self.moving.is_some()));
-        if self.reading > 0 {
-            core.drop_reads(id);
-        }
         self.next = self.items.len();
         self.ready.clear();
         self.moving = None;

@@ -234,9 +234,7 @@ impl Shard {
         self.release(conn.grant);
         self.waiting_fds -= conn.fds.len();
         self.core.lanes.leave(id);
-        for (_, request) in &conn.requests {
-            self.drop_request(*request);
-        }
+        self.leave(id, &conn.requests);
         self.core.counters.regions.set(self.core.counters.regions.get() - conn.regions.len() as u64);
         self.core.counters.connections.set(self.conns.len() as u64);
     }
@@ -274,6 +272,7 @@ impl Shard {
         for id in open {
             self.close_connection(id);
         }
+        while self.leave_step() {}
         let now_us = self.clock.now_us();
         self.set_now(now_us);
         self.core.store.close(self.core.now_ms);

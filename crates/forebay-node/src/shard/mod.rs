@@ -10,6 +10,7 @@ pub(crate) mod core;
 mod get;
 mod get_move;
 mod hints;
+mod leaving;
 mod life;
 mod output;
 mod put;
@@ -17,6 +18,7 @@ mod readers;
 mod receive;
 mod regions;
 mod request;
+mod room;
 mod serve;
 mod shown;
 mod spin;
@@ -89,8 +91,9 @@ pub(crate) struct Shard {
     conns: Slab<Conn>,
     requests: Slab<Request>,
     /// Requests that wait for memory or a queue's place.
-    retry: Vec<Id>,
-    retry_at_us: u64,
+    line: room::Line,
+    /// Requests whose connection is gone.
+    leaving: leaving::Leaving,
     /// Requests with something to say at the end of the turn.
     touched: Vec<Id>,
     /// Connections with something to send at the end of the turn.
@@ -150,6 +153,7 @@ impl Shard {
                 || !self.core.lanes.is_empty()
                 || self.expiring.is_some()
                 || self.core.has_dropped
+                || !self.leaving.is_empty()
                 || !self.hints.is_empty()
                 || !self.readable.is_empty()
                 || !self.dirty.is_empty();
@@ -193,8 +197,8 @@ impl Shard {
 
     fn next_clock_us(&self, now_us: u64) -> u64 {
         let mut next = (now_us + IDLE_TURN_MS * 1000).min(self.deadline_us);
-        if !self.retry.is_empty() {
-            next = next.min(self.retry_at_us);
+        if !self.line.is_empty(&self.core.lanes) {
+            next = next.min(self.line.at_us);
         }
         if let Some(deadline_us) = self.closing {
             next = next.min(deadline_us).min(now_us + 1000);
@@ -219,13 +223,12 @@ impl Shard {
         }
         self.receive_all();
         let mut again = self.store_turn();
+        again |= self.leave_step();
         if self.core.now_us >= self.deadline_us || self.expiring.is_some() {
             self.expire();
         }
-        if !self.retry.is_empty() && self.core.now_us >= self.retry_at_us {
-            for id in std::mem::take(&mut self.retry) {
-                self.enqueue_again(id);
-            }
+        if self.core.now_us >= self.line.at_us && !self.line.is_empty(&self.core.lanes) {
+            self.try_for_room();
         }
         let mut ran = self.hints_step();
         for lane in Lane::ALL {
@@ -296,9 +299,9 @@ impl Shard {
         self.core.has_dropped = false;
         let mut events = std::mem::take(&mut self.events);
         let again = self.core.store.turn(self.core.now_ms, &mut events);
-        if !events.is_empty() && !self.retry.is_empty() {
+        if !events.is_empty() {
             // Something ended, so there may be room.
-            self.retry_at_us = self.core.now_us;
+            self.line.at_us = self.core.now_us;
         }
         for event in events.drain(..) {
             self.on_event(event);

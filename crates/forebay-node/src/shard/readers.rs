@@ -111,9 +111,9 @@ impl Readers {
         Some(read)
     }
 
-    /// Whether a read is a request's.
-    fn is_of(&self, read: Id, request: Id) -> bool {
-        self.reads.get(read).is_some_and(|read| read.request == request)
+    /// Whose read it is.
+    fn request(&self, read: Id) -> Option<Id> {
+        self.reads.get(read).map(|read| read.request)
     }
 }
 
@@ -124,10 +124,11 @@ impl Reading {
 }
 
 impl Core {
-    /// Drops what a request still has in front of the drive. The store tells of each that it dropped.
-    pub(crate) fn drop_reads(&mut self, request: Id) {
+    /// Drops what such requests still have in front of the drive. The store tells of each that it dropped.
+    pub(crate) fn drop_reads(&mut self, is_given_up: impl Fn(Id) -> bool) {
         let readers = &self.readers;
-        let dropped = self.store.drop_gets(self.now_ms, |token| readers.is_of(Id::from_word(token), request));
+        let dropped =
+            self.store.drop_gets(self.now_ms, |token| readers.request(Id::from_word(token)).is_some_and(&is_given_up));
         self.counters.dropped[Dropped::Read as usize].add(dropped);
         self.has_dropped |= dropped > 0;
     }

@@ -5,7 +5,7 @@ use forebay_wire::Presence;
 
 use super::get::Get;
 use super::put::Put;
-use crate::lanes::Lane;
+use crate::lanes::{Lane, Room};
 use crate::slab::Id;
 
 /// A request of one connection.
@@ -20,11 +20,23 @@ pub(crate) struct Request {
     pub(crate) lane: Lane,
     /// It stands in a lane, or waits in a list that will put it there.
     pub(crate) queued: bool,
+    /// Whether it waits for room.
+    pub(crate) room: Waiting,
     /// Something about it changed that the client has not been told.
     pub(crate) touched: bool,
     /// The client has given up on it: nothing more is said but `Done`.
     pub(crate) cancelled: bool,
     pub(crate) work: Work,
+}
+
+/// Whether a request waits for room. See `room.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    No,
+    /// It found none.
+    Waits,
+    /// It is in its lane to try again.
+    Tries,
 }
 
 /// What it asks.
@@ -38,6 +50,11 @@ pub(crate) enum Work {
 }
 
 impl Work {
+    /// What it waits for when it finds no room.
+    pub(crate) fn room(&self) -> Room {
+        if matches!(self, Work::Put(_)) { Room::Put } else { Room::Get }
+    }
+
     /// Keys that have no outcome yet.
     pub(crate) fn open(&self) -> usize {
         match self {

@@ -9,7 +9,7 @@ use super::conn::{CREDIT_BYTES_MAX, REQUESTS_MAX};
 use super::get::Get;
 use super::put::Put;
 use super::receive::Refusal;
-use super::request::{Forget, Match, Request, Work, from_token};
+use super::request::{Forget, Match, Request, Waiting, Work, from_token};
 use super::{Saved, Shard};
 use crate::counters::Timed;
 use crate::lanes::Lane;
@@ -149,8 +149,9 @@ impl Shard {
         let patience_us = u64::from(deadline_us).min(DEADLINE_US_MAX);
         let deadline_us = self.core.now_us + patience_us;
         let items = work.open();
-        let (queued, touched, cancelled) = (false, false, false);
-        let request = Request { conn: id, number, namespace, deadline_us, lane, queued, touched, cancelled, work };
+        let (queued, room, touched, cancelled) = (false, Waiting::No, false, false);
+        let request =
+            Request { conn: id, number, namespace, deadline_us, lane, queued, room, touched, cancelled, work };
         // `admit` has seen that there is a place.
         let Ok(request) = self.requests.insert(request) else { return };
         self.core.items += items;
@@ -230,11 +231,14 @@ impl Shard {
             Work::Match(matched) => space.lookup_misses[miss.index()] += matched.open() as u64,
             Work::Put(_) | Work::Forget(_) => {}
         }
+        if matches!(&request.work, Work::Get(get) if get.reading > 0) {
+            self.core.drop_reads(|of| of == id);
+        }
         match &mut request.work {
-            Work::Get(get) if cancelled => get.give_up(id, &mut self.core, miss, false, |_| ()),
+            Work::Get(get) if cancelled => get.give_up(&mut self.core, miss, false, |_| ()),
             Work::Get(get) => conn.output.with(|out| {
                 let mut outcomes = GetOutcomesWriter::new(out, number);
-                get.give_up(id, &mut self.core, miss, false, |item| {
+                get.give_up(&mut self.core, miss, false, |item| {
                     outcomes.push(item, GetOutcomeRef::Miss(miss));
                 });
                 outcomes.finish();
@@ -246,17 +250,6 @@ impl Shard {
         let conn = request.conn;
         self.settle(id);
         self.mark_dirty(conn);
-    }
-
-    /// Drops a request of a connection that is gone.
-    pub(super) fn drop_request(&mut self, id: Id) {
-        let Some(mut request) = self.requests.remove(id) else { return };
-        match &mut request.work {
-            Work::Get(get) => get.give_up(id, &mut self.core, MissReason::Unavailable, true, |_| ()),
-            Work::Put(put) => put.give_up(&mut self.core, None, RefusedReason::Unavailable),
-            Work::Match(matched) => matched.give_up(&mut self.core, MissReason::Unavailable),
-            Work::Forget(forget) => forget.give_up(&mut self.core),
-        }
     }
 
     /// Remembers that a request has something to say at the end of the turn.

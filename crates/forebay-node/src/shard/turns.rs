@@ -3,16 +3,13 @@
 use forebay_types::{MissReason, RefusedReason};
 
 use super::Shard;
-use super::request::{Request, Step, Work};
+use super::request::{Request, Step, Waiting, Work};
 use crate::lanes::{Lane, SHARE};
 use crate::slab::Id;
 
 /// Requests whose deadline is looked at in one turn, and keys that are given up in one: some tens of microseconds each.
 const EXPIRE_REQUESTS: usize = 1024;
 const EXPIRE_KEYS: usize = 4096;
-
-/// How soon work that found a queue full or no memory is tried again, in microseconds.
-const RETRY_US: u64 = 500;
 
 impl Shard {
     /// True if any request had its turn.
@@ -48,6 +45,7 @@ impl Shard {
             Work::Match(matched) => matched.step(namespace, &mut self.core, &mut budget),
             Work::Forget(forget) => forget.step(id, namespace, &mut self.core, &mut budget),
         };
+        let tried = std::mem::replace(&mut request.room, Waiting::No) == Waiting::Tries;
         match step {
             Step::Again => {
                 request.queued = true;
@@ -64,13 +62,15 @@ impl Shard {
             }
             Step::Retry => {
                 request.queued = true;
-                if self.retry.is_empty() {
-                    self.retry_at_us = self.core.now_us + RETRY_US;
-                }
-                self.retry.push(id);
+                request.room = Waiting::Waits;
             }
         }
-        let peer = conn.peer;
+        let (peer, room) = (conn.peer, request.work.room());
+        if step == Step::Retry {
+            self.wait_for_room(room, conn_id, id);
+        } else if tried {
+            self.found_room(room, id);
+        }
         self.settle(id);
         self.mark_dirty(conn_id);
         self.go_on_reading(peer);
