@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 use forebay_types::limits::STEP_BYTES;
 
+#[cfg(test)]
+use crate::mutant::Mutant;
 use crate::slab::Id;
 pub(crate) use room::Room;
 
@@ -108,6 +110,8 @@ pub(crate) struct Lanes {
     deficits: [i64; LANES],
     /// Until when something small is expected.
     small_until_us: u64,
+    #[cfg(test)]
+    pub(crate) mutant: Option<Mutant>,
 }
 
 impl Lanes {
@@ -120,11 +124,15 @@ impl Lanes {
             rings: Default::default(),
             deficits: [0; LANES],
             small_until_us: 0,
+            #[cfg(test)]
+            mutant: None,
         }
     }
 
     /// A connection begins. Gives its peer's number.
     pub(crate) fn join(&mut self, conn: Id, who: Who) -> usize {
+        #[cfg(test)]
+        let who = if self.mutant == Some(Mutant::TurnsByConnection) { Who::Unknown(conn.word()) } else { who };
         let peer = match self.by_who.get(&who) {
             Some(peer) => *peer,
             None => self.new_peer(who),
@@ -215,6 +223,11 @@ impl Lanes {
     }
 
     fn stand_in_line(&mut self, at: usize, conn: Id, request: Id) {
+        #[cfg(test)]
+        let conn = match self.mutant {
+            Some(Mutant::TurnsByRequest) => self.flows.iter().flatten().next().map_or(conn, |flow| flow.id),
+            _ => conn,
+        };
         let Some(peer) = self.queue(at, conn, request) else { return };
         if !std::mem::replace(&mut peer.listed[at], true)
             && let Some(Some(flow)) = self.flows.get(usize::from(conn.place()))
@@ -404,26 +417,45 @@ mod tests {
         (a - b).abs() <= 4 * SHARE
     }
 
-    #[test]
-    fn who_asks_a_thousand_times_gets_no_more_than_who_asks_once() {
+    /// What one connection with 500 requests gets, and what one with a single request does.
+    fn a_thousand_times_and_once(mutant: Option<Mutant>) -> (i64, i64) {
         let mut rig = Rig::new();
+        rig.lanes.mutant = mutant;
         let ((greedy, _), (modest, _)) = (rig.join(1), rig.join(2));
         let mut asks = vec![(greedy, SHARE); 500];
         asks.push((modest, SHARE));
         let spent = rig.spent(&asks, 2000);
-        let of_greedy: i64 = spent[..500].iter().sum();
-        assert!(is_near(of_greedy, spent[500]), "{of_greedy} beside {}", spent[500]);
+        (spent[..500].iter().sum(), spent[500])
+    }
+
+    #[test]
+    fn who_asks_a_thousand_times_gets_no_more_than_who_asks_once() {
+        let (greedy, modest) = a_thousand_times_and_once(None);
+        assert!(is_near(greedy, modest), "{greedy} beside {modest}");
+        let (greedy, modest) = a_thousand_times_and_once(Some(Mutant::TurnsByRequest));
+        assert!(greedy > 100 * modest, "turns by request are not found: {greedy} beside {modest}");
+    }
+
+    /// What each of a hundred connections of one process gets, and what a single one of another does.
+    fn a_hundred_connections_and_one(mutant: Option<Mutant>) -> (Vec<i64>, i64) {
+        let mut rig = Rig::new();
+        rig.lanes.mutant = mutant;
+        let mut asks: Vec<_> = (0..100).map(|_| (rig.join(1).0, SHARE)).collect();
+        asks.push((rig.join(2).0, 4096));
+        let mut spent = rig.spent(&asks, 40_000);
+        let modest = spent.pop().unwrap();
+        (spent, modest)
     }
 
     #[test]
     fn a_hundred_connections_of_one_process_get_no_more_than_one_of_another() {
-        let mut rig = Rig::new();
-        let mut asks: Vec<_> = (0..100).map(|_| (rig.join(1).0, SHARE)).collect();
-        asks.push((rig.join(2).0, 4096));
-        let spent = rig.spent(&asks, 40_000);
-        let greedy: i64 = spent[..100].iter().sum();
-        assert!(is_near(greedy, spent[100]), "{greedy} beside {}", spent[100]);
-        assert!(spent[..100].iter().all(|of| is_near(*of, greedy / 100)), "its connections share: {spent:?}");
+        let (spent, modest) = a_hundred_connections_and_one(None);
+        let greedy: i64 = spent.iter().sum();
+        assert!(is_near(greedy, modest), "{greedy} beside {modest}");
+        assert!(spent.iter().all(|of| is_near(*of, greedy / 100)), "its connections share: {spent:?}");
+        let (spent, modest) = a_hundred_connections_and_one(Some(Mutant::TurnsByConnection));
+        let greedy: i64 = spent.iter().sum();
+        assert!(greedy > 10 * modest, "turns by connection are not found: {greedy} beside {modest}");
     }
 
     #[test]

@@ -22,6 +22,8 @@ mod lanes;
 mod latency;
 mod metrics;
 mod money;
+#[cfg(test)]
+mod mutant;
 mod node;
 mod quota;
 mod reconcile;

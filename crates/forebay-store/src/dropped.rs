@@ -4,12 +4,16 @@ use forebay_io::Disk;
 use forebay_types::{Millis, MissReason};
 
 use crate::face::GetResult;
+use crate::mutant::Mutant;
 use crate::store::{Op, Store};
 
 impl<D: Disk> Store<D> {
     /// Drops gets that nobody waits for any more, as far as the drive was not asked for their bytes: those for whose token `is_idle` says so.
     /// [`Event::Got`] follows for each, a miss by `deadline`. Gives how many reads that saved.
     pub fn drop_gets(&mut self, now: Millis, is_idle: impl Fn(u64) -> bool) -> u64 {
+        if self.mutant(Mutant::NothingDropped) {
+            return 0;
+        }
         let (ops, ranges) = (&mut self.ops, &mut self.ranges);
         let taken = self.lanes.take_back(|token| match ops.get_mut(token) {
             Some(Op::Read(op)) => is_idle(op.token),

@@ -40,4 +40,8 @@ pub enum Mutant {
     TombstonesDropped,
     /// Emptied segments are taken to hold nothing without a header being written over what lies there.
     NotWrittenOver,
+    /// Large reads go to the drive as small ones do: whole, and all at once.
+    LargeReadsWhole,
+    /// What nobody waits for any more is read all the same.
+    NothingDropped,
 }

@@ -395,6 +395,8 @@ impl<D: Disk> Store<D> {
 
     pub(crate) fn read(&mut self, lane: Lane, op: Op, offset: u64, into: ReadInto) {
         let token = self.ops.insert(op);
+        let whole = lane == Lane::LargeGet && self.mutant(Mutant::LargeReadsWhole);
+        let lane = if whole { Lane::SmallGet } else { lane };
         self.lanes.read(lane, token, offset, into);
     }
 

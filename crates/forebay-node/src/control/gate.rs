@@ -17,11 +17,18 @@ pub(crate) struct Gate {
     left: i64,
     /// When `left` was last made up for the time that passed.
     since_us: u64,
+    #[cfg(test)]
+    mutant: Option<crate::mutant::Mutant>,
 }
 
 impl Gate {
     pub(super) fn new(now_us: u64) -> Gate {
-        Gate { left: BURST, since_us: now_us }
+        Gate {
+            left: BURST,
+            since_us: now_us,
+            #[cfg(test)]
+            mutant: None,
+        }
     }
 
     /// Somebody came to nothing. True: from here on it rests.
@@ -36,6 +43,10 @@ impl Gate {
         let made_up = now_us.saturating_sub(self.since_us) / EACH_US;
         self.since_us += made_up * EACH_US;
         self.left = self.left.saturating_add_unsigned(made_up).min(BURST);
+        #[cfg(test)]
+        if self.mutant == Some(crate::mutant::Mutant::GateNeverRests) {
+            return true;
+        }
         self.left > 0
     }
 
@@ -48,6 +59,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutant::Mutant;
 
     #[test]
     fn a_burst_is_let_in_and_then_one_at_a_time() {
@@ -68,6 +80,29 @@ mod tests {
         assert_eq!(now_us, 100 * EACH_US);
         assert!(gate.is_open(now_us + 1000 * EACH_US));
         assert_eq!(gate.left, BURST, "no more is saved up");
+    }
+
+    /// Strangers that are let in within a second, if each comes to nothing at once and the next stands there already.
+    fn let_in_within_a_second(mutant: Option<Mutant>) -> usize {
+        let mut gate = Gate { mutant, ..Gate::new(0) };
+        // One each 30 us is what a core can do.
+        let mut comes = |now_us| {
+            let is_open = gate.is_open(now_us);
+            if is_open {
+                gate.stray(now_us);
+            }
+            is_open
+        };
+        (0..1_000_000).step_by(30).filter(|now_us| comes(*now_us)).count()
+    }
+
+    #[test]
+    fn who_connects_in_a_loop_is_let_in_at_a_pace() {
+        let most = BURST as usize + (1_000_000 / EACH_US) as usize;
+        let let_in = let_in_within_a_second(None);
+        assert!(let_in <= most && let_in > most / 2, "{let_in}");
+        let let_in = let_in_within_a_second(Some(Mutant::GateNeverRests));
+        assert!(let_in > 10 * most, "a listener that never rests is not found: {let_in}");
     }
 
     #[test]

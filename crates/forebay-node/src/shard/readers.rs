@@ -6,6 +6,8 @@
 use super::core::Core;
 use crate::counters::Dropped;
 use crate::lanes::Lanes;
+#[cfg(test)]
+use crate::mutant::Mutant;
 use crate::slab::{Id, Slab};
 
 /// Reads and bytes at the store while one peer alone reads: what keeps a drive busy. A peer may have two blocks there whatever their size.
@@ -43,11 +45,20 @@ pub(crate) struct Readers {
     active: usize,
     /// Who began the last one, who before that another did, and when.
     latest: [(usize, u64); 2],
+    #[cfg(test)]
+    mutant: Option<Mutant>,
 }
 
 impl Readers {
     pub(crate) fn new() -> Self {
-        Readers { reads: Slab::new(READS_MAX), peers: Vec::new(), active: 0, latest: [(usize::MAX, 0); 2] }
+        Readers {
+            reads: Slab::new(READS_MAX),
+            peers: Vec::new(),
+            active: 0,
+            latest: [(usize::MAX, 0); 2],
+            #[cfg(test)]
+            mutant: None,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -59,6 +70,10 @@ impl Readers {
         let has = self.peers.get(peer).copied().unwrap_or(Share { reads: 0, bytes: 0 });
         if has.reads == 0 {
             return true;
+        }
+        #[cfg(test)]
+        if self.mutant == Some(Mutant::ReadsUnbounded) {
+            return self.reads.len() < 1000;
         }
         let is_other = |(other, at_us): &(usize, u64)| {
             *other != peer && *other != usize::MAX && now_us.saturating_sub(*at_us) < OTHERS_LAST_US
@@ -199,6 +214,22 @@ mod tests {
             assert!(!rig.fill(0, *peer, 1 << 20).is_empty(), "one in any case");
         }
         assert_eq!(rig.fill(0, peers[39], 1 << 20).len(), 0);
+    }
+
+    /// What one peer has at the store when it takes all that it may, beside another.
+    fn reads_beside_another(mutant: Option<Mutant>) -> usize {
+        let mut rig = Rig { ids: Slab::new(5000), ..Rig::new() };
+        rig.readers.mutant = mutant;
+        let (greedy, modest) = (rig.peer(1), rig.peer(2));
+        let read = rig.fill(0, modest, 64 << 10);
+        rig.end(read);
+        rig.fill(0, greedy, 64 << 10).len()
+    }
+
+    #[test]
+    fn what_a_peer_may_have_at_the_store_beside_another_has_a_bound() {
+        assert_eq!(reads_beside_another(None), 8);
+        assert!(reads_beside_another(Some(Mutant::ReadsUnbounded)) > 500, "reads without a bound are not found");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod admission;
 mod budget;
 mod crash;
 mod expiry;
+mod fairness;
 mod faults;
 mod flips;
 mod grouping;

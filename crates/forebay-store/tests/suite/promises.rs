@@ -7,7 +7,7 @@ use crate::rig::*;
 
 /// The scenario says what is broken. It says nothing of the store as it is, and something of the store with a guard left out.
 #[track_caller]
-fn held_and_found(scenario: impl Fn(Option<Mutant>) -> Option<String>, mutant: Mutant) {
+pub(crate) fn held_and_found(scenario: impl Fn(Option<Mutant>) -> Option<String>, mutant: Mutant) {
     assert_eq!(scenario(None), None);
     let broken = scenario(Some(mutant));
     println!("{mutant:?}: {}", broken.as_deref().unwrap_or("nothing"));
