@@ -18,12 +18,14 @@ const ENGINES: [Engine; 4] = [
     Engine {
         name: "transformers",
         environment: "vllm",
+        beside: None,
         modules: "torch, transformers",
         tests: &["test_transformers_signatures.py", "test_transformers.py"],
     },
     Engine {
         name: "vllm",
         environment: "vllm",
+        beside: None,
         modules: "torch, vllm",
         tests: &[
             "test_vllm_signatures.py",
@@ -39,14 +41,16 @@ const ENGINES: [Engine; 4] = [
     Engine {
         name: "sglang",
         environment: "sglang",
+        beside: None,
         modules: "torch, sglang.srt.managers.cache_controller",
         tests: &["test_sglang_signatures.py", "test_sglang.py"],
     },
     Engine {
         name: "lmcache",
         environment: "lmcache",
+        beside: Some("vllm"),
         modules: "torch, lmcache",
-        tests: &["test_lmcache_signatures.py", "test_lmcache.py"],
+        tests: &["test_lmcache_signatures.py", "test_lmcache.py", "test_lmcache_server.py"],
     },
 ];
 
@@ -60,6 +64,8 @@ const SPARE_GB: u64 = 5;
 struct Engine {
     name: &'static str,
     environment: &'static str,
+    /// Another environment whose programs its tests start.
+    beside: Option<&'static str>,
     modules: &'static str,
     tests: &'static [&'static str],
 }
@@ -90,15 +96,10 @@ pub(crate) fn run(root: &Path, asked: &Asked, report: &mut Report) -> Result<(),
     let mut skipped = 0;
     for engine in &engines {
         step(&format!("engines: {}", engine.name));
-        let ready = tools.environment(root, engine.environment).and_then(|python| {
-            pass(&format!("importing {}", engine.modules), imports(&python, engine.modules))?;
-            Ok(python)
-        });
-        match ready {
-            Ok(python) => {
+        match tools.ready(root, &site, engine) {
+            Ok(pytest) => {
                 let what = format!("the tests with {}", engine.name);
-                let (closing, done) =
-                    pass_keeping(&what, pytest(root, &python, &site, engine), python::is_closing_line);
+                let (closing, done) = pass_keeping(&what, pytest, python::is_closing_line);
                 tests.extend(closing.iter().flat_map(|line| counts(line)));
                 report.close(format!("{}: {}", engine.name, closing.join("; ").trim_matches(['=', ' '])));
                 ran.push(engine.name);
@@ -226,7 +227,8 @@ impl Tools {
     /// Says what disk the environments take, and refuses before anything is fetched if they do not fit.
     fn say_what_is_taken(&self, root: &Path, engines: &[&Engine]) -> Result<(), Stop> {
         let folder = cache()?.join("engines");
-        let mut names: Vec<&str> = engines.iter().map(|engine| engine.environment).collect();
+        let mut names: Vec<&str> =
+            engines.iter().flat_map(|engine| [Some(engine.environment), engine.beside]).flatten().collect();
         names.sort_unstable();
         names.dedup();
         let mut missing_gb = 0;
@@ -247,6 +249,17 @@ impl Tools {
             return Err(Stop::Failed(format!("{text}: make room, or set XDG_CACHE_HOME to another disk")));
         }
         Ok(())
+    }
+
+    /// The command that runs an engine's tests, which imports what it should.
+    fn ready(&self, root: &Path, site: &Path, engine: &Engine) -> Result<Command, Stop> {
+        let python = self.environment(root, engine.environment)?;
+        pass(&format!("importing {}", engine.modules), imports(&python, engine.modules))?;
+        let mut command = pytest(root, &python, site, engine);
+        if let Some(name) = engine.beside {
+            command.env("FOREBAY_PYTHON_BESIDE", self.environment(root, name)?);
+        }
+        Ok(command)
     }
 
     /// An engine's environment; its Python.

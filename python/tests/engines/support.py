@@ -161,9 +161,9 @@ def run_script(name: str, *args: str, timeout_s: float = 480.0, modules: tuple[s
     return out
 
 
-def wait_for(what: Callable[[], object], *, every_s: float = 0.05) -> None:
+def wait_for(what: Callable[[], object], *, every_s: float = 0.05, patience_s: float = PATIENCE_S) -> None:
     """Waits until a function answers something true."""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + patience_s
     while not what():
         assert time.monotonic() < until, "it did not come true"
         time.sleep(every_s)

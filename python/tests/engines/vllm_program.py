@@ -17,6 +17,9 @@ import time
 from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+if "FOREBAY_LAST_PATH" in os.environ:
+    # Packages that another environment has and this one lacks: looked for behind all of this one's own.
+    sys.path.append(os.environ["FOREBAY_LAST_PATH"])
 
 from support import LENGTHS, PATIENCE_S, stop_process
 from vllm import LLM, SamplingParams
