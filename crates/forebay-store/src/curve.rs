@@ -50,7 +50,8 @@ impl Live {
     /// Blocks asked for of late, and of a million of them, how many half of what fits, what fits, and twice that would find.
     pub(crate) fn told(&self, fits: u64) -> (u64, [u64; 3]) {
         let found = TOLD_HALVES.map(|halves| (self.curve.hit_rate(fits * halves / 2) * 1e6).round() as u64);
-        (self.curve.weight() as u64, found)
+        // What the request under way asks for is told already, though where it was found is not yet known.
+        (self.curve.weight() as u64 + self.others + self.names.len() as u64, found)
     }
 }
 

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::Place;
@@ -29,7 +30,20 @@ fn shown() -> BTreeSet<String> {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let _node = place.serve_with(&["--metrics", &free]);
     place.ask(&["put", &place.file("a", b"abc")]).ok();
-    let mut stream = std::net::TcpStream::connect(&free).unwrap();
+    let started = Instant::now();
+    loop {
+        let shown = scraped(&free);
+        // Shards tell of themselves a few times a second.
+        if shown.contains("forebay_curve_found_ratio") || started.elapsed() > Duration::from_secs(20) {
+            return shown;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Names of the samples that are shown now.
+fn scraped(address: &str) -> BTreeSet<String> {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
     write!(stream, "GET /metrics HTTP/1.1\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
