@@ -8,10 +8,9 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::Place;
+use support::{Place, pause};
 
 fn file(path: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
@@ -30,15 +29,14 @@ fn shown() -> BTreeSet<String> {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let _node = place.serve_with(&["--metrics", &free]);
     place.ask(&["put", &place.file("a", b"abc")]).ok();
-    let started = Instant::now();
-    loop {
-        let shown = scraped(&free);
-        // Shards tell of themselves a few times a second.
-        if shown.contains("forebay_curve_found_ratio") || started.elapsed() > Duration::from_secs(20) {
-            return shown;
+    // Shards tell of themselves a few times a second.
+    for _ in 0..400 {
+        if scraped(&free).contains("forebay_curve_found_ratio") {
+            break;
         }
-        std::thread::sleep(Duration::from_millis(50));
+        pause(50);
     }
+    scraped(&free)
 }
 
 /// Names of the samples that are shown now.

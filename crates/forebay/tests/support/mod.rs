@@ -243,7 +243,7 @@ impl Drop for Node {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test's node is broken for a while")]
+#[expect(clippy::disallowed_methods, reason = "a test's node is broken for a while, or is given time")]
 pub(crate) fn pause(ms: u64) {
     std::thread::sleep(std::time::Duration::from_millis(ms));
 }
