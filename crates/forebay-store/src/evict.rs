@@ -23,12 +23,8 @@ use crate::segments::{SPARE_SEGMENTS, State};
 use crate::store::{Op, Store};
 use crate::verify::{Purpose, VerifyJob};
 use crate::write::{RecordOf, Whose};
-use choose::{Chosen, Limits};
+use choose::Chosen;
 
-/// Of a victim of the cache, so much may be written again: 15/64 and the footers stay under a third of what is freed.
-const REAPPEND_SHARE: (u64, u64) = (15, 64);
-/// Of a victim that puts wait for.
-const HURRIED_SHARE: (u64, u64) = (1, 16);
 /// More than any trailer and the footer of a segment of large records take.
 const FOOTER_AND_TRAILER_BYTES: u64 = 64 << 10;
 /// Entries looked up or dropped in one turn.
@@ -197,7 +193,7 @@ impl<D: Disk> Store<D> {
             durable: s.kind == SegmentKind::Durable,
             phase: Phase::Footer,
             footer: None,
-            chosen: Chosen::new(self.keep_limits()),
+            chosen: Chosen::default(),
             dropped: Vec::new(),
             items: Vec::new(),
             next: 0,
@@ -229,6 +225,7 @@ impl<D: Disk> Store<D> {
 
     fn sweep_step(&mut self) -> bool {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
+        self.begin_to_choose(&mut cleaning);
         if cleaning.next < self.index.tables() {
             let victim = cleaning.victim;
             for e in self.index.table(cleaning.next).filter(|e| e.segment() == victim) {
@@ -246,6 +243,7 @@ impl<D: Disk> Store<D> {
     /// Finds out which of the victim's records are alive.
     fn lookup_step(&mut self) -> bool {
         let Some(mut cleaning) = self.cleaning.take() else { return false };
+        self.begin_to_choose(&mut cleaning);
         let footer = cleaning.footer.take();
         let entries = footer.as_ref().and_then(|(buf, check)| check.entries(buf, cleaning.next).ok());
         let left = entries.as_ref().map_or(0, ExactSizeIterator::len);
@@ -284,16 +282,6 @@ impl<D: Disk> Store<D> {
         }
         self.cleaning = Some(cleaning);
         true
-    }
-
-    /// What of a victim of the cache may be written again.
-    fn keep_limits(&self) -> Limits {
-        // When puts wait for room there is time to write again what is hot, and not what is merely warm.
-        let hurry = self.segments.free_len() <= SPARE_SEGMENTS;
-        let (mean, newest) = self.segments.cache_means();
-        let (above, share) = if hurry { (mean.midpoint(newest), HURRIED_SHARE) } else { (mean, REAPPEND_SHARE) };
-        let most = |share: (u64, u64)| u64::from(self.geometry.segment_units) * share.0 / share.1;
-        Limits { above, units: most(share), leased_units: most(REAPPEND_SHARE) }
     }
 
     fn drop_step(&mut self) -> bool {

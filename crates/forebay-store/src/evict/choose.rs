@@ -5,7 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use super::Item;
+use forebay_io::Disk;
+
+use super::{Cleaning, Item};
+use crate::segments::SPARE_SEGMENTS;
+use crate::store::Store;
+
+/// Of a victim of the cache, so much may be written again: 15/64 and the footers stay under a third of what is freed.
+const REAPPEND_SHARE: (u64, u64) = (15, 64);
+/// Of a victim that puts wait for.
+const HURRIED_SHARE: (u64, u64) = (1, 16);
 
 /// The order of keeping: leased, value, and of equals who came first.
 type Order = (bool, u32, u32);
@@ -65,6 +74,25 @@ impl Chosen {
     /// Takes the best of those that are left.
     pub(super) fn take(&mut self) -> Option<Item> {
         self.best.pop_last().map(|(_, item)| item)
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Judged as late as may be: since the footer's read was asked for, room may have been found.
+    pub(super) fn begin_to_choose(&self, cleaning: &mut Cleaning) {
+        if cleaning.next == 0 {
+            cleaning.chosen = Chosen::new(self.keep_limits());
+        }
+    }
+
+    /// What of a victim of the cache may be written again.
+    fn keep_limits(&self) -> Limits {
+        // When puts wait for room there is time to write again what is hot, and not what is merely warm.
+        let hurry = self.segments.free_len() <= SPARE_SEGMENTS;
+        let (mean, newest) = self.segments.cache_means();
+        let (above, share) = if hurry { (mean.midpoint(newest), HURRIED_SHARE) } else { (mean, REAPPEND_SHARE) };
+        let most = |share: (u64, u64)| u64::from(self.geometry.segment_units) * share.0 / share.1;
+        Limits { above, units: most(share), leased_units: most(REAPPEND_SHARE) }
     }
 }
 
