@@ -74,6 +74,13 @@ class Node:
             self._process.wait(PATIENCE_S)
             self._process = None
 
+    def end(self) -> None:
+        """SIGTERM, and waits for its end: all that was put is on the drive then."""
+        self.signal(signal.SIGTERM)
+        assert self._process is not None
+        self._process.wait(PATIENCE_S)
+        self._process = None
+
     @property
     def pid(self) -> int:
         """Its process."""

@@ -268,7 +268,7 @@ def test_what_stands_in_line_is_brought_to_dram_meanwhile(node: Node, half: Half
     asked, busy, unread = request("waits", 4 * TOKENS + 1), request("runs", 4 * TOKENS + 1, seed=1), request("unread", 4 * TOKENS + 1, seed=2, skip_read=True)
     for each in (asked, busy, unread):
         half.put(each, range(4))
-    node.kill()
+    node.end()
     node.start()
     space = half.link.namespace
     assert space is not None and half.link.client is not None and half.link.client.wait_reachable(60_000)
