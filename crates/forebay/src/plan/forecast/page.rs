@@ -23,10 +23,11 @@ pub(crate) fn show(question: &Question, forecast: &Forecast) -> Result<(), Stop>
     Ok(())
 }
 
-/// Three columns behind a name.
+/// Three columns behind a name. A long cell moves what is behind it on, and never runs into it.
 fn row(name: &str, columns: [String; 3]) -> String {
     let [today, proposed, difference] = columns;
-    format!("{name:<16} {today:<30} {proposed:<30} {difference}").trim_end().to_owned()
+    let cell = |text: &str| format!("{text:<width$}", width = 31.max(text.chars().count() + 2));
+    format!("{name:<17}{}{}{difference}", cell(&today), cell(&proposed)).trim_end().to_owned()
 }
 
 /// The page.

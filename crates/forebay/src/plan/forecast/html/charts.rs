@@ -95,7 +95,8 @@ pub(super) fn first_token(question: &Question, advice: &Advice) -> String {
         svg.text(x(seconds), top + height + 17.0, &format!("{seconds} s"), Anchor::Middle, true);
     }
     svg.line((x(target), top), (x(target), top + height), "bad", true);
-    svg.text(x(target) - 6.0, top + 12.0, &format!("promised: {target} s"), Anchor::End, true);
+    // At the foot: up there are the curves.
+    svg.text(x(target) - 6.0, top + height - 8.0, &format!("promised: {target} s"), Anchor::End, true);
     for (_, side, colour) in sides(advice) {
         let sorted = &side.outcome.ttft_s;
         let points: Vec<(f64, f64)> = (0..=CURVE_STEPS)
@@ -114,8 +115,10 @@ pub(super) fn limits(advice: &Advice) -> String {
     let proposed = advice.proposed.outcome.limits(advice.proposed.storage.written_share);
     let today = advice.today.outcome.limits(0.0);
     let mut svg = Svg::new(WIDTH, 32.0 * proposed.len() as f64 + 40.0, "how far each limit is used up");
-    let (names, full) = (112.0, WIDTH - 112.0 - 110.0);
-    let at = |used: f64| used.clamp(0.0, 1.25) * full;
+    // The longest bar leaves room for what is said behind it.
+    let (names, longest) = (112.0, 1.25);
+    let full = (WIDTH - names - 110.0) / longest;
+    let at = |used: f64| used.clamp(0.0, longest) * full;
     for (i, (limit, used)) in proposed.iter().enumerate() {
         let y = 12.0 + 32.0 * i as f64;
         let before = today.iter().find(|(other, _)| other == limit).map_or(0.0, |(_, used)| *used);
@@ -127,7 +130,7 @@ pub(super) fn limits(advice: &Advice) -> String {
             Limit::Endurance if *used > 1.0 => format!("{used:.1} x too fast"),
             _ => format!("{:.0} %", used * 100.0),
         };
-        svg.text(end.min(WIDTH - 82.0), y + 15.0, &told, Anchor::Start, true);
+        svg.text(end, y + 15.0, &told, Anchor::Start, true);
     }
     let bottom = 12.0 + 32.0 * proposed.len() as f64;
     svg.line((names + full, 4.0), (names + full, bottom), "line", true);
