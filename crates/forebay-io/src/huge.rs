@@ -161,8 +161,13 @@ fn scan(map: &File, start: u64, end: u64, run: &mut [u64; 3]) -> i32 {
     unsafe { libc::ioctl(map.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) }
 }
 
-/// Why clients' regions have no huge pages as a node sees them, and what to do; absent when they have. One is made to find out.
-pub fn huge_pages_off() -> Option<String> {
+/// Why clients' regions have no huge pages as a node sees them; absent when they have. One is made to find out, once in a process.
+pub fn huge_pages_off() -> Option<&'static str> {
+    static OFF: OnceLock<Option<String>> = OnceLock::new();
+    OFF.get_or_init(look_for_huge_pages).as_deref()
+}
+
+fn look_for_huge_pages() -> Option<String> {
     let seen = || -> Result<bool, RegionError> {
         let region = Region::owned(HUGE_BYTES)?;
         let Some(_slice) = region.alloc(HUGE_BYTES) else { return Ok(false) };

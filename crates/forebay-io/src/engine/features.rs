@@ -113,7 +113,7 @@ pub struct Probe {
     /// What may be locked in memory, in bytes; absent when there is no limit. Registered buffers count against it.
     pub memlock_bytes: Option<u64>,
     /// Why clients' regions have no huge pages; absent when they have.
-    pub huge_pages_off: Option<String>,
+    pub huge_pages_off: Option<&'static str>,
 }
 
 /// Looks at what this machine offers to engines.

@@ -196,7 +196,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
 /// Why reads land in no client's memory, where that can be told before there is a client.
 fn without_landings(landings: Landings) -> Option<String> {
     match landings {
-        Landings::Auto => forebay_io::huge_pages_off(),
+        Landings::Auto => forebay_io::huge_pages_off().map(str::to_owned),
         Landings::Direct => None,
         Landings::Bounce => Some("asked for by --landing".into()),
     }
