@@ -103,6 +103,20 @@ impl CallQueue {
         tickets.pending.insert(ticket, Pending { call, cancelled });
         Ok(ticket)
     }
+
+    /// Hands over what is only said, and has no answer of its own.
+    fn submit_saying(
+        &self,
+        py: Python<'_>,
+        handle: &NamespaceHandle,
+        say: impl FnOnce(&NamespaceHandle) + Send + 'static,
+    ) -> PyResult<u64> {
+        let run = move |handle: &NamespaceHandle, _: Option<&mut Memory>| {
+            say(handle);
+            Answer::Said
+        };
+        self.submit(py, handle, None, || Answer::Said, run)
+    }
 }
 
 impl Inner {
@@ -298,16 +312,7 @@ impl CallQueue {
         let keys = asked(keys)?;
         let hint = reuse.map_or(Ok(Reuse::Unknown), crate::namespace::reuse)?;
         let handle = namespace.get().handle(py)?;
-        self.submit(
-            py,
-            handle,
-            None,
-            || Answer::Said,
-            move |handle, _| {
-                handle.touch(&keys.of(handle), hint);
-                Answer::Said
-            },
-        )
+        self.submit_saying(py, handle, move |handle| handle.touch(&keys.of(handle), hint))
     }
 
     #[pyo3(signature = (namespace, keys, /, *, within_ms=5000.0))]
@@ -321,16 +326,7 @@ impl CallQueue {
         let keys = asked(keys)?;
         let within = deadline(py, within_ms)?;
         let handle = namespace.get().handle(py)?;
-        self.submit(
-            py,
-            handle,
-            None,
-            || Answer::Said,
-            move |handle, _| {
-                handle.prefetch(&keys.of(handle), within);
-                Answer::Said
-            },
-        )
+        self.submit_saying(py, handle, move |handle| handle.prefetch(&keys.of(handle), within))
     }
 
     #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]

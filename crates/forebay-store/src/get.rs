@@ -65,8 +65,9 @@ impl<D: Disk> Store<D> {
         if want.end - want.start > room {
             return GetStarted::TooSmall { need: want.end - want.start };
         }
-        let rank = self.rank_use(ns, &key, old_rank, batch, depth_in_batch);
-        self.asked_for(batch, self.index.seed().hash(ns, &key));
+        let name = self.index.seed().hash(ns, &key);
+        let rank = self.rank_use(ns, &key, name, old_rank, batch, depth_in_batch);
+        self.asked_for(batch, name);
 
         if let Some(cached) = self.dram.get(ns, &key) {
             let found = found_in(cached.data, cached.length, cached.descriptor, Tier::Dram, want);
@@ -140,10 +141,9 @@ impl<D: Disk> Store<D> {
         GetStarted::Pending
     }
 
-    /// Ranks a use of a block, and gives its rank in DRAM.
-    pub(crate) fn rank_use(&mut self, ns: u16, key: &Key, old: u32, batch: Batch, depth: u32) -> u32 {
+    /// Ranks a use of a block, whose hash in the index is `name`, and gives its rank in DRAM.
+    pub(crate) fn rank_use(&mut self, ns: u16, key: &Key, name: u64, old: u32, batch: Batch, depth: u32) -> u32 {
         let turn = self.turn_of(batch);
-        let name = self.index.seed().hash(ns, key);
         let rank = self.policy.used(turn, depth, old, batch.hint, (name, ns));
         self.set_rank(ns, key, rank);
         self.is_worth_following(ns, key);

@@ -94,8 +94,9 @@ impl<D: Disk> Store<D> {
         if let Some(ns) = self.namespaces.find(namespace)
             && let Some(old) = self.index.find(ns, key).map(|entry| entry.rank)
         {
-            let rank = self.rank_use(ns, key, old, batch, depth);
-            self.asked_for(batch, self.index.seed().hash(ns, key));
+            let name = self.index.seed().hash(ns, key);
+            let rank = self.rank_use(ns, key, name, old, batch, depth);
+            self.asked_for(batch, name);
             self.dram.set_rank(ns, key, rank);
         }
         Ok(tier)
@@ -165,7 +166,7 @@ impl<D: Disk> Store<D> {
         if !flies || self.lanes.is_full(Lane::Prefetch) || !self.ahead.has_room(now, bytes, room) {
             return Some(Err(MissReason::Busy));
         }
-        let rank = self.rank_use(ns, &key, old, batch, depth);
+        let rank = self.rank_use(ns, &key, self.index.seed().hash(ns, &key), old, batch, depth);
         let Some(buf) = self.dram.alloc_above(&self.arena, bytes as usize, rank) else {
             return Some(Err(MissReason::Busy));
         };

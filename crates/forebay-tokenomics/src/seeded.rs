@@ -10,6 +10,16 @@ pub(crate) fn finish(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Where a name falls among all of them, without chance: names may be counters.
+pub(crate) fn spread(name: u64) -> u64 {
+    finish(name.wrapping_add(0x9e37_79b9_7f4a_7c15))
+}
+
+/// Whether a name is in the sample of one in `2 ^ halvings`. A smaller sample is part of a larger one.
+pub(crate) fn is_sampled(name: u64, halvings: u32) -> bool {
+    halvings == 0 || spread(name) >> (64 - halvings) == 0
+}
+
 /// Numbers from a seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Seeded(u64);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::seeded::finish;
+use crate::seeded::is_sampled;
 
 /// Most blocks followed at a time. A followed block takes less than 100 bytes, the counts less than a mebibyte: 8 MiB in all.
 const FOLLOWED_MAX: usize = 1 << 16;
@@ -71,7 +71,7 @@ impl LruCurve {
 
     /// Whether a block is followed. Of blocks that are not, [`LruCurve::asked`] alone need be told.
     pub fn follows(&self, key: u64) -> bool {
-        follows(key, self.halvings)
+        is_sampled(key, self.halvings)
     }
 
     /// So many blocks that are not followed were asked for.
@@ -95,7 +95,7 @@ impl LruCurve {
         followed.clear();
         for key in keys {
             self.asked += 1.0;
-            if follows(key, self.halvings) {
+            if is_sampled(key, self.halvings) {
                 followed.push(key);
             }
         }
@@ -165,7 +165,7 @@ impl LruCurve {
     fn halve(&mut self) {
         self.halvings += 1;
         let halvings = self.halvings;
-        self.touched.retain(|key, _| follows(*key, halvings));
+        self.touched.retain(|key, _| is_sampled(*key, halvings));
         self.renumber();
     }
 
@@ -185,10 +185,6 @@ impl Default for LruCurve {
     fn default() -> Self {
         LruCurve::new()
     }
-}
-
-fn follows(key: u64, halvings: u32) -> bool {
-    halvings == 0 || finish(key.wrapping_add(0x9e37_79b9_7f4a_7c15)) >> (64 - halvings) == 0
 }
 
 fn count_of(capacity: f64) -> usize {

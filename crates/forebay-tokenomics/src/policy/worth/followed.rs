@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use crate::seeded::{Mixed, finish};
+use crate::seeded::{Mixed, is_sampled};
 
 use super::super::Rank;
 
@@ -95,12 +95,12 @@ impl Followed {
         let halvings = self.halvings;
         let mut at = 0;
         while at < self.blocks.len() {
-            if follows(self.blocks[at].name, halvings) { at += 1 } else { self.remove(at) }
+            if is_sampled(self.blocks[at].name, halvings) { at += 1 } else { self.remove(at) }
         }
     }
 
     pub(super) fn follows(&self, name: u64) -> bool {
-        follows(name, self.halvings)
+        is_sampled(name, self.halvings)
     }
 
     /// Blocks that a followed one stands for.
@@ -230,10 +230,6 @@ impl Followed {
         // A table of the standard library: eight bytes of key, four of place, one of its own, an eighth of it empty at least.
         self.blocks.capacity() * size_of::<Block>() + self.by_name.capacity() * 20
     }
-}
-
-fn follows(name: u64, halvings: u32) -> bool {
-    halvings == 0 || finish(name.wrapping_add(0x9e37_79b9_7f4a_7c15)) >> (64 - halvings) == 0
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::hash::BuildHasherDefault;
 use forebay_types::Reuse;
 
 use crate::cost::CostCurve;
-use crate::seeded::{Mixed, finish};
+use crate::seeded::{Mixed, spread};
 use crate::trace::Span;
 
 use super::super::instant::step;
@@ -130,7 +130,7 @@ impl Size {
         self.spans.clear();
         let mut followed = 0u32;
         for key in keys {
-            if finish(key.wrapping_add(0x9e37_79b9_7f4a_7c15)) > self.hash_max {
+            if spread(*key) > self.hash_max {
                 continue;
             }
             let number = *self.numbers.entry(*key).or_insert_with(|| {
