@@ -44,26 +44,12 @@ def check(said: dict[str, Any], plain: list[list[int]], what: str, capsys: pytes
     return {turn["name"]: turn["counts"] | {"held": turn.get("held")} for turn in said["turns"]}
 
 
-def test_the_connectors_node_is_full_stopped_killed_and_restarted(model_folder: Path, plain: list[list[int]], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = life(model_folder, place, "--kind", "connector")
-    turns = check(said, plain, "the connector", capsys)
+@pytest.mark.parametrize("kind", ["connector", "tier"])
+def test_the_node_is_full_stopped_killed_and_restarted(kind: str, model_folder: Path, plain: list[list[int]], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = life(model_folder, place, "--kind", kind)
+    turns = check(said, plain, f"the {kind}", capsys)
     assert turns["full"]["refused"] > 0 and turns["full"]["stored"] == 0
     assert turns["cold"]["stored"] > 0 and turns["cold"]["refused"] == 0, "and is written to again when there is room"
-    warm = turns["warm"]["loaded"]
-    assert warm > 0
-    for hurt in ("stopped", "killed"):
-        assert turns[hurt]["load_failed"] > 0, "it was under way"
-    assert turns["dead"]["loaded"] == 0
-    for name in ("after stopped", "after killed", "after restarted"):
-        assert turns[name]["loaded"] == warm and turns[name]["load_failed"] == 0, f"{name}: {turns[name]}"
-    assert said["during"] == 3
-
-
-def test_the_tiers_node_is_full_stopped_killed_and_restarted(model_folder: Path, plain: list[list[int]], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = life(model_folder, place, "--kind", "tier")
-    turns = check(said, plain, "the tier", capsys)
-    assert turns["full"]["refused"] > 0 and turns["full"]["stored"] == 0
-    assert turns["cold"]["stored"] > 0 and turns["cold"]["refused"] == 0
     warm = turns["warm"]["loaded"]
     assert warm > 0
     for hurt in ("stopped", "killed"):

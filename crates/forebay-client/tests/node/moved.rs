@@ -5,8 +5,9 @@ use forebay_types::MissReason;
 
 use super::*;
 
-/// Starts the node of a home on these drives.
+/// Starts the node of a home anew on these drives.
 fn start_on(home: &mut Home, drives: &[&str]) {
+    home.stop();
     let drive = |name: &&str| DataConfig { path: home.dir.join(name), capacity: Some(96 << 20) };
     let mut config = NodeConfig::new(drive(&drives[0]), drives.len() as u64 * (64 << 20), home.dir.join("sock"));
     config.data = drives.iter().map(drive).collect();
@@ -24,7 +25,6 @@ fn what_a_client_puts_with_an_old_table_is_where_others_look_for_it() {
         let (client, space) = home.client(&address);
         let name = address.to_string();
         filled(&space, &format!("{name} before"), &SMALL);
-        home.stop();
         start_on(&mut home, &["drive", "added"]);
         // The call that finds its connection gone finds another epoch, and asks who is who before it puts.
         let blocks = filled(&space, &format!("{name} after"), &SMALL);
@@ -33,7 +33,6 @@ fn what_a_client_puts_with_an_old_table_is_where_others_look_for_it() {
         let (other, fresh) = home.client(&address);
         assert_all_hit(&fresh, &blocks);
         assert_eq!(other.counters().moved, 0);
-        home.stop();
         start_on(&mut home, &["drive"]);
     }
 }
@@ -41,18 +40,15 @@ fn what_a_client_puts_with_an_old_table_is_where_others_look_for_it() {
 #[test]
 fn every_verb_with_an_old_table_asks_the_right_shard_in_the_same_call() {
     let mut home = Home::new(1);
-    home.stop();
     start_on(&mut home, &["drive", "added"]);
     let (writer, space) = home.client(&home.unix());
     let blocks = filled(&space, "kept", &SMALL);
     assert_adds_up(&writer);
     for verb in 0..4 {
         // Attached while the second drive was not there, so that it takes the first for the owner of everything.
-        home.stop();
         start_on(&mut home, &["drive"]);
         let (client, space) = home.client(&home.unix());
         assert!(space.get(&keys(&blocks)).iter().any(|result| result.miss() == Some(MissReason::Absent)));
-        home.stop();
         start_on(&mut home, &["drive", "added"]);
         match verb {
             0 => assert_all_hit(&space, &blocks),
@@ -68,11 +64,9 @@ fn every_verb_with_an_old_table_asks_the_right_shard_in_the_same_call() {
 #[test]
 fn a_client_of_a_drive_that_was_taken_out_misses_what_was_there_and_puts_it_elsewhere() {
     let mut home = Home::new(1);
-    home.stop();
     start_on(&mut home, &["drive", "added"]);
     let (client, space) = home.client(&home.unix());
     let blocks = filled(&space, "kept", &SMALL);
-    home.stop();
     start_on(&mut home, &["drive"]);
     let got = space.get(&keys(&blocks));
     let absent = got.iter().filter(|result| result.miss() == Some(MissReason::Absent)).count();

@@ -9,9 +9,8 @@ use forebay_types::{Key, PutOutcome, SeededEntropy};
 
 use crate::rig::*;
 
-/// A few blocks are used three times, then the drive is gone round more than once by what nobody uses again. How many of the few are left.
-fn left_after_a_scan(policy: &str) -> usize {
-    let mut rig = Rig::new(Options { len: 3 * MIB + 20 * 4 * MIB, ..Options::default() });
+/// Starts again on the same drive, with this policy.
+pub(crate) fn restart_under(rig: &mut Rig, policy: &str) {
     let config = StoreConfig {
         policy: policy_by_name(policy).unwrap(),
         index_bytes_max: 4 << 20,
@@ -20,6 +19,12 @@ fn left_after_a_scan(policy: &str) -> usize {
     };
     let chance = Arc::new(SeededEntropy::new(1));
     rig.store = Store::open(rig.medium.open(), Arena::new(16 << 20).unwrap(), config, chance, 0, UTC).unwrap().0;
+}
+
+/// A few blocks are used three times, then the drive is gone round more than once by what nobody uses again. How many of the few are left.
+fn left_after_a_scan(policy: &str) -> usize {
+    let mut rig = Rig::new(Options { len: 3 * MIB + 20 * 4 * MIB, ..Options::default() });
+    restart_under(&mut rig, policy);
     let hot: Vec<Key> = (0..10).map(key).collect();
     let mut scanned = 0;
     let mut scan = |rig: &mut Rig, blocks: u64| {

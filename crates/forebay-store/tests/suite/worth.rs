@@ -3,14 +3,11 @@
 //! A request looks up its blocks, uses those that lead, and puts the others behind the gap, each with its chain, place and tokens; nobody gives a hint.
 //! Time is the trace's own. The drive is simulated and evicts by segment, as a real one.
 
-use std::sync::Arc;
-
-use forebay_io::Arena;
-use forebay_store::{Batch, Committed, Reserve, Store, StoreConfig};
+use forebay_store::{Batch, Committed, Reserve};
 use forebay_tokenomics::cost::{Assumptions, CostCurve, model_by_name};
-use forebay_tokenomics::policy_by_name;
-use forebay_types::{BlockMeta, Class, Descriptor, Key, PutOutcome, RefusedReason, SeededEntropy, Version};
+use forebay_types::{BlockMeta, Class, Descriptor, Key, PutOutcome, RefusedReason, Version};
 
+use crate::policy::restart_under;
 use crate::rig::*;
 use crate::traces::Load;
 
@@ -73,14 +70,7 @@ fn replay(load: &Load, policy: &str, share: f64) -> Saved {
     let ns = forebay_types::Namespace { fingerprint, ..namespace(CACHE, Class::Cache, None) };
     let mut rig =
         Rig::new(Options { align: 512, len: 3 * MIB + segments * segment, arena: 16 << 20, ..Options::default() });
-    let config = StoreConfig {
-        policy: policy_by_name(policy).unwrap(),
-        index_bytes_max: 4 << 20,
-        mutant: None,
-        ..StoreConfig::default()
-    };
-    let chance = Arc::new(SeededEntropy::new(1));
-    rig.store = Store::open(rig.medium.open(), Arena::new(16 << 20).unwrap(), config, chance, 0, UTC).unwrap().0;
+    restart_under(&mut rig, policy);
     rig.store.remove_namespace(0, CACHE);
     rig.settle();
     rig.store.upsert_namespace(0, &ns);
