@@ -218,8 +218,11 @@ impl Control {
         true
     }
 
+    /// Says how many are connected. A stranger that is only being told why it may not stay has no place; of those there are `HANDSHAKES_MAX` at most.
     fn count(&self) {
-        self.board.control.connections.set(self.peers.len() as u64);
+        let goes = |peer: &Peer| peer.closing && matches!(peer.role, Role::Stranger { .. });
+        let held = self.peers.iter().filter(|(_, peer)| !goes(peer)).count();
+        self.board.control.connections.set(held as u64);
     }
 
     /// Lets a peer go. One that never said who it is came to nothing.
