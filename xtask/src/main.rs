@@ -20,9 +20,10 @@ cargo xtask test [--io-engines] [--runner cargo|nextest]
     Everything that must hold before a change is handed in: format, lints, tidy, licences, all tests, doc tests.
     --io-engines   once more, the tests that start nodes, with each I/O engine forced in turn
     --runner       which runner; by default nextest where it is installed
-cargo xtask test --engines [--only ENGINE]... [--allow-skip ENGINE]...
-    Only the adapters of python/, under the engines' own wheels (transformers, vllm, lmcache) on CPU. Their environments, about 6 GB each, are made once in your cache
-    directory. An engine that does not run here fails, unless it is named.
+cargo xtask test --engines [--only ENGINE]... [--allow-skip ENGINE]... [--minutes N]
+    Only the adapters of python/, under the engines' own wheels (transformers, vllm, sglang, lmcache) on CPU. Their environments, 7 GB together, are made once in your
+    cache directory. An engine that does not run here fails, unless it is named, or cannot be had (no network, no room) and `--allow-skip unmade` is there.
+    --minutes      the most valuable first, and no test is begun in the last four of so many minutes; what did not run is said by name
 cargo xtask tidy [--accept [--bytes-unchanged]]
     Arrows between rooms, heads of modules, formats and their papers, growth of files and functions.
     --accept       records today's sizes and papers as the new baseline

@@ -151,7 +151,7 @@ impl Place {
 
 pub(crate) fn is_closing_line(line: &str) -> bool {
     let line = line.trim_matches(['=', ' ']);
-    line.contains(" in ") && [" passed", " failed", "no tests ran"].iter().any(|word| line.contains(word))
+    line.contains(" in ") && [" passed", " failed", " skipped", "no tests ran"].iter().any(|word| line.contains(word))
 }
 
 #[cfg(test)]
@@ -161,6 +161,7 @@ mod tests {
     #[test]
     fn the_closing_line_of_pytest_is_known() {
         assert!(is_closing_line("============ 60 passed, 1 skipped in 12.34s ============"));
+        assert!(is_closing_line("============ 15 skipped in 54.15s ============"));
         assert!(is_closing_line("=== 1 failed, 59 passed in 72.34s (0:01:12) ==="));
         assert!(!is_closing_line("tests/test_verbs.py ............ [ 20%]"));
     }

@@ -56,6 +56,10 @@ impl Asked {
                     Some(engine) => asked.of_engines.may_skip.push(engine.to_owned()),
                     None => return Err(Stop::Misused(format!("{arg} takes an engine"))),
                 },
+                "--minutes" => match args.next().and_then(|minutes| minutes.parse().ok()) {
+                    Some(minutes) => asked.of_engines.minutes = Some(minutes),
+                    None => return Err(Stop::Misused("--minutes takes a whole number of minutes".into())),
+                },
                 "--io-engines" => asked.io_engines = true,
                 "--runner" => {
                     asked.runner = match args.next() {
@@ -67,9 +71,11 @@ impl Asked {
                 other => return Err(Stop::Misused(format!("`test` has no flag {other:?}"))),
             }
         }
-        let named = asked.of_engines.only.len() + asked.of_engines.may_skip.len();
-        if named > 0 && !asked.engines {
-            return Err(Stop::Misused("--only and --allow-skip belong to --engines".into()));
+        let of_engines = &asked.of_engines;
+        let is_narrowed =
+            !of_engines.only.is_empty() || !of_engines.may_skip.is_empty() || of_engines.minutes.is_some();
+        if is_narrowed && !asked.engines {
+            return Err(Stop::Misused("--only, --allow-skip and --minutes belong to --engines".into()));
         }
         Ok(asked)
     }
