@@ -247,6 +247,10 @@ fn what_is_wrong_is_one_sentence() {
         .once();
     run(&["--card", "c", "--as", "user"]).complains(2, &["--card", "owner's first page"]).once();
     run(&["--html", "p", "--as", "builder"]).complains(2, &["--html", "owner's first page"]).once();
+    // Before anything is reckoned: a forecast that cannot be shown is not made, and no empty page is left where one can.
+    run(&["--html", "no/folder/p.html", "--ttft", "0.000001"]).complains(1, &["no/folder/p.html", "cannot be written"]).once();
+    run(&["--html", "p.html", "--ttft", "0.000001"]).complains(1, &["no fleet keeps the promise"]).once();
+    assert!(!place.path("p.html").exists());
     run(&["--backtest", "none", "--model", "llama-3.1-8b", "--draws", "0"]).complains(1, &["none"]).once();
     place.file("two.jsonl", support::coding_sessions(2).as_bytes());
     run(&["--backtest", "two.jsonl", "--model", "llama-3.1-8b", "--draws", "0"])

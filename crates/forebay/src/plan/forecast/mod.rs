@@ -86,6 +86,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<(), Stop> {
             return Err(Stop::Misused(format!("{flag} belongs to the owner's first page; leave --as and --sweep out")));
         }
     }
+    asked.html.as_ref().map_or(Ok(()), |to| html::can_be_written(to))?;
     if page {
         let told = told(args, path)?;
         return args.card.as_ref().map_or(Ok(()), |card| super::card::write(card, args, path, &told));

@@ -3,6 +3,7 @@
 mod charts;
 mod svg;
 
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use super::page::{assumptions, first_page, limits_told};
@@ -20,6 +21,14 @@ p{margin:4px 0;color:var(--soft)}.answer{font-size:18px;color:var(--ink);margin:
 @media(max-width:820px){.grid{grid-template-columns:1fr}}section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px 18px;min-width:0}\
 .wide{grid-column:1/-1}svg{display:block;width:100%;height:auto;margin-top:8px}svg text{font:12px system-ui,sans-serif;fill:var(--ink)}svg .soft{fill:var(--soft)}\
 pre{overflow-x:auto;font:12.5px/1.55 ui-monospace,monospace;margin:8px 0 0}table{border-collapse:collapse;width:100%;font-size:13px}td{border-top:1px solid var(--line);padding:5px 10px 5px 0;vertical-align:top;overflow-wrap:anywhere}td:first-child{white-space:nowrap;color:var(--soft)}";
+
+/// Whether it can be written there, before a forecast is made for it: what is there stays as it is, and what is not there is not there afterwards.
+pub(crate) fn can_be_written(to: &Path) -> Result<(), Stop> {
+    let failed = |e| Stop::Failed(format!("the page {} cannot be written: {e}", to.display()));
+    let there = to.exists();
+    OpenOptions::new().append(true).create(true).open(to).map_err(failed)?;
+    if there { Ok(()) } else { std::fs::remove_file(to).map_err(failed) }
+}
 
 /// Writes it.
 pub(crate) fn write(to: &Path, question: &Question, forecast: &Forecast, sweep: Option<&Sweep>) -> Result<(), Stop> {
