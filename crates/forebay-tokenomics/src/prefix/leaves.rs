@@ -3,7 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::tree::{ExtentId, ROOT, Tree};
+use super::tree::{ExtentId, ROOT, Tree, room_for};
+
+/// Entries of the heap at which it is made anew.
+fn heap_max(extents: usize) -> usize {
+    2 * extents + 1024
+}
 
 /// A key for each extent, and the leaf with the smallest. Entries that are out of date stay in the heap until they come up, and are made anew when
 /// they are twice as many as the extents.
@@ -20,9 +25,15 @@ impl Leaves {
 
     pub(super) fn set_key(&mut self, id: ExtentId, key: u64) {
         if self.keys.len() <= id as usize {
+            room_for(&mut self.keys, id as usize + 1);
             self.keys.resize(id as usize + 1, 0);
         }
         self.keys[id as usize] = key;
+    }
+
+    /// Bytes that so many extents need: a key each, and the heap when it is made anew.
+    pub(super) fn live_bytes(extents: usize) -> usize {
+        extents * size_of::<u64>() + heap_max(extents) * size_of::<(u64, ExtentId)>()
     }
 
     /// Bytes it takes.
@@ -51,9 +62,7 @@ impl Leaves {
 
     /// The leaf with the smallest key.
     pub(super) fn least(&mut self, tree: &Tree) -> ExtentId {
-        if self.heap.len() > 2 * tree.len() + 1024 {
-            self.refill(tree);
-        }
+        self.tidy(tree);
         loop {
             let Some(Reverse((key, id))) = self.heap.peek().copied() else {
                 self.refill(tree);
@@ -64,6 +73,13 @@ impl Leaves {
                 return id;
             }
             self.heap.pop();
+        }
+    }
+
+    /// Where all is held nobody asks for the least, and what is out of date would never come up.
+    pub(super) fn tidy(&mut self, tree: &Tree) {
+        if self.heap.len() >= heap_max(tree.len()) {
+            self.refill(tree);
         }
     }
 

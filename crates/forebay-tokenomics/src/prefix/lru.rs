@@ -29,7 +29,8 @@ impl PrefixPolicy for PrefixLru {
         "lru"
     }
 
-    fn touch(&mut self, _: &Tree, path: &[ExtentId], request: &Use) {
+    fn touch(&mut self, tree: &Tree, path: &[ExtentId], request: &Use) {
+        self.leaves.tidy(tree);
         for id in path {
             self.leaves.set_key(*id, u64::from(request.index) + 1);
         }
@@ -61,8 +62,12 @@ impl Forgets for PrefixLru {
         self.leaves.key(id) as f64
     }
 
-    fn forgotten(&mut self, id: ExtentId) {
+    fn forgotten(&mut self, id: ExtentId, _: u32) {
         self.leaves.set_key(id, 0);
+    }
+
+    fn live_bytes(&self, extents: usize) -> usize {
+        Leaves::live_bytes(extents)
     }
 
     fn bytes(&self) -> usize {

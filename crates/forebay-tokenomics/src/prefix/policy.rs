@@ -56,8 +56,11 @@ pub(super) trait Forgets: PrefixPolicy {
     /// Of two extents, the one that was used later has more.
     fn last_use(&self, id: ExtentId) -> f64;
 
-    /// The extent is no more; its number may be given to another.
-    fn forgotten(&mut self, id: ExtentId);
+    /// The extent, of so many blocks, is no more; its number may be given to another.
+    fn forgotten(&mut self, id: ExtentId, blocks: u32);
+
+    /// Bytes that so many extents need, about: what [`Forgets::bytes`] would be had there never been more.
+    fn live_bytes(&self, extents: usize) -> usize;
 
     /// Bytes it takes, about.
     fn bytes(&self) -> usize;

@@ -16,6 +16,15 @@ pub type ExtentId = u32;
 pub const ROOT: ExtentId = 0;
 
 const NONE: u32 = u32::MAX;
+/// Twelve bytes an entry, in nodes that are half full.
+const STRANGER_BYTES: usize = 24;
+
+/// Makes room for `len` in steps of a quarter: where memory has a bound, doubling would leave half of it unused.
+pub(super) fn room_for<T>(list: &mut Vec<T>, len: usize) {
+    if len > list.capacity() {
+        list.reserve_exact(len - list.len() + list.len() / 4 + 16);
+    }
+}
 
 /// Blocks with one past.
 #[derive(Debug, Clone, Copy)]
@@ -181,11 +190,11 @@ impl Tree {
     }
 
     /// Forgets what `keep` does not hold on to, and says so to `gone`. What is resident stays, and `keep` must keep what is before all it keeps.
-    pub(crate) fn forget(&mut self, keep: impl Fn(ExtentId) -> bool, mut gone: impl FnMut(ExtentId)) {
+    pub(crate) fn forget(&mut self, keep: impl Fn(ExtentId) -> bool, mut gone: impl FnMut(ExtentId, u32)) {
         let end = self.base.saturating_add(self.by_first.len() as u32);
         let known: Vec<ExtentId> = self.known().collect();
         for id in known {
-            let Extent { parent, first, resident, .. } = self.extents[id as usize];
+            let Extent { parent, first, blocks, resident, .. } = self.extents[id as usize];
             let placed = self.place_of(first).is_some_and(|place| *place == id);
             if resident || keep(id) {
                 if placed {
@@ -197,18 +206,29 @@ impl Tree {
                 self.strangers.remove(&(parent, first));
             }
             self.unused.push(id);
-            gone(id);
+            gone(id, blocks);
         }
         self.by_first.clear();
         self.base = end;
+    }
+
+    /// Extents that are not forgotten, with the root.
+    pub(crate) fn live(&self) -> usize {
+        self.extents.len() - self.unused.len()
+    }
+
+    /// Bytes that its living extents need: what [`Tree::bytes`] would be had there never been more.
+    pub(crate) fn live_bytes(&self) -> usize {
+        self.live() * (size_of::<Extent>() + size_of::<ExtentId>())
+            + (self.by_first.len() + self.leaves.len()) * size_of::<ExtentId>()
+            + self.strangers.len() * STRANGER_BYTES
     }
 
     /// Bytes it takes, about.
     pub(crate) fn bytes(&self) -> usize {
         self.extents.capacity() * size_of::<Extent>()
             + (self.by_first.capacity() + self.unused.capacity() + self.leaves.capacity()) * size_of::<ExtentId>()
-            // Twelve bytes an entry, in nodes that are half full.
-            + self.strangers.len() * 24
+            + self.strangers.len() * STRANGER_BYTES
     }
 
     fn place_of(&self, number: u32) -> Option<&ExtentId> {
@@ -229,6 +249,7 @@ impl Tree {
             return;
         };
         if self.by_first.len() <= at as usize {
+            room_for(&mut self.by_first, at as usize + 1);
             self.by_first.resize(at as usize + 1, NONE);
         }
         let place = &mut self.by_first[at as usize];
@@ -252,6 +273,8 @@ impl Tree {
             self.extents[id as usize] = extent;
             return id;
         }
+        let extents = self.extents.len() + 1;
+        room_for(&mut self.extents, extents);
         self.extents.push(extent);
         self.extents.len() as ExtentId - 1
     }
@@ -388,8 +411,8 @@ mod tests {
         tree.walk(&spans(&[(20, 5)]), &mut path, &mut ());
         let second = path[0];
         let mut gone = Vec::new();
-        tree.forget(|_| false, |id| gone.push(id));
-        assert_eq!(gone, [second]);
+        tree.forget(|_| false, |id, blocks| gone.push((id, blocks)));
+        assert_eq!(gone, [(second, 5)]);
         tree.walk(&spans(&[(0, 4), (40, 2)]), &mut path, &mut ());
         assert!(tree.extent(path[0]).resident && !tree.extent(path[1]).resident);
         tree.walk(&spans(&[(0, 10)]), &mut path, &mut ());
@@ -399,7 +422,7 @@ mod tests {
         tree.insert(path[0]);
         tree.check();
         assert_eq!(tree.held(), 15);
-        tree.forget(|_| false, |_| ());
+        tree.forget(|_| false, |_, _| ());
         tree.walk(&spans(&[(20, 5)]), &mut path, &mut ());
         assert!(tree.extent(path[0]).resident && path.len() == 1);
     }

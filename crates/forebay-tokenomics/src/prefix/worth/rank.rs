@@ -4,7 +4,7 @@ use crate::cost::CostCurve;
 
 use super::super::chains::{Leaving, chain_densities, least_suffix};
 use super::super::policy::{Forgets, PrefixPolicy, Use, Valued, Victim};
-use super::super::tree::{ExtentId, Splits, Tree};
+use super::super::tree::{ExtentId, Splits, Tree, room_for};
 use crate::returns::{CLASSES, Past, Returns};
 
 /// Requests between two estimates: what changes in fewer is chance.
@@ -70,6 +70,7 @@ impl Rank {
 impl Splits for Rank {
     fn split(&mut self, lower: ExtentId, upper: ExtentId) {
         if self.known.len() <= upper as usize {
+            room_for(&mut self.known, upper as usize + 1);
             self.known.resize(upper as usize + 1, Known::default());
         }
         self.known[upper as usize] = self.known[lower as usize];
@@ -85,6 +86,7 @@ impl PrefixPolicy for Rank {
         self.now_s = request.at_s;
         self.leaving.forget();
         if self.known.len() < tree.len() {
+            room_for(&mut self.known, tree.len());
             self.known.resize(tree.len(), Known::default());
         }
         self.requests += 1;
@@ -138,11 +140,18 @@ impl Forgets for Rank {
         self.known.get(id as usize).map_or(0.0, |known| known.last_s)
     }
 
-    fn forgotten(&mut self, id: ExtentId) {
+    fn forgotten(&mut self, id: ExtentId, blocks: u32) {
         self.leaving.forget();
-        if let Some(known) = self.known.get_mut(id as usize) {
-            *known = Known::default();
+        let each = self.prompt_blocks();
+        let Some(known) = self.known.get_mut(id as usize).map(std::mem::take) else { return };
+        if known.past.uses > 0 {
+            // It waited in vain for as long as it was followed, and that must not be forgotten with it: what is left would seem to come back sooner than it does.
+            self.returns.lost_sight_of(known.class as usize, self.now_s - known.last_s, f64::from(blocks) / each);
         }
+    }
+
+    fn live_bytes(&self, extents: usize) -> usize {
+        extents * size_of::<Known>() + self.returns.bytes()
     }
 
     fn bytes(&self) -> usize {
