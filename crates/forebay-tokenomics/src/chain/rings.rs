@@ -4,23 +4,24 @@ const NONE: u32 = u32::MAX;
 
 /// Lists of slots, coldest to hottest. A slot is in one list at most.
 pub(crate) struct Rings {
-    /// Towards the hottest; the last places are the lists' anchors.
-    hotter: Vec<u32>,
-    colder: Vec<u32>,
+    /// By slot its neighbours, side by side so that both are read at once; the last places are the lists' anchors.
+    links: Vec<Link>,
     held: Vec<u32>,
     slots: u32,
 }
 
+#[derive(Clone, Copy)]
+struct Link {
+    /// Towards the hottest.
+    hotter: u32,
+    colder: u32,
+}
+
 impl Rings {
     pub(crate) fn new(slots: u32, lists: u32) -> Self {
-        let all = slots as usize + lists as usize;
-        let mut rings =
-            Rings { hotter: vec![NONE; all], colder: vec![NONE; all], held: vec![0; lists as usize], slots };
-        for anchor in slots..slots + lists {
-            rings.hotter[anchor as usize] = anchor;
-            rings.colder[anchor as usize] = anchor;
-        }
-        rings
+        let mut links = vec![Link { hotter: NONE, colder: NONE }; slots as usize];
+        links.extend((slots..slots + lists).map(|anchor| Link { hotter: anchor, colder: anchor }));
+        Rings { links, held: vec![0; lists as usize], slots }
     }
 
     pub(crate) fn held(&self, list: u32) -> u32 {
@@ -28,22 +29,23 @@ impl Rings {
     }
 
     pub(crate) fn holds(&self, slot: u32) -> bool {
-        self.hotter[slot as usize] != NONE
+        self.links[slot as usize].hotter != NONE
     }
 
     /// Makes it the hottest of that list.
     pub(crate) fn touch(&mut self, list: u32, slot: u32) {
-        if self.holds(slot) {
-            self.unlink(slot);
-        } else {
-            self.held[list as usize] += 1;
-        }
         let anchor = self.slots + list;
-        let hottest = self.colder[anchor as usize];
-        self.hotter[slot as usize] = anchor;
-        self.colder[slot as usize] = hottest;
-        self.hotter[hottest as usize] = slot;
-        self.colder[anchor as usize] = slot;
+        if !self.holds(slot) {
+            self.held[list as usize] += 1;
+        } else if self.links[slot as usize].hotter == anchor {
+            return;
+        } else {
+            self.unlink(slot);
+        }
+        let hottest = self.links[anchor as usize].colder;
+        self.links[slot as usize] = Link { hotter: anchor, colder: hottest };
+        self.links[hottest as usize].hotter = slot;
+        self.links[anchor as usize].colder = slot;
     }
 
     /// Takes it out, if it is in that list.
@@ -58,7 +60,7 @@ impl Rings {
 
     /// Takes the coldest out.
     pub(crate) fn pop(&mut self, list: u32) -> Option<u32> {
-        let coldest = self.hotter[(self.slots + list) as usize];
+        let coldest = self.links[(self.slots + list) as usize].hotter;
         (coldest < self.slots).then(|| {
             self.take(list, coldest);
             coldest
@@ -66,10 +68,10 @@ impl Rings {
     }
 
     fn unlink(&mut self, slot: u32) {
-        let (hotter, colder) = (self.hotter[slot as usize], self.colder[slot as usize]);
-        self.colder[hotter as usize] = colder;
-        self.hotter[colder as usize] = hotter;
-        self.hotter[slot as usize] = NONE;
+        let Link { hotter, colder } = self.links[slot as usize];
+        self.links[hotter as usize].colder = colder;
+        self.links[colder as usize].hotter = hotter;
+        self.links[slot as usize].hotter = NONE;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What moves the answer: each assumption halved and doubled, and the value at which the advice turns over.
 
-use super::advice::{Advice, advise};
+use super::advice::{Advice, advise, smallest};
 use super::scenario::Scenario;
 use crate::chain::Workload;
 
@@ -19,8 +19,19 @@ pub struct Knob {
     pub get: fn(&Scenario) -> Option<f64>,
     /// The same scenario with it times a factor.
     pub turn: fn(&mut Scenario, f64),
-    /// It changes prices only, so that no fleet has to be run again.
-    pub price: bool,
+    /// What has to be run again when it is turned.
+    pub again: Again,
+}
+
+/// What of an answer an assumption changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Prices only: no fleet has to be run again.
+    Nothing,
+    /// Forebay's tiers: today's fleet stays as it is.
+    Proposed,
+    /// Both fleets.
+    Both,
 }
 
 /// All of them.
@@ -30,35 +41,35 @@ pub const KNOBS: &[Knob] = &[
         unit: "$/h",
         get: |s| Some(s.gpu.dollars_per_hour),
         turn: |s, f| s.gpu.dollars_per_hour *= f,
-        price: true,
+        again: Again::Nothing,
     },
     Knob {
         name: "drives",
         unit: "$/TB",
         get: |s| Some(s.drive.dollars_per_tb),
         turn: |s, f| s.drive.dollars_per_tb *= f,
-        price: true,
+        again: Again::Nothing,
     },
     Knob {
         name: "endurance",
         unit: "drive writes/day",
         get: |s| Some(s.drive.writes_per_day),
         turn: |s, f| s.drive.writes_per_day *= f,
-        price: true,
+        again: Again::Nothing,
     },
     Knob {
         name: "electricity",
         unit: "$/kWh",
         get: |s| Some(s.storage.electricity_dollars_per_kwh),
         turn: |s, f| s.storage.electricity_dollars_per_kwh *= f,
-        price: true,
+        again: Again::Nothing,
     },
     Knob {
         name: "load",
         unit: "sessions/h",
         get: |s| s.load.sessions_per_hour,
         turn: |s, f| s.load.sessions_per_hour = s.load.sessions_per_hour.map(|rate| rate * f),
-        price: false,
+        again: Again::Both,
     },
     Knob {
         name: "prefill efficiency",
@@ -68,35 +79,35 @@ pub const KNOBS: &[Knob] = &[
             s.linear_efficiency *= f;
             s.attention_efficiency *= f;
         },
-        price: false,
+        again: Again::Both,
     },
     Knob {
         name: "host tier",
         unit: "GB/server",
         get: |s| Some(s.server.host_memory_bytes / 1e9),
         turn: |s, f| s.server.host_memory_bytes *= f,
-        price: false,
+        again: Again::Both,
     },
     Knob {
         name: "first token within",
         unit: "s",
         get: |s| Some(s.targets.ttft_s),
         turn: |s, f| s.targets.ttft_s *= f,
-        price: false,
+        again: Again::Both,
     },
     Knob {
         name: "decode efficiency",
         unit: "of bandwidth",
         get: |s| Some(s.decode_efficiency),
         turn: |s, f| s.decode_efficiency *= f,
-        price: false,
+        again: Again::Both,
     },
     Knob {
         name: "bandwidth of drives",
         unit: "GB/s",
         get: |s| Some(s.drive.read_bandwidth / 1e9),
         turn: |s, f| s.drive.read_bandwidth *= f,
-        price: false,
+        again: Again::Proposed,
     },
 ];
 
@@ -177,13 +188,18 @@ fn bisect(mut same: f64, mut turned: f64, other: &impl Fn(f64) -> bool) -> f64 {
 fn cash_at(scenario: &Scenario, work: &Workload, advice: &Advice, knob: &Knob, factor: f64) -> Option<f64> {
     let mut turned = scenario.clone();
     (knob.turn)(&mut turned, factor);
-    if knob.price {
+    if knob.again == Again::Nothing {
         // The same fleets, priced anew.
         let hours = (advice.proposed.outcome.measured_s / 3600.0).max(f64::MIN_POSITIVE);
         let put = advice.proposed.outcome.written_tokens as f64 * turned.model.kv_bytes_per_token() as f64 / hours;
         let today = turned.gpu_dollars_per_hour(advice.today.servers);
         let servers = advice.proposed.servers;
         return Some(today - turned.gpu_dollars_per_hour(servers) - turned.storage_cost(servers, put).total());
+    }
+    if knob.again == Again::Proposed {
+        let load = work.load(&turned.load).ok()?;
+        let proposed = smallest(&turned, &load, true, advice.proposed.servers).ok()?;
+        return Some(advice.today.dollars() - proposed.dollars());
     }
     advise(&turned, work, (advice.today.servers, advice.proposed.servers)).ok().map(|other| other.cash())
 }

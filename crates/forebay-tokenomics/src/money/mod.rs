@@ -12,5 +12,5 @@ pub use advice::{
 };
 pub use backtest::{BackTest, BackTestError, back_test};
 pub use classes::{ClassCost, Classes};
-pub use knobs::{KNOBS, Knob, Move, moves};
+pub use knobs::{Again, KNOBS, Knob, Move, moves};
 pub use scenario::{Choice, Scenario, StorageCost, Targets};
