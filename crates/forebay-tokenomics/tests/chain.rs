@@ -28,6 +28,7 @@ fn store(bandwidth: f64) -> Store {
         memory_tokens: 0,
         drive_tokens: 1 << 30,
         drive_bandwidth: bandwidth,
+        memory_bandwidth: f64::INFINITY,
         link_bandwidth: 1e15,
         first_byte_s: 0.0,
     }

@@ -84,6 +84,23 @@ fn own_books_and_measured_prefill_change_the_answer() {
 }
 
 #[test]
+fn a_measured_store_takes_the_place_of_the_books_drive() {
+    let place = place();
+    let card = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cards/limits.json");
+    place.file("limits.json", &std::fs::read(card).unwrap());
+    let flags = ["--model", "llama-3.1-8b", "--draws", "0"];
+    let base = json(&place, &flags);
+    let here = json(&place, &[&flags[..], &["--measured", "limits.json"]].concat());
+    let rests = here["assumptions"].to_string();
+    for word in ["nvme_1m_qd16", "dram_1m", "nvme_64k_qd1_p50_us", "measured 2"] {
+        assert!(rests.contains(word) && !base["assumptions"].to_string().contains(word), "{word} in {rests}");
+    }
+    // In the place of the book's drive, not beside it.
+    let read = |told: &Value| told["assumptions"].to_string().contains("read 12GB/s");
+    assert!(read(&base) && !read(&here), "{rests}");
+}
+
+#[test]
 fn each_who_pays_has_a_page() {
     let place = place();
     let with = |who: &[&str]| {
@@ -232,6 +249,8 @@ fn what_is_wrong_is_one_sentence() {
     place.file("bad.toml", b"[gpus.h100]\n\ndollars_per_hour = -1\n");
     run(&["--book", "bad.toml"]).complains(1, &["bad.toml, line 3", "must not be negative"]).once();
     run(&["--book", "none.toml"]).complains(1, &["none.toml", "cannot be read"]).once();
+    run(&["--measured", "none.json"]).complains(1, &["none.json", "cannot be read"]).once();
+    run(&["--measured", "load.jsonl"]).complains(1, &["load.jsonl", "bench limits --card"]).once();
     run(&["--model", "gpt-2"]).complains(2, &["gpt-2", "llama-3.1-8b"]).once();
     run(&["--gpu", "abacus"]).complains(2, &["abacus", "h100"]).once();
     run(&["--prices", "free"]).complains(2, &["free", "sonnet-5"]).once();
@@ -248,7 +267,9 @@ fn what_is_wrong_is_one_sentence() {
     run(&["--card", "c", "--as", "user"]).complains(2, &["--card", "owner's first page"]).once();
     run(&["--html", "p", "--as", "builder"]).complains(2, &["--html", "owner's first page"]).once();
     // Before anything is reckoned: a forecast that cannot be shown is not made, and no empty page is left where one can.
-    run(&["--html", "no/folder/p.html", "--ttft", "0.000001"]).complains(1, &["no/folder/p.html", "cannot be written"]).once();
+    run(&["--html", "no/folder/p.html", "--ttft", "0.000001"])
+        .complains(1, &["no/folder/p.html", "cannot be written"])
+        .once();
     run(&["--html", "p.html", "--ttft", "0.000001"]).complains(1, &["no fleet keeps the promise"]).once();
     assert!(!place.path("p.html").exists());
     run(&["--backtest", "none", "--model", "llama-3.1-8b", "--draws", "0"]).complains(1, &["none"]).once();

@@ -127,6 +127,10 @@ pub struct Storage {
     pub electricity_dollars_per_kwh: f64,
     /// Share of the drives' bandwidth that loads reach.
     pub load_efficiency: f64,
+    /// Reading the DRAM of a server's nodes, in bytes a second for each of its drives; infinite where no book says it: then the link alone bounds it.
+    pub memory_bandwidth_per_drive: f64,
+    /// Milliseconds before the first byte of a load.
+    pub first_byte_ms: f64,
 }
 
 impl Storage {
@@ -142,6 +146,10 @@ impl Storage {
             copies: row.positive("copies")?,
             electricity_dollars_per_kwh: row.number("electricity_dollars_per_kwh")?,
             load_efficiency: row.share("load_efficiency")?,
+            memory_bandwidth_per_drive: row
+                .parsed("memory_read_per_drive", |text| BYTES_PER_S.parse(text))?
+                .unwrap_or(f64::INFINITY),
+            first_byte_ms: row.number("first_byte_ms")?,
         };
         let least_once =
             |key: &str, n: f64| row.check(key, n >= 1.0, || format!("is {n}, and a block is written once at least"));

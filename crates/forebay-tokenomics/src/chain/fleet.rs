@@ -35,6 +35,8 @@ pub struct Store {
     pub drive_tokens: u64,
     /// Bytes a second that loads read from all drives.
     pub drive_bandwidth: f64,
+    /// Bytes a second that loads read from all its DRAM; infinite where the links alone bound it.
+    pub memory_bandwidth: f64,
     /// Bytes a second that arrive at a server.
     pub link_bandwidth: f64,
     /// Seconds before the first byte of a load.

@@ -10,8 +10,6 @@ const YEAR_HOURS: f64 = 365.0 * 24.0;
 const MEMORY_SHARE: f64 = 0.9;
 /// Requests an engine runs at once, at most.
 const RUNNING_MAX: u32 = 256;
-/// Seconds before the first byte of a load.
-const FIRST_BYTE_S: f64 = 0.001;
 
 /// What is promised to users.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -219,7 +217,8 @@ impl Scenario {
                 drive_tokens: self.drive_tokens(servers),
                 drive_bandwidth: drives * self.drive.read_bandwidth * self.storage.load_efficiency,
                 link_bandwidth: self.server.link_bandwidth,
-                first_byte_s: FIRST_BYTE_S,
+                memory_bandwidth: drives * self.storage.memory_bandwidth_per_drive,
+                first_byte_s: self.storage.first_byte_ms / 1000.0,
             }),
         }
     }

@@ -7,6 +7,7 @@ use crate::cost::CostCurve;
 /// When each line is free again.
 pub(super) struct Lines {
     pub(super) drives_s: f64,
+    pub(super) memory_s: f64,
     pub(super) links_s: Vec<f64>,
     pub(super) hosts_s: Vec<f64>,
 }
@@ -30,19 +31,22 @@ impl Fetch {
 struct There {
     host_s: Option<f64>,
     drives_s: Option<f64>,
+    memory_s: Option<f64>,
     link_s: Option<f64>,
     first_byte_s: f64,
 }
 
 impl There {
     fn all_s(&self) -> f64 {
-        [self.host_s, self.drives_s, self.link_s].into_iter().flatten().fold(0.0, f64::max) + self.first_byte_s
+        [self.host_s, self.drives_s, self.memory_s, self.link_s].into_iter().flatten().fold(0.0, f64::max)
+            + self.first_byte_s
     }
 
     fn take(self, lines: &mut Lines, engine: u32, per_server: u32) {
         let set = |line: &mut f64, at_s: Option<f64>| *line = at_s.unwrap_or(*line);
         set(&mut lines.hosts_s[engine as usize], self.host_s);
         set(&mut lines.drives_s, self.drives_s);
+        set(&mut lines.memory_s, self.memory_s);
         set(&mut lines.links_s[(engine / per_server) as usize], self.link_s);
     }
 }
@@ -81,6 +85,7 @@ impl Run<'_> {
             memory_tokens: 0,
             drive_tokens: 0,
             drive_bandwidth: 1.0,
+            memory_bandwidth: 1.0,
             link_bandwidth: 1.0,
             first_byte_s: 0.0,
         });
@@ -96,6 +101,7 @@ impl Run<'_> {
                 self.engine().host_bandwidth,
             ),
             drives_s: queue(self.lines.drives_s, bytes(fetch.drive), store.drive_bandwidth),
+            memory_s: queue(self.lines.memory_s, bytes(fetch.memory), store.memory_bandwidth),
             link_s: queue(self.lines.links_s[server], over_link, store.link_bandwidth),
             first_byte_s: if far > 0 { store.first_byte_s } else { 0.0 },
         }

@@ -94,6 +94,7 @@ impl<'a> Run<'a> {
             },
             lines: Lines {
                 drives_s: 0.0,
+                memory_s: 0.0,
                 links_s: vec![0.0; engines.div_ceil(fleet.engines_per_server) as usize],
                 hosts_s: vec![0.0; engines as usize],
             },

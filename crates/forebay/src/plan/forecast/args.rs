@@ -11,6 +11,10 @@ pub(crate) struct ForecastArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) book: Vec<PathBuf>,
 
+    /// What this machine's store was measured to do, in the place of the drive's figures: a card of `cargo xtask bench limits`, or its line of --json.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) measured: Option<PathBuf>,
+
     /// Sessions that start in an hour [default: as many as the trace has].
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) sessions_per_hour: Option<f64>,

@@ -3,6 +3,7 @@
 mod args;
 mod html;
 mod json;
+mod measured;
 mod page;
 mod sweep;
 mod who;
@@ -177,6 +178,10 @@ pub(crate) fn books(asked: &ForecastArgs) -> Result<Vec<(String, String)>, Stop>
             return Err(failed(format!("it has {bytes} bytes, and a book has {BOOK_BYTES_MAX} at most")));
         }
         texts.push((path.display().to_string(), std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?));
+    }
+    // Behind them: what was measured here is nearer to the truth than what any book says of a kind of drive.
+    if let Some(path) = &asked.measured {
+        texts.push(measured::book(path, &asked.drive, &asked.storage)?);
     }
     Ok(texts)
 }
