@@ -1,7 +1,7 @@
 //! Whether a forecast holds: a recorded hour of chat on a real node whose drive is far too small for it, beside the same by the forecaster.
 //!
-//! First another node of the same size tells what loads take, by blocks from DRAM and blocks from the drive; of the node that is replayed on the forecaster
-//! knows only that, its number of segments, and how many blocks its DRAM holds.
+//! The forecaster counts first what each request would find and put. Then another node of the same size, filled once over, tells what loads of those sizes take
+//! while as much is put beside them; of the node that is replayed on nobody knows more than its number of segments, and how many blocks its DRAM holds.
 
 use forebay_client::{GetResult, NamespaceHandle};
 use forebay_tokenomics::prefix::{DriveParams, Found, PrefixLru, replay_drive};
@@ -14,7 +14,7 @@ use super::{Mark, TokenomicsArgs, row};
 use crate::node::{Node, Setup};
 use crate::report::{percentile, round, say};
 use crate::watch::Watch;
-use crate::work::{fill, pattern, stamp};
+use crate::work::{Content, fill, pattern, stamp};
 use crate::{Common, Failed, Outcome, why};
 
 /// KV scaled down: a block of 512 tokens is 56 KiB here, and with its trailer takes 60 KiB of a segment.
@@ -29,9 +29,12 @@ const MEMORY: &str = "256MiB";
 const REQUESTS: usize = 5000;
 /// Blocks of one put.
 const BATCH: usize = 64;
-/// Loads that are measured beforehand, and blocks of the largest.
-const LOADS: usize = 160;
-const LOAD_MAX: usize = 96;
+/// Requests whose loads and puts are measured beforehand, evenly among those forecast.
+const MEASURED: usize = 1500;
+/// Blocks that the measured node is filled with: more than fit.
+const FILL: usize = 36_000;
+/// The first of them that are read, counted from the last: older than DRAM holds, and read before they are evicted.
+const READ_FROM: usize = 14_000;
 
 const RATE_MAX: f64 = 1.0;
 const P50_MAX: f64 = 25.0;
@@ -43,10 +46,8 @@ pub(crate) fn run(args: &TokenomicsArgs, traces: &Traces) -> Outcome<Vec<Value>>
     plan.requests.truncate(REQUESTS);
     let dir = args.common.scratch("tokenomics")?;
     let start = |name: &str| node(&args.common, dir.join(name));
-    let (loads, params) = {
-        let node = start("m")?;
-        (measured(&node)?, params(&node)?)
-    };
+    let node = start("m")?;
+    let params = params(&node)?;
     say(&format!(
         "tokenomics: the drive has {} segments, room for {} blocks, DRAM for {}",
         params.segments, params.capacity, params.memory
@@ -54,6 +55,8 @@ pub(crate) fn run(args: &TokenomicsArgs, traces: &Traces) -> Outcome<Vec<Value>>
     let mut forecast = Vec::new();
     let counted = replay_drive(&plan, &curve()?, params, &mut PrefixLru::new(), &mut |found| forecast.push(found));
     let counted = counted.map_err(why("the drive of a replay"))?;
+    let loads = measured(&node, &plan, &forecast)?;
+    drop(node);
     let seen = replayed(&start("r")?, &plan)?;
     let blocks: f64 = plan.requests.iter().map(|request| f64::from(request.blocks)).sum();
     let share =
@@ -69,7 +72,7 @@ pub(crate) fn run(args: &TokenomicsArgs, traces: &Traces) -> Outcome<Vec<Value>>
             format!("chat on a real node, blocks found {name}: {expected:.2} % forecast, {is:.2} % found, apart");
         rows.push(row("node", what, round((expected - is).abs()), "points", Mark::AtMost(RATE_MAX)));
     }
-    let expected: Vec<f64> = forecast.iter().filter(|f| f.blocks > 0).map(|f| loads.seconds(f)).collect();
+    let expected = loads.expected(&forecast);
     let took: Vec<f64> = seen.iter().filter(|(f, _)| f.blocks > 0).map(|(_, seconds)| *seconds).collect();
     for (name, q, most) in [("p50", 0.5, P50_MAX), ("p99", 0.99, P99_MAX)] {
         let (expected, took) = (percentile(&expected, q) * 1e3, percentile(&took, q) * 1e3);
@@ -86,57 +89,102 @@ fn node(common: &Common, dir: std::path::PathBuf) -> Outcome<Node> {
     Node::start(common, Setup { dir, capacity: CAPACITY.into(), memory: MEMORY.into(), tcp: false, extra })
 }
 
-/// What a load takes: a fixed part, and a part for each block by its tier.
-struct Loads([f64; 3]);
+/// What a load takes: a fixed part, and a part for each block by its tier; and how far loads were from that. A load is short or long by what else the
+/// machine does, so a mean alone tells no tail.
+struct Loads {
+    parts: [f64; 3],
+    /// What loads took of what the parts say, in order, by how long the parts say: quick ones and slow ones are not off alike.
+    off: Vec<(f64, Vec<f64>)>,
+}
+
+/// Groups of loads whose spread is told apart.
+const GROUPS: usize = 6;
 
 impl Loads {
     fn seconds(&self, found: &Found) -> f64 {
-        let [fixed, memory, drive] = self.0;
+        let [fixed, memory, drive] = self.parts;
         fixed + memory * f64::from(found.memory) + drive * f64::from(found.blocks - found.memory)
     }
 
-    /// Least squares of relative errors: a long load tells no more than a short one.
+    /// What loads of these sizes would take, one more of each kind as far off as the next of those measured.
+    fn expected(&self, found: &[Found]) -> Vec<f64> {
+        let mut next = vec![0usize; self.off.len()];
+        let loads = found.iter().filter(|found| found.blocks > 0);
+        loads
+            .map(|found| {
+                let seconds = self.seconds(found);
+                let group = self.off.partition_point(|(upto, _)| *upto < seconds).min(self.off.len() - 1);
+                let off = &self.off[group].1;
+                // Steps of the golden section of the list: all of it is gone through evenly, whatever the number of loads.
+                next[group] += 1;
+                let at = (next[group] as f64 * 0.618_033_988_749_895).fract();
+                seconds * off[(at * off.len() as f64) as usize]
+            })
+            .collect()
+    }
+
     fn fitted(samples: &[(Found, f64)]) -> Outcome<Loads> {
-        let mut sums = [[0.0f64; 4]; 3];
-        for (found, seconds) in samples {
-            let weight = 1.0 / (seconds * seconds).max(1e-12);
-            let x = [1.0, f64::from(found.memory), f64::from(found.blocks - found.memory)];
-            for (i, sums) in sums.iter_mut().enumerate() {
-                (0..3).for_each(|k| sums[k] += weight * x[i] * x[k]);
-                sums[3] += weight * x[i] * seconds;
-            }
+        let mut loads = Loads { parts: parts(samples)?, off: Vec::new() };
+        let mut by_size: Vec<(f64, f64)> =
+            samples.iter().map(|(found, seconds)| (loads.seconds(found), *seconds)).collect();
+        by_size.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for group in by_size.chunks(by_size.len().div_ceil(GROUPS).max(1)) {
+            let mut off: Vec<f64> = group.iter().map(|(expected, seconds)| seconds / expected).collect();
+            off.sort_by(f64::total_cmp);
+            loads.off.push((group.last().map_or(0.0, |(expected, _)| *expected), off));
         }
-        for i in 0..3 {
-            let pivot = sums[i];
-            if pivot[i].abs() < 1e-9 {
-                return Err(Failed("loads of one tier only were measured".into()));
-            }
-            for k in (0..3).filter(|k| *k != i) {
-                let times = sums[k][i] / pivot[i];
-                (0..4).for_each(|c| sums[k][c] -= times * pivot[c]);
-            }
-        }
-        Ok(Loads([0, 1, 2].map(|i| (sums[i][3] / sums[i][i]).max(0.0))))
+        Ok(loads)
     }
 }
 
-/// Fills a node twice over its DRAM and loads from both tiers.
-fn measured(node: &Node) -> Outcome<Loads> {
+/// Least squares of relative errors: a long load tells no more than a short one.
+fn parts(samples: &[(Found, f64)]) -> Outcome<[f64; 3]> {
+    let mut sums = [[0.0f64; 4]; 3];
+    for (found, seconds) in samples {
+        let weight = 1.0 / (seconds * seconds).max(1e-12);
+        let x = [1.0, f64::from(found.memory), f64::from(found.blocks - found.memory)];
+        for (i, sums) in sums.iter_mut().enumerate() {
+            (0..3).for_each(|k| sums[k] += weight * x[i] * x[k]);
+            sums[3] += weight * x[i] * seconds;
+        }
+    }
+    for i in 0..3 {
+        let pivot = sums[i];
+        if pivot[i].abs() < 1e-9 {
+            return Err(Failed("loads of one tier only were measured".into()));
+        }
+        for k in (0..3).filter(|k| *k != i) {
+            let times = sums[k][i] / pivot[i];
+            (0..4).for_each(|c| sums[k][c] -= times * pivot[c]);
+        }
+    }
+    // A load takes some time, whatever chance says of its fixed part.
+    Ok([0, 1, 2].map(|i| (sums[i][3] / sums[i][i]).max(if i == 0 { 1e-6 } else { 0.0 })))
+}
+
+/// Fills a node once over, then does what some of the requests are forecast to do: loads as much by tier, puts as much, with other blocks.
+fn measured(node: &Node, plan: &Plan, forecast: &[Found]) -> Outcome<Loads> {
     let client = node.unix()?;
     let space = client.namespace("default").map_err(why("opening the namespace"))?;
-    let keys = fill(&space, "measured", 12_000, BLOCK)?;
+    let mut keys = fill(&space, "measured", FILL, BLOCK)?;
+    let mut content = Content::new(BATCH, BLOCK);
     let mut samples = Vec::new();
-    let (mut old, mut new) = (0, keys.len());
-    for i in 0..LOADS {
+    let mut old = FILL - READ_FROM;
+    let every = (forecast.len() / MEASURED).max(1);
+    for (request, found) in plan.requests.iter().zip(forecast).step_by(every) {
         // Each old one once: a second time it would come to DRAM.
-        let count = 1 + (i * 37) % LOAD_MAX;
-        let from_drive = [0, count, count / 2][i % 3].min(4000usize.saturating_sub(old));
-        let from_memory = count - from_drive;
-        new = if new < keys.len() - 1500 { keys.len() } else { new };
+        let from_drive = (found.blocks - found.memory) as usize;
+        let newest = keys.len();
         let wanted: Vec<Key> =
-            keys[old..old + from_drive].iter().chain(&keys[new - from_memory..new]).copied().collect();
-        (old, new) = (old + from_drive, new - from_memory);
-        samples.push(load(&space, &wanted)?);
+            keys[old..old + from_drive].iter().chain(&keys[newest - found.memory as usize..]).copied().collect();
+        old += from_drive;
+        if !wanted.is_empty() {
+            samples.push(load(&space, &wanted)?);
+        }
+        for first in (0..request.blocks - found.blocks).step_by(BATCH) {
+            let last = (first + BATCH as u32).min(request.blocks - found.blocks);
+            keys.extend(content.put(&space, "measured", newest + first as usize..newest + last as usize)?);
+        }
     }
     Loads::fitted(&samples)
 }
@@ -196,12 +244,24 @@ mod tests {
     #[test]
     fn what_loads_take_is_found_again() {
         let found = |memory: u32, drive: u32| Found { blocks: memory + drive, memory };
-        let truth = Loads([0.0004, 0.00002, 0.00011]);
-        let samples: Vec<(Found, f64)> = [(1, 0), (0, 1), (10, 0), (0, 10), (30, 60), (96, 0), (0, 96)]
-            .map(|(m, d)| (found(m, d), truth.seconds(&found(m, d))))
-            .into();
+        let truth = Loads { parts: [0.0004, 0.00002, 0.00011], off: Vec::new() };
+        let sizes = [(1, 0), (0, 1), (10, 0), (0, 10), (30, 60), (96, 0), (0, 96)];
+        let samples: Vec<(Found, f64)> = sizes.map(|(m, d)| (found(m, d), truth.seconds(&found(m, d)))).into();
         let fitted = Loads::fitted(&samples).ok().unwrap();
-        assert!(fitted.0.iter().zip(truth.0).all(|(a, b)| (a / b - 1.0).abs() < 1e-6), "{:?}", fitted.0);
+        assert!(fitted.parts.iter().zip(truth.parts).all(|(a, b)| (a / b - 1.0).abs() < 1e-6), "{:?}", fitted.parts);
+        let expected = fitted.expected(&[found(30, 60), found(0, 0), found(1, 0)]);
+        assert!(expected.len() == 2 && (expected[0] / samples[4].1 - 1.0).abs() < 1e-6, "{expected:?}");
+        // One in ten takes twenty times as long: the middle is told as it was, and so is the tail.
+        let tailed: Vec<(Found, f64)> = (0..600usize)
+            .map(|i| (samples[i % sizes.len()].0, samples[i % sizes.len()].1 * if i % 10 == 3 { 20.0 } else { 1.0 }))
+            .collect();
+        let fitted = Loads::fitted(&tailed).ok().unwrap();
+        let again = fitted.expected(&tailed.iter().map(|(found, _)| *found).collect::<Vec<_>>());
+        let took: Vec<f64> = tailed.iter().map(|(_, seconds)| *seconds).collect();
+        for q in [0.5, 0.99] {
+            let apart = percentile(&again, q) / percentile(&took, q) - 1.0;
+            assert!(apart.abs() < 0.1, "{apart} at {q}");
+        }
         assert!(Loads::fitted(&[(found(3, 0), 0.1), (found(5, 0), 0.2)]).is_err());
     }
 }
