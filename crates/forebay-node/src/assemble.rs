@@ -7,6 +7,7 @@ use std::sync::mpsc::SyncSender;
 
 use forebay_coord::MemberRow;
 use forebay_store::FormatParams;
+use forebay_tokenomics::policy_bytes_max;
 use forebay_types::{Clock, Entropy, ShardId};
 
 use crate::check::policy;
@@ -18,9 +19,6 @@ use crate::wake::Wake;
 
 /// Memory of a shard that is neither arena nor index: buffers of its loop and its connections, in bytes.
 const BUFFERS_BYTES: u64 = 2 << 20;
-
-/// What worth may take beside its ranks, whatever is held: what it has learned, and the sample it learns from.
-const POLICY_BYTES: u64 = 5 << 19;
 
 /// Least memory of a shard, in bytes: two of the smallest segments' largest blocks on their way in and out, the table of namespaces, the index.
 pub(crate) const SHARD_MEMORY_MIN: u64 = 16 << 20;
@@ -115,7 +113,7 @@ pub(crate) fn start_shards(
         }
     }
     if let Some(error) = failed {
-        return Err(total_memory(error, total, config.memory_bytes));
+        return Err(total_memory(error, &config.policy, total, config.memory_bytes));
     }
     for (place, link) in links.0.iter().enumerate() {
         if links.0[..place].iter().any(|other| other.shard.started.shard == link.shard.started.shard) {
@@ -136,7 +134,7 @@ fn start_one(
     memory: u64,
     parts: &Parts,
 ) -> Result<Starting, NodeError> {
-    let (arena_bytes, index_bytes) = split_memory(memory, drive.layout.slice_len, policy_bytes(&config.policy));
+    let (arena_bytes, index_bytes) = split_memory(memory, drive.layout.slice_len, policy_bytes_max(&config.policy));
     let format = drive.new.is_some().then(|| {
         let mut id = [0; 16];
         parts.entropy.fill(&mut id);
@@ -179,21 +177,16 @@ fn write_day_bytes(endurance: Option<(u64, u64)>, slices: u32) -> u64 {
 }
 
 /// What a shard's arena lacks, told in terms of `--memory`, which is what people choose.
-fn total_memory(error: NodeError, shards: usize, found: u64) -> NodeError {
+fn total_memory(error: NodeError, policy: &str, shards: usize, found: u64) -> NodeError {
     match error {
         NodeError::Store { source: forebay_store::StoreError::Memory { need, .. }, .. } => {
             // A quarter of a shard's memory may be index.
-            let shard = (need.next_multiple_of(2 << 20) + POLICY_BYTES + BUFFERS_BYTES) * 4 / 3 * 65 / 64
+            let shard = (need.next_multiple_of(2 << 20) + policy_bytes_max(policy) + BUFFERS_BYTES) * 4 / 3 * 65 / 64
                 + beyond_bytes(shards);
             NodeError::Memory { found, need: shard.next_multiple_of(1 << 20) * shards as u64, shards }
         }
         error => error,
     }
-}
-
-/// What the policy of that name may take of a shard's memory.
-fn policy_bytes(name: &str) -> u64 {
-    if name == "worth" { POLICY_BYTES } else { 0 }
 }
 
 /// What a shard's miss-ratio curve may take: 8 MiB are all that it can use.

@@ -1,14 +1,15 @@
 //! What a node shows of itself, gathered from its threads.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use forebay_store::{Damage, StoreStats};
 use forebay_types::{Clock, ShardId};
 
 use crate::counters::Counters;
 use crate::latency::Latencies;
+use crate::money::Told;
 use crate::shard::Shown;
 use crate::spaces::Spaces;
 
@@ -53,6 +54,8 @@ pub(crate) struct Board {
     pub(crate) connections_max: usize,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) started_us: u64,
+    /// Whose accounts are told by name.
+    pub(crate) told: Mutex<Told>,
 }
 
 impl Board {

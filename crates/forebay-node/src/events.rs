@@ -288,6 +288,7 @@ mod tests {
             policy: Default::default(),
             clock: Arc::new(SystemClock::new()),
             started_us: 0,
+            told: Default::default(),
         }
     }
 

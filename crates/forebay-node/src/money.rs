@@ -1,6 +1,6 @@
 //! What blocks saved and cost, told: by tenant and namespace, in tokens, seconds, bytes, and in dollars of the default book.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_store::Money;
 use forebay_tokenomics::{gpu_second_dollars, written_byte_dollars};
@@ -14,7 +14,7 @@ use crate::spaces::Spaces;
 /// What tenants' blocks saved and cost, and what other capacities would find.
 pub(crate) fn families(board: &Board) -> Vec<Family> {
     let spaces: Vec<Spaces> = board.shards.iter().map(BoardShard::spaces).collect();
-    let accounts = accounts(&spaces);
+    let accounts = board.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).accounts(&spaces);
     type Of = fn(&Money) -> f64;
     let numbers: [(&str, &str, Of); 7] = [
         ("forebay_tokens_hit_total", "Tokens of blocks that gets found.", |m| m.hit_tokens as f64),
@@ -76,23 +76,66 @@ fn written_dollars(money: &Money) -> f64 {
     money.written_bytes as f64 * written_byte_dollars()
 }
 
-/// Namespaces that are told apart where everybody's are told at once; of a node with more, those that saved most.
+/// Namespaces that are told apart where everybody's are told at once.
 const TOLD_APART: usize = 256;
 
-/// Accounts of all tenants' namespaces over all shards, by tenant and name; behind the first [`TOLD_APART`], what is left of each tenant's as `*`.
-fn accounts(shards: &[Spaces]) -> Vec<(Tenant, String, Money)> {
-    let mut all: BTreeMap<NamespaceId, (Tenant, &str, Money)> = BTreeMap::new();
-    for (id, counts) in shards.iter().flatten().filter(|(_, counts)| !counts.name.is_empty()) {
-        let (.., money) = all.entry(*id).or_insert((counts.tenant, counts.name.as_str(), Money::default()));
-        money.add(&counts.money);
+/// Accounts as they are told, so that no counter goes down or is told twice: who is told by name stays so, and who is told with others as `*` does too,
+/// and is still in that sum when it is deleted.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    by_name: BTreeSet<NamespaceId>,
+    /// Those in `*`, with what was told of them last. As many as live at most.
+    together: BTreeMap<NamespaceId, (Tenant, Money)>,
+    /// What those in `*` had that are no more.
+    gone: BTreeMap<Tenant, Money>,
+}
+
+impl Told {
+    /// Accounts of all tenants' namespaces over all shards, by tenant and name; of a node with more than [`TOLD_APART`], those by name that were first, and
+    /// of those that are seen together for the first time those that saved most. What is left of each tenant's is `*`.
+    fn accounts(&mut self, shards: &[Spaces]) -> Vec<(Tenant, String, Money)> {
+        let mut all: BTreeMap<NamespaceId, (Tenant, &str, Money)> = BTreeMap::new();
+        for (id, counts) in shards.iter().flatten().filter(|(_, counts)| !counts.name.is_empty()) {
+            let (.., money) = all.entry(*id).or_insert((counts.tenant, counts.name.as_str(), Money::default()));
+            money.add(&counts.money);
+        }
+        self.by_name.retain(|id| all.contains_key(id));
+        let ended: Vec<NamespaceId> = self.together.keys().filter(|id| !all.contains_key(id)).copied().collect();
+        for (tenant, money) in ended.iter().filter_map(|id| self.together.remove(id)) {
+            self.gone.entry(tenant).or_default().add(&money);
+        }
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_by_key(|(_, (.., money))| std::cmp::Reverse(money.saved_gpu_us));
+        let mut told = Vec::new();
+        for (id, (tenant, name, money)) in all {
+            if !self.together.contains_key(&id) && self.by_name.len() < TOLD_APART {
+                self.by_name.insert(id);
+            }
+            if self.by_name.contains(&id) {
+                told.push((tenant, name.to_owned(), money));
+            } else {
+                // While it is deleted its shards let it go one after the other.
+                let (_, last) = self.together.entry(id).or_insert((tenant, money));
+                *last = most(last, &money);
+            }
+        }
+        let mut others = self.gone.clone();
+        self.together.values().for_each(|(tenant, money)| others.entry(*tenant).or_default().add(money));
+        told.extend(others.into_iter().map(|(tenant, money)| (tenant, "*".to_owned(), money)));
+        told
     }
-    let mut all: Vec<_> = all.into_values().collect();
-    all.sort_by_key(|(.., money)| std::cmp::Reverse(money.saved_gpu_us));
-    let rest = all.split_off(all.len().min(TOLD_APART));
-    let mut others: BTreeMap<Tenant, Money> = BTreeMap::new();
-    rest.iter().for_each(|(tenant, _, money)| others.entry(*tenant).or_default().add(money));
-    let first = all.into_iter().map(|(tenant, name, money)| (tenant, name.to_owned(), money));
-    first.chain(others.into_iter().map(|(tenant, money)| (tenant, "*".to_owned(), money))).collect()
+}
+
+/// The larger of each.
+fn most(a: &Money, b: &Money) -> Money {
+    Money {
+        hit_tokens: a.hit_tokens.max(b.hit_tokens),
+        missed_tokens: a.missed_tokens.max(b.missed_tokens),
+        refused_tokens: a.refused_tokens.max(b.refused_tokens),
+        saved_gpu_us: a.saved_gpu_us.max(b.saved_gpu_us),
+        missed_gpu_us: a.missed_gpu_us.max(b.missed_gpu_us),
+        written_bytes: a.written_bytes.max(b.written_bytes),
+    }
 }
 
 #[cfg(test)]
@@ -100,20 +143,49 @@ mod tests {
     use super::*;
     use crate::spaces::SpaceCounts;
 
+    fn shard(saved: impl Iterator<Item = (u32, u64)>) -> Spaces {
+        let space = |(n, saved_gpu_us): (u32, u64)| {
+            let money = Money { saved_gpu_us, hit_tokens: 10, ..Money::default() };
+            (
+                NamespaceId(n),
+                SpaceCounts { money, name: format!("n{n}"), tenant: Tenant(n % 2), ..SpaceCounts::default() },
+            )
+        };
+        saved.map(space).collect()
+    }
+
     /// 300 namespaces of two tenants on two shards: the 256 that saved most by name, what is left in one account each, and nothing lost.
     #[test]
     fn accounts_add_up_and_their_number_is_bounded() {
-        let shard: Spaces = (0..300u32)
-            .map(|n| {
-                let money = Money { saved_gpu_us: u64::from(n), hit_tokens: 10, ..Money::default() };
-                let (name, tenant) = (format!("n{n}"), Tenant(n % 2));
-                (NamespaceId(n), SpaceCounts { money, name, tenant, ..SpaceCounts::default() })
-            })
-            .collect();
-        let told = accounts(&[shard.clone(), shard]);
+        let shard = shard((0..300).map(|n| (n, u64::from(n))));
+        let told = Told::default().accounts(&[shard.clone(), shard]);
         assert_eq!(told.len(), TOLD_APART + 2);
         assert_eq!((told[0].1.as_str(), told[0].2.saved_gpu_us), ("n299", 598));
         assert_eq!(told.iter().map(|(.., money)| money.hit_tokens).sum::<u64>(), 6000);
         assert!(told[TOLD_APART..].iter().all(|(_, name, money)| name == "*" && money.hit_tokens == 22 * 20));
+    }
+
+    /// Those that saved least overtake the others, some are deleted, shard by shard, and new ones come: nobody's counter goes down, and what lives is told once.
+    #[test]
+    fn whoever_overtakes_whom_no_counter_goes_down() {
+        let (mut told, mut before) = (Told::default(), BTreeMap::new());
+        for step in 0..40u64 {
+            let lives =
+                |n: u32, shard: u64| u64::from(n) >= (2 * step + shard).saturating_sub(20) && n < 280 + step as u32;
+            let saved = |n: u32| if n < 40 { step * u64::from(n) * 50 } else { u64::from(n) + step };
+            let shards = [0, 1].map(|at| shard((0..400).filter(|n| lives(*n, at)).map(|n| (n, saved(n)))));
+            let now = told.accounts(&shards);
+            let names: BTreeMap<(Tenant, String), Money> =
+                now.iter().map(|(tenant, name, money)| ((*tenant, name.clone()), *money)).collect();
+            assert_eq!(names.len(), now.len(), "nobody is told twice");
+            for (name, money) in names.iter().filter(|(name, _)| name.1 == "*") {
+                let last: Money = before.get(name).copied().unwrap_or_default();
+                assert_eq!(most(&last, money), *money, "step {step}");
+            }
+            let all: u64 = now.iter().map(|(.., money)| money.saved_gpu_us).sum();
+            let living: u64 = (0..400).map(|n| (0..2).filter(|at| lives(n, *at)).count() as u64 * saved(n)).sum();
+            assert!(all >= living, "step {step}: {all} of {living}");
+            before = names;
+        }
     }
 }

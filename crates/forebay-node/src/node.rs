@@ -187,6 +187,7 @@ fn board(config: &NodeConfig, parts: &Parts, links: &[Link]) -> Board {
         connections_max: parts.shares.connections,
         started_us: parts.clock.now_us(),
         clock: parts.clock.clone(),
+        told: Default::default(),
     }
 }
 

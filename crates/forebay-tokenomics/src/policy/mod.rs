@@ -182,6 +182,11 @@ pub trait Policy: Send {
 /// Names [`policy_by_name`] knows.
 pub const POLICY_NAMES: &[&str] = &["worth", "lru", "s3-fifo"];
 
+/// Most bytes of memory that the policy of that name takes beside the ranks, whatever is held: what whoever runs it sets apart.
+pub fn policy_bytes_max(name: &str) -> u64 {
+    if name == "worth" { worth::BYTES_MAX } else { 0 }
+}
+
 /// The policy of that name.
 pub fn policy_by_name(name: &str) -> Option<Box<dyn Policy>> {
     match name {

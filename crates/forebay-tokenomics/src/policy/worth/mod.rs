@@ -21,6 +21,9 @@ use followed::{Block, Followed, Request};
 use judge::{Judge, space_of, tokens_before};
 use moments::{FOUND_MOMENTS, Moments};
 
+/// What it takes at most: what it has learned, the sample it learns from, moments and chains.
+pub(super) const BYTES_MAX: u64 = 5 << 19;
+
 /// Uses of followed blocks between two estimates.
 const REFIT_USES: u32 = 256;
 /// Classes fitted in one step: some 40 us.
@@ -458,7 +461,7 @@ mod tests {
         let once = policy.begin(1);
         let once = policy.put(once, &put(next + 1, next + 1, 0));
         assert!(policy.value(hot[0], 0) > policy.value(once, 0));
-        assert!(policy.memory_bytes() < 5 << 19, "{}", policy.memory_bytes());
+        assert!((policy.memory_bytes() as u64) < BYTES_MAX, "{}", policy.memory_bytes());
     }
 
     fn put(name: u64, chain: u64, depth: u32) -> Put {
