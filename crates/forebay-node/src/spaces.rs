@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_store::Money;
+use forebay_store::{Money, NamespaceRow};
 use forebay_types::{MissReason, NamespaceId, PutOutcome, RefusedReason, Tenant};
 use serde_json::{Map, Value, json};
 
@@ -37,6 +37,19 @@ impl SpaceCounts {
             PutOutcome::Exists => self.present += 1,
             PutOutcome::Refused(reason) => self.refused[reason.index()] += 1,
         }
+    }
+
+    /// Takes over what another counts; what only publishing tells stays.
+    pub(crate) fn count_as(&mut self, other: &SpaceCounts) {
+        let SpaceCounts { bytes, money, model, tenant, .. } = *self;
+        let name = std::mem::take(&mut self.name);
+        *self = SpaceCounts { bytes, money, model, name, tenant, ..other.clone() };
+    }
+
+    /// What its shard's store says of it.
+    pub(crate) fn shows(&mut self, row: &NamespaceRow, model: &'static str, money: Money, bytes: u64) {
+        (self.model, self.money, self.bytes, self.tenant) = (model, money, bytes, row.tenant);
+        self.name.clone_from(&row.name);
     }
 
     fn add(&mut self, other: &SpaceCounts) {

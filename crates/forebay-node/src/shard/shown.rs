@@ -26,15 +26,21 @@ impl Shard {
     pub(super) fn publish(&mut self, now_us: u64) {
         self.publish_us = now_us + PUBLISH_US;
         let stats = self.core.store.stats();
-        let mut spaces = self.core.spaces.clone();
         for row in self.core.store.namespaces() {
-            spaces.entry(row.id).or_default().bytes = self.core.store.namespace_bytes(row.id);
+            self.core.spaces.entry(row.id).or_default();
         }
-        for (row, model, money) in self.core.store.money() {
-            let space = spaces.entry(row.id).or_default();
-            (space.name, space.tenant, space.model, space.money) = (row.name.clone(), row.tenant, model, money);
+        {
+            // What is shown stays where it is and is brought up to date: a shard comes to rest between any two requests, and names do not change.
+            let mut shown = self.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            shown.retain(|id, _| self.core.spaces.contains_key(id));
+            for (id, counts) in &self.core.spaces {
+                shown.entry(*id).or_default().count_as(counts);
+            }
+            for (row, model, money) in self.core.store.money() {
+                let bytes = self.core.store.namespace_bytes(row.id);
+                shown.entry(row.id).or_default().shows(row, model, money, bytes);
+            }
         }
-        *self.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = spaces;
         self.core.counters.keys_waiting.set(self.core.items as u64);
         self.core.counters.reads_waiting.set(self.core.readers.len() as u64);
         *self.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = stats;

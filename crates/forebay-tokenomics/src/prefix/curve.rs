@@ -10,7 +10,8 @@ const FOLLOWED_MAX: usize = 1 << 16;
 const FOLLOWED_BYTES: usize = 48;
 /// Distances are counted in so many steps an octave: two per cent of a capacity.
 const STEPS: u32 = 32;
-const COUNTS: usize = 40 * STEPS as usize;
+const OCTAVES: usize = 40;
+const COUNTS: usize = OCTAVES * STEPS as usize;
 
 /// How much LRU would find at any capacity, by the distances of a sample of the blocks (Waldspurger and others, SHARDS, FAST 2015).
 ///
@@ -27,6 +28,8 @@ pub struct LruCurve {
     touched: BTreeMap<u64, u32>,
     moments: Moments,
     found: Vec<f64>,
+    /// Of each octave of `found` the sum: what a capacity would find is a shard's question each time it comes to rest.
+    octaves: [f64; OCTAVES],
     asked: f64,
     /// Blocks asked for, reckoned from the followed ones.
     reckoned: f64,
@@ -54,6 +57,7 @@ impl LruCurve {
             touched: BTreeMap::new(),
             moments: Moments::new(4 * followed_max),
             found: vec![0.0; COUNTS],
+            octaves: [0.0; OCTAVES],
             asked: 0.0,
             reckoned: 0.0,
             followed: Vec::new(),
@@ -105,7 +109,9 @@ impl LruCurve {
             if let Some(moment) = self.touched.get(key) {
                 let place = f64::from(self.moments.after(*moment));
                 // The smallest capacity that holds it: the followed block itself and what is above it.
-                self.found[count_of(place * share + 1.0)] += share;
+                let at = count_of(place * share + 1.0);
+                self.found[at] += share;
+                self.octaves[at / STEPS as usize] += share;
             }
         }
         for key in followed.iter().rev() {
@@ -127,7 +133,7 @@ impl LruCurve {
         let moments = &self.moments;
         self.touched.retain(|_, moment| moments.after(*moment) <= most);
         self.renumber();
-        for sum in self.found.iter_mut().chain([&mut self.asked, &mut self.reckoned]) {
+        for sum in self.found.iter_mut().chain(&mut self.octaves).chain([&mut self.asked, &mut self.reckoned]) {
             *sum /= 2.0;
         }
         // Forgetting one by one would cost a pass each: with little room left, fewer are followed.
@@ -151,7 +157,9 @@ impl LruCurve {
         if self.asked == 0.0 || capacity == 0 {
             return 0.0;
         }
-        let found: f64 = self.found[..=count_of(capacity as f64)].iter().sum();
+        let last = count_of(capacity as f64);
+        let whole = last / STEPS as usize;
+        let found = self.octaves[..whole].iter().chain(&self.found[whole * STEPS as usize..=last]).sum::<f64>();
         // What the sample has too much or too little is a few blocks that everybody asks for, followed or not by chance; any capacity finds those.
         let chance = self.asked - self.reckoned;
         ((found + chance) / self.asked).clamp(0.0, 1.0)
@@ -275,6 +283,10 @@ mod tests {
         let (some, all) = (curve.hit_rate(50), curve.hit_rate(20_000));
         assert!((all - 0.5).abs() < 0.05 && some < all - 0.1, "{some} {all}");
         assert!((0..100).filter(|key| curve.follows(*key)).count() >= 10);
+        // Octaves are summed as counts come and are halved, and still are the sums of their steps.
+        for (octave, steps) in curve.octaves.iter().zip(curve.found.chunks(STEPS as usize)) {
+            assert!((octave - steps.iter().sum::<f64>()).abs() < 1e-6, "{octave} {steps:?}");
+        }
     }
 
     /// A loop through 300,000 blocks, of which an eighth fit: with a place less than the loop nothing is found, with all of it everything.
