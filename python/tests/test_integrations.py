@@ -89,6 +89,28 @@ def test_a_strict_link_raises(own_node: Node) -> None:
         Link(PRINT, engine="test", address=own_node.address, strict=True)
 
 
+@pytest.mark.parametrize("address", ["localhost:5600", "tcp:localhost", "unix:"])
+def test_an_address_that_is_none_is_said_once_and_the_engine_serves_without(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    link = Link(PRINT, engine="test", address=address)
+    assert link.namespace is None
+    (message,) = caplog.messages
+    assert repr(address)[1:-1] in message and "all is computed" in message and "\n" not in message, message
+    assert "unix:" in message and "tcp:" in message, "and what an address looks like"
+    link.close()
+    with pytest.raises(forebay.ForebayError):
+        Link(PRINT, engine="test", address=address, strict=True)
+
+
+def test_a_namespace_that_is_not_there_is_said_once_where_it_is_not_to_be_made(shared_node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    link = Link(PRINT, engine="test", address=shared_node.address, namespace="nobody-made-it", create=False)
+    assert link.namespace is None
+    (message,) = caplog.messages
+    assert "nobody-made-it" in message and "all is computed" in message, message
+    link.close()
+    with pytest.raises(forebay.ForebayError):
+        Link(PRINT, engine="test", address=shared_node.address, namespace="nobody-made-it", create=False, strict=True)
+
+
 def test_a_namespace_of_another_fingerprint_is_not_used_and_said_once(shared_node: Node, caplog: pytest.LogCaptureFixture) -> None:
     first = Link(PRINT, engine="test", address=shared_node.address, namespace="by-hand")
     assert first.namespace is not None

@@ -8,11 +8,13 @@ import os
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,6 +88,34 @@ class Node:
         """Its process."""
         assert self._process is not None
         return self._process.pid
+
+
+@dataclass
+class Put:
+    """What came with a block, as the drive has it."""
+
+    namespace: int
+    tokens: int
+    chain: int
+    #: The first half of the key before.
+    parent: bytes
+    position: int
+
+
+def puts_on_drive(node: Node) -> dict[tuple[int, bytes], Put]:
+    """Every block on the drive of a node that has ended, by namespace and key: read from the trailers of records (docs/disk-format.md)."""
+    drive = (node.folder / "drive").read_bytes()
+    found: dict[tuple[int, bytes], Put] = {}
+    at = drive.find(b"fbyTRAIL")
+    while at >= 0:
+        (body_bytes, kind) = struct.unpack_from("<IB", drive, at + 28)
+        body = drive[at + 64 : at + 64 + body_bytes]
+        if kind == 1 and len(body) >= 104:
+            namespace, tokens = struct.unpack_from("<II", body, 8)
+            chain, parent, position = struct.unpack_from("<Q8sQ", body, 48)
+            found[namespace, body[16:32]] = Put(namespace, tokens, chain, parent, position)
+        at = drive.find(b"fbyTRAIL", at + 8)
+    return found
 
 
 def stop_process(pid: int) -> None:

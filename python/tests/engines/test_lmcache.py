@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import select
@@ -20,6 +21,8 @@ from lmcache.v1.distributed.l2_adapters.config import get_type_name_for_config
 from lmcache.v1.distributed.l2_adapters.native_plugin_l2_adapter import NativePluginL2AdapterConfig, _create_native_plugin_l2_adapter
 from lmcache.v1.memory_allocators.ad_hoc_memory_allocator import AdHocMemoryAllocator
 from support import PATIENCE_S, Node
+
+from forebay.integrations import lmcache
 
 SHAPE = torch.Size([2, 4, 16, 64])
 
@@ -159,3 +162,40 @@ def ran(command: list[str]) -> str:
 def test_weights_must_be_named(node: Node) -> None:
     with pytest.raises(ValueError, match="weights"):
         adapter(node, weights_digest=None)
+
+
+def test_it_says_how_it_goes_each_minute_in_which_something_happened_and_at_the_end(node: Node) -> None:
+    said: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    handler = Lines()
+    lmcache._LOGGER.addHandler(handler)
+    try:
+        client = lmcache.LmcacheClient(address=node.address, weights_digest="one", model="llama")
+        poll = select.poll()
+        poll.register(client.event_fd(), select.POLLIN)
+
+        def done() -> None:
+            assert poll.poll(1000 * PATIENCE_S), "nothing came"
+            assert all(whole for _, whole, _, _ in client.drain_completions())
+
+        client.submit_batch_set(["a"], [memoryview(bytearray(b"chunk"))])
+        done()
+        client.submit_batch_get(["a", "b"], [memoryview(bytearray(5)), memoryview(bytearray(5))])
+        done()
+        own = [line for line in said if line.startswith("forebay: namespace")]
+        assert own == [], "a minute is not over"
+        for _ in range(3):
+            # It is, three times, and nothing happened in the second and third.
+            client._report._next = 0.0
+            client.drain_completions()
+        client.close()
+    finally:
+        lmcache._LOGGER.removeHandler(handler)
+    own = [line for line in said if line.startswith("forebay: namespace")]
+    assert len(own) == 2 and own[0] == own[1], own
+    name = client._link.name
+    assert f"namespace {name} (model llama, weights one," in own[0] and "50.0 % of 2 blocks asked for were hits, 1 loaded, 1 stored" in own[0], own

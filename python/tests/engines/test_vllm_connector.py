@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from support import BLOCK_TOKENS, HERE, IN_PROCESSES, LENGTHS, VLLM, Node, documented, run_script
+from support import BLOCK_TOKENS, HERE, IN_PROCESSES, LENGTHS, VLLM, Node, documented, puts_on_drive, run_script
 from support import vllm_life as live
 
 import forebay
@@ -74,6 +74,16 @@ def test_each_rank_loads_its_own_part_and_another_number_of_ranks_loads_none(mod
     assert one["counts"]["stored"] == blocks
     names = {space["name"]: space["put"]["stored"] for space in forebay.Client(node.address).node_stats()["namespaces"]}
     assert sorted(names.values()) == [blocks, 2 * blocks], names
+    node.end()
+    puts = puts_on_drive(node)
+    assert len(puts) == 3 * blocks and all(put.tokens == BLOCK_TOKENS and put.chain for put in puts.values())
+    # Each but the heads is behind one that is there, of the same sequence and one place before it: the store sees chains, not single blocks.
+    before = {(put.namespace, stored[:8]): put for (_, stored), put in puts.items()}
+    behind = [put for put in puts.values() if put.position]
+    assert len(behind) == 3 * (blocks - 2), "three prompts have whole blocks, and two of them begin alike"
+    for put in behind:
+        parent = before[put.namespace, put.parent]
+        assert (parent.chain, parent.position) == (put.chain, put.position - 1)
 
 
 def test_beside_another_connector_each_loads_what_it_has(model_folder: Path, node: Node, place: Path, plain: list[list[int]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import Node, wait_for, write_over
+from support import Node, puts_on_drive, wait_for, write_over
 from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext, ScheduleEndContext, make_offload_key
 from vllm.v1.kv_offload.config import (
     OffloadingCacheConfig,
@@ -307,6 +307,43 @@ def test_a_request_says_what_is_done_with_its_blocks(node: Node, scheduler: Sche
     assert other.look(keys, unread) == [LookupResult.MISS] * 4
     other.end(unread)
     other.close()
+
+
+def test_the_store_learns_what_follows_what(node: Node) -> None:
+    """A request's chunks in two parts, as chunked prefill stores them, and a second request that goes on behind some of them."""
+    scheduler = Scheduler(node)
+    first, second = ([key(number) for number in numbers] for numbers in (range(6), (0, 1, 2, 3, 10, 11)))
+
+    def begin(keys: list[OffloadKey]) -> ReqContext:
+        request = scheduler.begin()
+        for at, each in enumerate(keys):
+            # As vLLM's scheduler does for all chunks of a request, before any of them is stored.
+            request.set_offload_key_position(each, (at + 1) * 16)
+        return request
+
+    one = begin(first)
+    assert scheduler.store(first[:3], one) == first[:3] and scheduler.store(first[3:], one) == first[3:]
+    two = begin(second)
+    assert scheduler.store(second[4:], two) == second[4:]
+    # Of a request whose positions are not known nothing is said.
+    unknown = scheduler.begin()
+    assert scheduler.store([key(20), key(21)], unknown) == [key(20), key(21)]
+    scheduler.settle()
+    for request in (one, two, unknown):
+        scheduler.end(request)
+    space = scheduler.tier._link.namespace
+    named = {of: space.key(of) for of in {*first, *second, key(20), key(21)}}
+    scheduler.close()
+    node.end()
+    puts = {stored: put for (_, stored), put in puts_on_drive(node).items()}
+    root = int.from_bytes(first[0][:8], "big")
+    for keys in (first, second):
+        for at, each in enumerate(keys):
+            put = puts[named[each]]
+            assert (put.chain, put.position, put.tokens) == (root, at, 16), (at, put)
+            assert put.parent == (named[keys[at - 1]][:8] if at else bytes(8)), (at, put)
+    for each in (key(20), key(21)):
+        assert (puts[named[each]].chain, puts[named[each]].parent) == (0, bytes(8))
 
 
 def test_weights_that_cannot_be_told_from_others_are_refused(node: Node) -> None:

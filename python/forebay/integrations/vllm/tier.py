@@ -7,6 +7,7 @@ it is borrowed as it is, chunks are copied and verified straight into it, and Py
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -48,6 +49,9 @@ STEP_CALLS = 3
 #: Chunks that are handed to the client in one step, so that no step takes long for them. The rest of a large job follows in the next ones.
 STEP_KEYS = 256
 
+#: How far a prefix is walked, from its nearer end, for the chunk before a store: some microseconds. Behind that its first chunk has no parent.
+PARENT_STEPS_MAX = 1024
+
 _EXISTS = 3
 #: By what `forebay.Presence` knows of a chunk.
 _RESULTS = (LookupResult.MISS, LookupResult.HIT, LookupResult.HIT, LookupResult.RETRY)
@@ -65,6 +69,8 @@ class _Request:
     state: Callable[[OffloadKey], int] | None = None
     #: Chunks that were part of a question.
     asked: int = 0
+    #: The last chunk of it that was given to be stored.
+    stored_until: OffloadKey | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +94,9 @@ class _Transfer:
     #: Chunks that were handed over, and calls that are not answered yet.
     given: int = 0
     waiting: int = 0
+    #: Of a store: 64 bits that name the sequence, and the chunk before the first, where that is known.
+    chain: int = 0
+    parent: OffloadKey | None = None
 
 
 class ForebayTier(SecondaryTierManager):
@@ -264,7 +273,7 @@ class ForebayTier(SecondaryTierManager):
     def _touch_own(self, request_id: str) -> None:
         """What the engine and the CPU tier have of a request is never asked for: it lies before the first chunk that was."""
         request = self._requests.get(request_id)
-        positions: dict[OffloadKey, int] | None = getattr(request and request.context, "_offload_key_positions", None)
+        positions = _positions(request.context) if request is not None else None
         if request is None or not positions:
             return
         first = request.presence.first if request.presence is not None else None
@@ -292,7 +301,45 @@ class ForebayTier(SecondaryTierManager):
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
         self._store_bytes += nbytes
-        self._begin(_Transfer(job_metadata, keys, False, time.monotonic(), bytearray(len(keys))))
+        transfer = _Transfer(job_metadata, keys, False, time.monotonic(), bytearray(len(keys)))
+        self._place_in_chain(transfer)
+        self._begin(transfer)
+
+    def _place_in_chain(self, transfer: _Transfer) -> None:
+        """Whose chunks these are and which one is before them. Groups of several kinds have no one order, and so no chain."""
+        context, keys = transfer.job.req_context, transfer.keys
+        positions = _positions(context)
+        if not keys or not positions or len(self._config.groups) > 1:
+            return
+        tokens = self._chunk_tokens()
+        root = next(iter(positions))
+        if positions[root] != tokens:
+            return
+        transfer.chain = int.from_bytes(root[:8], "big")
+        before = positions.get(keys[0], 0) // tokens - 1
+        request = self._requests.get(context.req_id)
+        last = request.stored_until if request is not None else None
+        if before > 0:
+            if last is None or positions.get(last) != before * tokens:
+                last = _number(positions, before - 1)
+            if last is not None and positions[last] == before * tokens:
+                transfer.parent = last
+        if request is not None:
+            request.stored_until = keys[-1]
+
+    def _place(self, transfer: _Transfer, first: int, count: int, space: forebay.Namespace) -> dict[str, Any]:
+        """What a put says of where its chunks are in their sequence: nothing, where they do not follow one another."""
+        positions, keys = _positions(transfer.job.req_context), transfer.keys
+        if not transfer.chain or not positions:
+            return {}
+        tokens = self._chunk_tokens()
+        begin, end = positions.get(keys[first], 0), positions.get(keys[first + count - 1], 0)
+        if begin < tokens or end - begin != (count - 1) * tokens:
+            return {"chain": transfer.chain}
+        parent = transfer.parent if first == 0 else keys[first - 1]
+        if parent is not None and positions.get(parent) != begin - tokens:
+            parent = None
+        return {"chain": transfer.chain, "position": begin // tokens - 1, "parent": space.key(parent) if parent is not None else None}
 
     def submit_load(self, job_metadata: TransferJob) -> None:
         keys = _listed(job_metadata.keys)
@@ -337,7 +384,15 @@ class ForebayTier(SecondaryTierManager):
             ticket = queue.submit_get(space, hashes, into=spans, deadline_ms=deadline_ms, reuse=hint, packed=True)
         else:
             ticket = queue.submit_put(
-                space, hashes, spans, tokens=self._chunk_tokens(), deadline_ms=deadline_ms, reuse=hint, caller_keeps=True, packed=True
+                space,
+                hashes,
+                spans,
+                tokens=self._chunk_tokens(),
+                deadline_ms=deadline_ms,
+                reuse=hint,
+                caller_keeps=True,
+                packed=True,
+                **self._place(transfer, first, count, space),
             )
         self._calls[ticket] = (transfer, first, count)
         transfer.given += count
@@ -476,6 +531,19 @@ class ForebayTier(SecondaryTierManager):
         self._queue = None
         if self._link is not None:
             self._link.close()
+
+
+def _positions(context: ReqContext) -> dict[OffloadKey, int] | None:
+    """Where each chunk of a request ends, in tokens, in the order of the sequence. vLLM has no public name for all of them."""
+    return getattr(context, "_offload_key_positions", None)
+
+
+def _number(positions: dict[OffloadKey, int], number: int) -> OffloadKey | None:
+    """A chunk by its number, if it is not far from either end."""
+    behind = len(positions) - 1 - number
+    if behind < 0 or min(number, behind) > PARENT_STEPS_MAX:
+        return None
+    return next(itertools.islice(positions, number, None) if number <= behind else itertools.islice(reversed(positions), behind, None))
 
 
 def _listed(keys: Collection[OffloadKey]) -> Sequence[OffloadKey]:
