@@ -47,6 +47,8 @@ pub(crate) fn run(args: &TokenomicsArgs, traces: &Traces) -> Outcome<Vec<Value>>
     let dir = args.common.scratch("tokenomics")?;
     let start = |name: &str| node(&args.common, dir.join(name));
     let node = start("m")?;
+    // What fits into DRAM is seen when it is full.
+    let keys = filled(&node)?;
     let params = params(&node)?;
     say(&format!(
         "tokenomics: the drive has {} segments, room for {} blocks, DRAM for {}",
@@ -55,7 +57,7 @@ pub(crate) fn run(args: &TokenomicsArgs, traces: &Traces) -> Outcome<Vec<Value>>
     let mut forecast = Vec::new();
     let counted = replay_drive(&plan, &curve()?, params, &mut PrefixLru::new(), &mut |found| forecast.push(found));
     let counted = counted.map_err(why("the drive of a replay"))?;
-    let loads = measured(&node, &plan, &forecast)?;
+    let loads = measured(&node, keys, &plan, &forecast)?;
     drop(node);
     let seen = replayed(&start("r")?, &plan)?;
     let blocks: f64 = plan.requests.iter().map(|request| f64::from(request.blocks)).sum();
@@ -162,11 +164,17 @@ fn parts(samples: &[(Found, f64)]) -> Outcome<[f64; 3]> {
     Ok([0, 1, 2].map(|i| (sums[i][3] / sums[i][i]).max(if i == 0 { 1e-6 } else { 0.0 })))
 }
 
-/// Fills a node once over, then does what some of the requests are forecast to do: loads as much by tier, puts as much, with other blocks.
-fn measured(node: &Node, plan: &Plan, forecast: &[Found]) -> Outcome<Loads> {
+/// Puts more than fits.
+fn filled(node: &Node) -> Outcome<Vec<Key>> {
     let client = node.unix()?;
     let space = client.namespace("default").map_err(why("opening the namespace"))?;
-    let mut keys = fill(&space, "measured", FILL, BLOCK)?;
+    fill(&space, "measured", FILL, BLOCK)
+}
+
+/// On a filled node, does what some of the requests are forecast to do: loads as much by tier, puts as much, with other blocks.
+fn measured(node: &Node, mut keys: Vec<Key>, plan: &Plan, forecast: &[Found]) -> Outcome<Loads> {
+    let client = node.unix()?;
+    let space = client.namespace("default").map_err(why("opening the namespace"))?;
     let mut content = Content::new(BATCH, BLOCK);
     let mut samples = Vec::new();
     let mut old = FILL - READ_FROM;
