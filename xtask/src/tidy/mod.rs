@@ -4,6 +4,7 @@ mod arrows;
 mod growth;
 mod heads;
 mod papers;
+mod promises;
 mod source;
 
 use std::path::Path;
@@ -40,6 +41,7 @@ pub(crate) fn check(root: &Path) -> Result<(), Stop> {
     let mut findings = arrows::findings(root)?;
     findings.extend(heads::findings(&sources));
     findings.extend(papers::findings(root, &baseline["papers"])?);
+    findings.extend(promises::findings(root, &sources)?);
     findings.extend(growth::findings(&sources, &baseline["sizes"]));
     if findings.is_empty() {
         println!("tidy: {} modules, nothing to mend", sources.len());
