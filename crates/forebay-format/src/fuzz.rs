@@ -5,8 +5,9 @@
 use forebay_types::Descriptor;
 
 use crate::{
-    DriveSuperblock, FOOTER_TAIL_BYTES, FooterTail, NamespaceTable, SegmentHeader, SliceSuperblock, decode_tombstones,
-    decode_trailer, encode_footer, encode_tombstones, encode_trailer, footer_bytes, restamp, tombstones_len,
+    DriveSuperblock, FOOTER_TAIL_BYTES, FooterTail, NamespaceTable, SegmentHeader, SliceSuperblock, USAGE_ROWS_MAX,
+    decode_tombstones, decode_trailer, decode_usage_log, encode_footer, encode_tombstones, encode_trailer,
+    encode_usage_entry, encode_usage_header, footer_bytes, restamp, tombstones_len,
 };
 use crate::{RecordKind, Trailer};
 
@@ -71,6 +72,19 @@ pub fn tombstones(bytes: &[u8]) {
         encode_tombstones(&list, &mut again);
         assert!(decode_tombstones(&again).is_ok_and(|read| read.eq(list.iter().copied())));
     }
+}
+
+/// A usage log.
+pub fn usage_log(bytes: &[u8]) {
+    let Ok(found) = decode_usage_log(bytes) else { return };
+    assert!(found.whole_bytes <= bytes.len());
+    let mut again = encode_usage_header(found.next_sequence, found.lost_entries).to_vec();
+    for (at, rows) in found.rows.chunks(USAGE_ROWS_MAX).enumerate() {
+        let Some(sequence) = found.next_sequence.checked_add(at as u64).filter(|it| *it < u64::MAX) else { return };
+        encode_usage_entry(sequence, rows, &mut again);
+    }
+    let read = decode_usage_log(&again).expect("what was read can be written");
+    assert_eq!((read.rows, read.lost_entries, read.is_damaged), (found.rows, found.lost_entries, false));
 }
 
 /// A segment's footer: entries, then the tail at the end.

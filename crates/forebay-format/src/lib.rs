@@ -14,6 +14,7 @@ mod stamp;
 mod superblock;
 mod tombstone;
 mod trailer;
+mod usage;
 
 pub use error::{FormatError, LayoutError};
 pub use footer::{
@@ -30,4 +31,8 @@ pub use tombstone::{
 pub use trailer::{
     RecordKind, TRAILER_BODY_BYTES_MAX, TRAILER_HEADER_BYTES, Trailer, TrailerView, decode_trailer, encode_trailer,
     restamp, trailer_len,
+};
+pub use usage::{
+    USAGE_HEADER_BYTES, USAGE_ROWS_MAX, USAGE_VERSION, UsageLog, decode_usage_log, encode_usage_entry,
+    encode_usage_header,
 };

@@ -133,10 +133,36 @@ fn fuzz_footers() {
     drive(6, &[samples::footer()], fuzz::footer, mend_footer);
 }
 
+/// The header's checksum and the first entry's.
+fn mend_usage(bytes: &mut [u8]) {
+    if bytes.len() < 88 {
+        return;
+    }
+    let crc = crc64(&bytes[..56]);
+    put_crc(bytes, 56, crc);
+    let length = u32::from_le_bytes(std::array::from_fn(|i| bytes[68 + i])) as usize;
+    if let Some(body) = length.checked_sub(8).and_then(|end| bytes.get(64..64 + end)) {
+        let (at, crc) = (64 + body.len(), crc64(body));
+        put_crc(bytes, at, crc);
+    }
+}
+
+#[test]
+fn fuzz_usage_logs() {
+    drive(7, &[samples::usage_log()], fuzz::usage_log, mend_usage);
+}
+
 #[test]
 fn fuzz_each_structure_in_the_place_of_each_other() {
-    let targets =
-        [fuzz::superblock, fuzz::namespaces, fuzz::segment_header, fuzz::trailer, fuzz::tombstones, fuzz::footer];
+    let targets = [
+        fuzz::superblock,
+        fuzz::namespaces,
+        fuzz::segment_header,
+        fuzz::trailer,
+        fuzz::tombstones,
+        fuzz::footer,
+        fuzz::usage_log,
+    ];
     for (_, bytes) in samples::all() {
         for target in targets {
             target(&bytes);

@@ -54,6 +54,10 @@ fn what_was_written_is_read() {
     assert!(view.belongs_to(samples::GENERATION, samples::NONCE) && view.kind == RecordKind::Tombstones);
     assert!(decode_tombstones(view.body).expect("a list").eq(samples::tombstones()));
 
+    let log = decode_usage_log(&golden("usage_log")).expect("a usage log");
+    let rows = [samples::usage_rows(), samples::usage_rows()[..1].to_vec()].concat();
+    assert_eq!((log.rows, log.next_sequence, log.lost_entries), (rows, 0x1122_3346, 5));
+
     let bytes = golden("footer");
     let tail = FooterTail::decode(&bytes[bytes.len() - FOOTER_TAIL_BYTES..]).expect("a tail");
     assert_eq!((tail.generation, tail.nonce), (samples::GENERATION, samples::NONCE));

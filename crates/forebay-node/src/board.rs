@@ -12,6 +12,7 @@ use crate::latency::Latencies;
 use crate::money::Told;
 use crate::shard::Shown;
 use crate::spaces::Spaces;
+use crate::usage::Recorded;
 
 /// A shard as the board knows it.
 #[derive(Debug)]
@@ -35,6 +36,19 @@ impl BoardShard {
         self.shown.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
+    /// The same for the usage log, and the last of namespaces that were deleted: told once.
+    pub(crate) fn take_spaces(&self) -> (Spaces, Spaces) {
+        let spaces = self.shown.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Both under one lock, so that a namespace is in one of them only.
+        let mut parted = self.shown.parted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        (spaces.clone(), std::mem::take(&mut *parted))
+    }
+
+    /// They could not be written down.
+    pub(crate) fn give_back_parted(&self, parted: Spaces) {
+        self.shown.parted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(parted);
+    }
+
     /// The store's numbers as last published: exact when the shard is at rest, else at most a fifth of a second old.
     pub(crate) fn stats(&self) -> StoreStats {
         self.shown.stats.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
@@ -56,6 +70,7 @@ pub(crate) struct Board {
     pub(crate) started_us: u64,
     /// Whose accounts are told by name.
     pub(crate) told: Mutex<Told>,
+    pub(crate) usage: Arc<Recorded>,
 }
 
 impl Board {

@@ -296,6 +296,9 @@ pub enum NodeError {
     /// The catalogue.
     #[error(transparent)]
     Coordinator(#[from] CoordError),
+    /// The usage log.
+    #[error(transparent)]
+    Usage(#[from] crate::usage::UsageError),
     /// The kernel said no.
     #[error("{doing} failed: {source}; see `ulimit -a` and the free memory of this machine")]
     Os {

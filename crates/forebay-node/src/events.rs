@@ -3,6 +3,8 @@
 //! Nobody on the path of a block says anything: it counts, as it does anyway. Each kind speaks at most once in ten seconds, and then says how often
 //! it happened since it last spoke, so a storm is a line and nothing is left out of the count.
 
+use std::sync::atomic::Ordering;
+
 use forebay_store::{Damage, Damaged};
 use forebay_types::Class;
 
@@ -151,6 +153,15 @@ impl Lookout {
             |board, _| board.sum(|c| c.corrupt_reports.get()),
             0,
         );
+        let sentence = "the usage log could not be written; what was used is kept in memory and written when it can be, and is lost if the node ends before; see \"The usage log\" in docs/operations.md";
+        watch(
+            Severity::Error,
+            "usage_not_written",
+            sentence.into(),
+            None,
+            |board, _| board.usage.failures.load(Ordering::Relaxed),
+            0,
+        );
         for (index, shard) in board.shards.iter().enumerate() {
             let (id, path) = (Some(shard.id.to_string()), shard.path.display());
             let sentence = format!(
@@ -289,6 +300,7 @@ mod tests {
             clock: Arc::new(SystemClock::new()),
             started_us: 0,
             told: Default::default(),
+            usage: Arc::default(),
         }
     }
 

@@ -48,7 +48,8 @@ pub(crate) fn stats(board: &Board, namespaces: &[Namespace]) -> String {
             .iter()
             .map(|(fault, word)| ((*word).to_owned(), sum(&|c| c.peer_faults[*fault as usize].get())))
             .collect::<Map<_, _>>(),
-        "namespaces": crate::spaces::told(&spaces, names),
+        "namespaces": crate::spaces::told(&spaces, names, &board.usage),
+        "usage_log": board.usage.json(),
         "curve": curve(board),
         "money_by": forebay_tokenomics::reckoned_by(),
         "shards": shards,

@@ -31,6 +31,7 @@ mod shard;
 mod shares;
 mod slab;
 mod spaces;
+mod usage;
 mod wake;
 
 // For the binary, which knows the node and nothing below it.
@@ -39,3 +40,4 @@ pub use forebay_io::{EndSignals, EngineKind, is_block_device};
 pub use config::{DataConfig, Landings, NodeConfig, NodeError, Progress, ProgressFn};
 pub use events::{Event, EventFn, Severity};
 pub use node::{Node, NodeHandle, ShardReport};
+pub use usage::{UsageError, read_usage_log};

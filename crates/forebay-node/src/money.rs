@@ -135,6 +135,8 @@ fn most(a: &Money, b: &Money) -> Money {
         saved_gpu_us: a.saved_gpu_us.max(b.saved_gpu_us),
         missed_gpu_us: a.missed_gpu_us.max(b.missed_gpu_us),
         written_bytes: a.written_bytes.max(b.written_bytes),
+        kept_blocks: a.kept_blocks.max(b.kept_blocks),
+        kept_payload_bytes: a.kept_payload_bytes.max(b.kept_payload_bytes),
     }
 }
 

@@ -25,8 +25,9 @@ use crate::http::Responder;
 use crate::reconcile::{reconcile, refuse_orphans};
 use crate::shard::{Command, Saved};
 use crate::shares::Shares;
+use crate::usage::{MeterThread, Recorded};
 use crate::wake::Wake;
-use crate::{check, json, metrics};
+use crate::{check, json, metrics, usage};
 
 /// Starts nodes.
 #[derive(Debug)]
@@ -63,6 +64,7 @@ pub struct NodeHandle {
     addresses: Vec<Address>,
     notes: Vec<String>,
     clock: Arc<dyn Clock>,
+    meter: MeterThread,
 }
 
 impl Node {
@@ -94,10 +96,12 @@ impl Node {
         };
         let links = StopShards(start_shards(&mut config, &mut drives, &parts)?);
         let coordinator = open_catalogue(&config, &links.0, entropy, &saved_inbox)?;
+        let metered = usage::open(&catalogue_path(&config).0)?;
+        tell_sizes(&links.0, &metered.recorded);
         let rows: Vec<MemberRow> = links.0.iter().map(Link::row).collect();
         parts.epoch.store(coordinator.set_members(&rows)?.0, Ordering::Relaxed);
 
-        let board = Arc::new(board(&config, &parts, &links.0));
+        let board = Arc::new(board(&config, &parts, &links.0, metered.recorded.clone()));
         let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let control = Control {
@@ -120,11 +124,12 @@ impl Node {
         };
         let responder = metrics.map(|listener| Responder::start(listener, board.clone())).transpose()?;
         let control = start_control(control)?;
+        let meter = MeterThread::start(metered, board.clone())?;
         let reports = links.0.iter().map(report).collect();
         let stopper = |link: Link| (link.shard.commands, link.shard.waker, link.shard.thread);
         let shards = links.disarm().into_iter().map(stopper).collect();
         let (control, notes) = (Some(control), note.into_iter().collect());
-        Ok(NodeHandle { reports, shards, control, stop, wake, board, responder, addresses, notes, clock })
+        Ok(NodeHandle { reports, shards, control, stop, wake, board, responder, addresses, notes, clock, meter })
     }
 }
 
@@ -168,7 +173,16 @@ fn start_control(control: Control) -> Result<JoinHandle<()>, NodeError> {
     started.map_err(|source| NodeError::Os { doing: "starting the control thread", source })
 }
 
-fn board(config: &NodeConfig, parts: &Parts, links: &[Link]) -> Board {
+/// Shards that begin anew know no sizes of blocks but those the log remembers. Their inboxes are empty: nobody else has a way to them yet.
+fn tell_sizes(links: &[Link], recorded: &Recorded) {
+    let sizes = Arc::new(recorded.sizes());
+    for link in links {
+        let _ = link.shard.commands.try_send(Command::Sizes(sizes.clone()));
+        link.shard.waker.wake();
+    }
+}
+
+fn board(config: &NodeConfig, parts: &Parts, links: &[Link], usage: Arc<Recorded>) -> Board {
     let shard = |link: &Link| BoardShard {
         id: link.shard.started.shard,
         path: link.path.clone(),
@@ -188,6 +202,7 @@ fn board(config: &NodeConfig, parts: &Parts, links: &[Link]) -> Board {
         started_us: parts.clock.now_us(),
         clock: parts.clock.clone(),
         told: Default::default(),
+        usage,
     }
 }
 
@@ -274,6 +289,7 @@ impl NodeHandle {
         for (_, _, thread) in threads {
             let _ = thread.join();
         }
+        self.meter.finish();
         self.responder = None;
     }
 }

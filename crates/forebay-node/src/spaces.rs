@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use forebay_store::{Money, NamespaceRow};
-use forebay_types::{MissReason, NamespaceId, PutOutcome, RefusedReason, Tenant};
+use forebay_store::{AccountView, Money};
+use forebay_types::{MissReason, NamespaceId, PutOutcome, RefusedReason, Tenant, Usage};
 use serde_json::{Map, Value, json};
+
+use crate::usage::Recorded;
 
 /// Of one namespace, in keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +30,13 @@ pub(crate) struct SpaceCounts {
     pub(crate) model: &'static str,
     pub(crate) name: String,
     pub(crate) tenant: Tenant,
+    /// What the usage log is made of, since the start.
+    pub(crate) usage: Usage,
+    /// Keys of gets that missed and whose tokens are counted.
+    pub(crate) missed_keys: u64,
+    /// Tokens held times microseconds, up to when.
+    pub(crate) held_token_us: u128,
+    pub(crate) held_until_us: Option<u64>,
 }
 
 impl SpaceCounts {
@@ -39,17 +48,28 @@ impl SpaceCounts {
         }
     }
 
-    /// Takes over what another counts; what only publishing tells stays.
-    pub(crate) fn count_as(&mut self, other: &SpaceCounts) {
-        let SpaceCounts { bytes, money, model, tenant, .. } = *self;
-        let name = std::mem::take(&mut self.name);
-        *self = SpaceCounts { bytes, money, model, name, tenant, ..other.clone() };
-    }
-
-    /// What its shard's store says of it.
-    pub(crate) fn shows(&mut self, row: &NamespaceRow, model: &'static str, money: Money, bytes: u64) {
-        (self.model, self.money, self.bytes, self.tenant) = (model, money, bytes, row.tenant);
-        self.name.clone_from(&row.name);
+    /// Brings up to now what is not counted as it happens. Blocks held are those of this moment: it is called several times a second.
+    pub(crate) fn meter(&mut self, now_us: u64, account: &AccountView<'_>) {
+        if self.name != account.row.name {
+            self.name.clone_from(&account.row.name);
+        }
+        (self.tenant, self.model, self.money, self.bytes) =
+            (account.row.tenant, account.model, account.money, account.bytes);
+        let missed_keys = self.get_misses.iter().sum::<u64>();
+        self.usage.missed_tokens += (missed_keys - self.missed_keys) * account.key_tokens;
+        self.missed_keys = missed_keys;
+        let held_us = now_us.saturating_sub(self.held_until_us.unwrap_or(now_us));
+        self.held_token_us += u128::from(account.held_tokens) * u128::from(held_us);
+        self.held_until_us = Some(now_us);
+        let (usage, money) = (&mut self.usage, &account.money);
+        usage.offered_tokens = usage.served_dram_tokens + usage.served_nvme_tokens + usage.missed_tokens;
+        usage.held_token_s = u64::try_from(self.held_token_us / 1_000_000).unwrap_or(u64::MAX);
+        usage.written_tokens = money.missed_tokens - money.refused_tokens;
+        usage.written_blocks = money.kept_blocks;
+        usage.written_payload_bytes = money.kept_payload_bytes;
+        usage.refused_tokens = money.refused_tokens;
+        usage.drive_bytes = money.written_bytes;
+        usage.saved_gpu_us = money.saved_gpu_us;
     }
 
     fn add(&mut self, other: &SpaceCounts) {
@@ -70,7 +90,7 @@ impl SpaceCounts {
     }
 
     /// As the statistics tell it. A question goes to each shard that owns a key of it, so questions are a shard's largest count.
-    fn json(&self, name: &str, id: NamespaceId) -> Value {
+    fn json(&self, name: &str, id: NamespaceId, recorded: &Recorded) -> Value {
         let named = |words: Vec<String>, counts: &[u64]| {
             let told = words.into_iter().zip(counts).filter(|(_, count)| **count > 0);
             told.map(|(word, count)| (word, Value::from(*count))).collect::<Map<_, _>>()
@@ -85,6 +105,7 @@ impl SpaceCounts {
             "get": { "hits": self.get_hits, "misses": misses(&self.get_misses) },
             "put": { "stored": self.stored, "exists": self.present, "refused": refused },
             "money": crate::money::json(&self.money, self.model),
+            "usage": crate::usage::json(&recorded.usage(id)),
         })
     }
 }
@@ -93,14 +114,18 @@ impl SpaceCounts {
 pub(crate) type Spaces = BTreeMap<NamespaceId, SpaceCounts>;
 
 /// The statistics' list: these namespaces, over all shards.
-pub(crate) fn told<'a>(shards: &[Spaces], names: impl Iterator<Item = (NamespaceId, &'a str)>) -> Vec<Value> {
+pub(crate) fn told<'a>(
+    shards: &[Spaces],
+    names: impl Iterator<Item = (NamespaceId, &'a str)>,
+    recorded: &Recorded,
+) -> Vec<Value> {
     let one = |(id, name): (NamespaceId, &str)| {
         let mut all = SpaceCounts::default();
         let mine = shards.iter().filter_map(|shard| shard.get(&id));
         let questions = mine.clone().map(|counts| counts.questions).max().unwrap_or(0);
         mine.for_each(|counts| all.add(counts));
         all.questions = questions;
-        all.json(name, id)
+        all.json(name, id, recorded)
     };
     names.map(one).collect()
 }

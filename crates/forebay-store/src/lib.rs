@@ -56,7 +56,7 @@ pub use face::{
 pub use forebay_format::{NamespaceRow, slice_bytes_min};
 pub use forebay_types::Reuse;
 pub use format::format_slice;
-pub use money::Money;
+pub use money::{AccountView, Money};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
 pub use stats::StoreStats;

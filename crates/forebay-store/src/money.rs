@@ -4,7 +4,7 @@
 use forebay_format::NamespaceRow;
 use forebay_io::Disk;
 use forebay_tokenomics::SpaceCost;
-use forebay_types::BlockMeta;
+use forebay_types::{BlockMeta, NamespaceId};
 
 use crate::store::Store;
 
@@ -23,6 +23,27 @@ pub struct Money {
     pub missed_gpu_us: u64,
     /// Bytes written to the drive for it, cleaning's share with them.
     pub written_bytes: u64,
+    /// Blocks that were put and kept.
+    pub kept_blocks: u64,
+    /// Bytes of payload of those whose tokens are known.
+    pub kept_payload_bytes: u64,
+}
+
+/// A namespace's account, as it is told.
+#[derive(Debug, Clone, Copy)]
+pub struct AccountView<'s> {
+    /// The namespace.
+    pub row: &'s NamespaceRow,
+    /// The model by which seconds are reckoned.
+    pub model: &'static str,
+    /// What its blocks saved and cost.
+    pub money: Money,
+    /// Bytes on the drive, with padding, that it holds here.
+    pub bytes: u64,
+    /// Tokens that a key stands for whose block is not here; 0 where nobody has ever said how many.
+    pub key_tokens: u64,
+    /// Tokens of all blocks that it holds here.
+    pub held_tokens: u64,
 }
 
 /// A namespace's account.
@@ -50,6 +71,8 @@ impl Account {
         self.money.missed_gpu_us += micros(self.cost.prefill_s(f64::from(before) * tokens, tokens));
         if kept {
             self.cost.put(meta.tokens, meta.length);
+            self.money.kept_blocks += 1;
+            self.money.kept_payload_bytes += if tokens > 0.0 { meta.length } else { 0 };
         } else {
             self.money.refused_tokens += tokens.round() as u64;
         }
@@ -73,16 +96,47 @@ impl Money {
         self.saved_gpu_us += other.saved_gpu_us;
         self.missed_gpu_us += other.missed_gpu_us;
         self.written_bytes += other.written_bytes;
+        self.kept_blocks += other.kept_blocks;
+        self.kept_payload_bytes += other.kept_payload_bytes;
     }
 }
 
 impl<D: Disk> Store<D> {
-    /// What each namespace's blocks saved and cost since the start, and the model by which seconds are reckoned.
-    pub fn money(&self) -> impl Iterator<Item = (&NamespaceRow, &'static str, Money)> {
+    /// Each namespace's account.
+    pub fn accounts(&self) -> impl Iterator<Item = AccountView<'_>> {
         self.namespaces.slots().map(|slot| {
             let Account { cost, money } = &slot.account;
-            (&slot.row, cost.model(), *money)
+            let key_tokens = cost.key_tokens().round() as u64;
+            let held_tokens = match cost.knows_sizes() {
+                true => cost.block_tokens(slot.payload_bytes).round() as u64,
+                false => slot.blocks * key_tokens,
+            };
+            AccountView {
+                row: &slot.row,
+                model: cost.model(),
+                money: *money,
+                bytes: slot.bytes,
+                key_tokens,
+                held_tokens,
+            }
         })
+    }
+
+    /// Tokens of a namespace's block, or part of one, of so many bytes, as its puts or its fingerprint say; 0 where nobody has ever said.
+    pub fn block_tokens(&self, id: NamespaceId, bytes: u64) -> u64 {
+        self.namespaces
+            .find(id)
+            .and_then(|at| self.namespaces.get(at))
+            .map_or(0, |slot| slot.account.cost.block_tokens(bytes).round() as u64)
+    }
+
+    /// Tells what was put in a namespace in an earlier life: so many blocks of so many tokens in so many bytes.
+    pub fn remember_sizes(&mut self, id: NamespaceId, blocks: u64, tokens: u64, bytes: u64) {
+        if let Some(at) = self.namespaces.find(id)
+            && let Some(account) = self.account(at)
+        {
+            account.cost.remember(blocks, tokens, bytes);
+        }
     }
 
     fn account(&mut self, ns: u16) -> Option<&mut Account> {

@@ -18,6 +18,9 @@ pub(crate) struct Slot {
     pub(crate) row: NamespaceRow,
     /// Bytes on the drive with padding.
     pub(crate) bytes: u64,
+    /// Blocks held, and their bytes of payload.
+    pub(crate) blocks: u64,
+    pub(crate) payload_bytes: u64,
     /// Removed; its blocks are being swept from the index, and its short number is not given again before they are gone.
     pub(crate) purging: bool,
     pub(crate) account: Account,
@@ -69,7 +72,7 @@ impl Namespaces {
         }
         let id = row.id;
         let account = Account::new(cost_of(&row));
-        let slot = Some(Slot { row, bytes: 0, purging: false, account });
+        let slot = Some(Slot { row, bytes: 0, blocks: 0, payload_bytes: 0, purging: false, account });
         let at = match self.slots.iter().position(Option::is_none) {
             Some(at) => {
                 self.slots[at] = slot;
@@ -134,15 +137,21 @@ impl Namespaces {
         self.get(at).is_some_and(|slot| slot.row.class == Class::Durable)
     }
 
-    pub(crate) fn add_bytes(&mut self, at: u16, bytes: u64) {
+    /// A block is held from now on that takes so many bytes with padding, and has so many of payload.
+    pub(crate) fn add_block(&mut self, at: u16, bytes: u64, payload_bytes: u64) {
         if let Some(Some(slot)) = self.slots.get_mut(usize::from(at)) {
             slot.bytes += bytes;
+            slot.payload_bytes += payload_bytes;
+            slot.blocks += 1;
         }
     }
 
-    pub(crate) fn remove_bytes(&mut self, at: u16, bytes: u64) {
+    /// The reverse.
+    pub(crate) fn remove_block(&mut self, at: u16, bytes: u64, payload_bytes: u64) {
         if let Some(Some(slot)) = self.slots.get_mut(usize::from(at)) {
             slot.bytes -= bytes;
+            slot.payload_bytes -= payload_bytes;
+            slot.blocks -= 1;
         }
     }
 

@@ -282,7 +282,7 @@ impl<D: Disk> Store<D> {
         entry.set_in_dram(true);
         self.index.insert_until(entry, block.expiry_utc_s);
         self.add_live(ns, &key, place, rank);
-        self.namespaces.add_bytes(ns, total as u64);
+        self.namespaces.add_block(ns, total as u64, block.length);
         self.ghosts.remove(name);
         self.expired.remove(name);
         let descriptor_at = payload_padded + TRAILER_HEADER_BYTES;

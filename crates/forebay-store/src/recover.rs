@@ -358,9 +358,10 @@ impl<D: Disk> Store<D> {
             for entry in self.index.table_mut(table) {
                 let rank = self.policy.found_again(((recency(entry, &self.segments) - least) >> shift) as u32);
                 entry.settle(rank);
-                let (units, value) = (entry.place().units(), self.policy.value(rank, entry.ns));
+                let place = entry.place();
+                let (units, value) = (place.units(), self.policy.value(rank, entry.ns));
                 self.segments.add_live(entry.segment(), units, value);
-                self.namespaces.add_bytes(entry.ns, self.geometry.bytes(units));
+                self.namespaces.add_block(entry.ns, self.geometry.bytes(units), place.length(self.geometry.align));
             }
         }
         // What is used from now on ranks above.

@@ -369,7 +369,7 @@ impl<D: Disk> Store<D> {
         let entry = self.index.remove(ns, key)?;
         let place = entry.place();
         self.remove_live(ns, key, place, entry.rank);
-        self.namespaces.remove_bytes(ns, self.geometry.bytes(place.units()));
+        self.namespaces.remove_block(ns, self.geometry.bytes(place.units()), place.length(self.geometry.align));
         self.dram.remove(ns, key);
         if entry.is_leased() {
             self.lease_ended(place);

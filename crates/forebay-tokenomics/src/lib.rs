@@ -15,7 +15,9 @@ mod returns;
 mod seeded;
 mod space;
 pub mod trace;
+mod usage;
 
 pub use policy::{Lru, POLICY_NAMES, Policy, Put, Rank, Reuse, S3Fifo, Turn, Worth, policy_by_name, policy_bytes_max};
 pub use replay::{ReplayCount, replay, replay_lru};
 pub use space::{SpaceCost, gpu_second_dollars, reckoned_by, written_byte_dollars};
+pub use usage::{Reconciled, coarsen, reconcile};

@@ -92,6 +92,29 @@ impl SpaceCost {
         if self.tokens > 0.0 { bytes as f64 * self.tokens_per_byte } else { self.block_tokens }
     }
 
+    /// Tokens of a block of which nothing is known but that it is one of the namespace's; 0 where nobody has ever said how many.
+    pub fn key_tokens(&self) -> f64 {
+        self.block_tokens
+    }
+
+    /// Whether tokens go by bytes. If not, every block holds what the fingerprint says.
+    pub fn knows_sizes(&self) -> bool {
+        self.tokens > 0.0
+    }
+
+    /// Takes over what was put in an earlier life: so many blocks of so many tokens in so many bytes.
+    pub fn remember(&mut self, blocks: u64, tokens: u64, bytes: u64) {
+        if blocks == 0 || tokens == 0 || bytes == 0 {
+            return;
+        }
+        let share = (REMEMBERED_TOKENS / tokens as f64).min(1.0);
+        (self.tokens, self.bytes) = (tokens as f64 * share, bytes as f64 * share);
+        self.tokens_per_byte = self.tokens / self.bytes;
+        if self.block_tokens == 0.0 {
+            self.block_tokens = tokens as f64 / blocks as f64;
+        }
+    }
+
     /// Tokens before a block that has so many blocks before it.
     pub(crate) fn tokens_before(&self, blocks: u32) -> f64 {
         f64::from(blocks) * self.block_tokens
@@ -160,6 +183,17 @@ mod tests {
         assert!((8.0..10.0).contains(&ratio), "{ratio}");
         // By byte less: its KV is larger too. And deep tokens cost more than the first.
         assert!(large.density(3) < large.density(15) && large.density(3) > small.density(3));
+    }
+
+    #[test]
+    fn what_an_earlier_life_put_says_how_many_tokens_blocks_hold() {
+        let mut space = SpaceCost::new("", 0);
+        space.remember(0, 0, 0);
+        assert!(!space.knows_sizes());
+        space.remember(1_000_000_000, 16_000_000_000, 16 << 40);
+        assert_eq!((space.key_tokens(), space.block_tokens(1 << 20).round()), (16.0, 954.0));
+        space.put(16, 16 << 10);
+        assert_eq!(space.key_tokens(), 16.0);
     }
 
     #[test]

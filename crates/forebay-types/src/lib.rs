@@ -15,6 +15,7 @@ mod reuse;
 mod seams;
 mod size;
 mod span;
+mod usage;
 
 pub use address::{Address, AddressError};
 pub use block::{BlockMeta, CheckKind, Part, PartName};
@@ -27,3 +28,4 @@ pub use reuse::Reuse;
 pub use seams::{Clock, Entropy, Millis, SeededEntropy, SystemClock, SystemEntropy};
 pub use size::{ParseSizeError, format_size, parse_size};
 pub use span::{ParseSpanError, format_span_s, parse_span_s};
+pub use usage::{USAGE_COUNTS, Usage, UsageRow};

@@ -231,6 +231,18 @@ pub(crate) struct StatArgs {
     /// What each namespace saved and cost: tokens, GPU seconds, dollars; and what half and twice the capacity would find.
     #[arg(long)]
     pub(crate) money: bool,
+    /// What each namespace used over all lives of the node, as its usage log says: tokens offered, served, used, written, held.
+    #[arg(long, conflicts_with = "money")]
+    pub(crate) usage: bool,
+    /// Also write the usage log's rows to this file, as Parquet.
+    #[arg(long, value_name = "FILE", requires = "usage")]
+    pub(crate) parquet: Option<PathBuf>,
+    /// Read this usage log, all tenants of it, and ask no node.
+    #[arg(long, value_name = "FILE", requires = "usage")]
+    pub(crate) log: Option<PathBuf>,
+    /// What an API's answers say of the same requests, summed: told beside what was metered, with the difference.
+    #[arg(long, value_name = "TOKENS", requires = "usage")]
+    pub(crate) cached_tokens: Option<u64>,
 }
 
 /// Flags of `why`.

@@ -25,6 +25,7 @@ mod stat;
 mod stop;
 mod top;
 mod trace_file;
+mod usage;
 mod why;
 
 use std::process::ExitCode;

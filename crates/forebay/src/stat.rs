@@ -15,11 +15,17 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs it.
 pub(crate) fn run(args: &StatArgs, settings: &Settings) -> Result<(), Stop> {
+    if let Some(log) = &args.log {
+        return crate::usage::of_log(args, log);
+    }
     let client = connect::client(settings, DEADLINE)?;
     let text = client.node_stats()?;
     let stats: Value = serde_json::from_str(&text).map_err(|e| {
         Stop::Failed(format!("the node's figures are not JSON ({e}); use builds of neighbouring versions"))
     })?;
+    if args.usage {
+        return crate::usage::of_node(args, &stats);
+    }
     if args.client.json {
         let shown = if args.money { crate::money::json(&stats) } else { stats };
         return say::line(&shown.to_string());

@@ -16,7 +16,7 @@ struct Paper {
     version: Option<(&'static str, &'static str)>,
 }
 
-const PAPERS: [Paper; 3] = [
+const PAPERS: [Paper; 4] = [
     Paper {
         name: "disk",
         document: "docs/disk-format.md",
@@ -27,6 +27,13 @@ const PAPERS: [Paper; 3] = [
         ],
         golden: &["crates/forebay-format/tests/golden"],
         version: Some(("crates/forebay-format/src/superblock.rs", "VERSION")),
+    },
+    Paper {
+        name: "usage",
+        document: "docs/usage-log.md",
+        sources: &["crates/forebay-format/src/usage.rs", "crates/forebay-types/src/usage.rs"],
+        golden: &["crates/forebay-format/tests/golden/usage_log.bin"],
+        version: Some(("crates/forebay-format/src/usage.rs", "USAGE_VERSION")),
     },
     Paper {
         name: "wire",

@@ -2,7 +2,8 @@
 
 use forebay_format::*;
 use forebay_types::{
-    BlockMeta, Class, Descriptor, Fingerprint, Key, NamespaceId, Part, PartName, ShardId, Tenant, Version,
+    BlockMeta, Class, Descriptor, Fingerprint, Key, NamespaceId, Part, PartName, ShardId, Tenant, Usage, UsageRow,
+    Version,
 };
 
 pub(crate) const GENERATION: u64 = 0x1112_1314_1516_1718;
@@ -179,6 +180,25 @@ pub(crate) fn footer() -> Vec<u8> {
     bytes
 }
 
+pub(crate) fn usage_rows() -> Vec<UsageRow> {
+    let row = |namespace: u32, name: &str| UsageRow {
+        from_utc_s: 0x6543_2100,
+        until_utc_s: 0x6543_2101,
+        tenant: Tenant(1000),
+        namespace: NamespaceId(namespace),
+        name: name.to_owned(),
+        usage: Usage::of_counts(std::array::from_fn(|count| 0x0101 * (count as u64 + 1) + u64::from(namespace))),
+    };
+    vec![row(7, "agents"), row(0x0102_0304, "vllm-0123456789abcdef")]
+}
+
+pub(crate) fn usage_log() -> Vec<u8> {
+    let mut bytes = encode_usage_header(0x1122_3344, 5).to_vec();
+    encode_usage_entry(0x1122_3344, &usage_rows(), &mut bytes);
+    encode_usage_entry(0x1122_3345, &usage_rows()[..1], &mut bytes);
+    bytes
+}
+
 /// Every structure by the name of its golden file.
 pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
     vec![
@@ -192,5 +212,6 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("trailer_of_block", trailer_of_block()),
         ("trailer_of_tombstones", trailer_of_tombstones()),
         ("footer", footer()),
+        ("usage_log", usage_log()),
     ]
 }

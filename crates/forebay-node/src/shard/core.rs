@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay_io::Engine;
 use forebay_store::Store;
-use forebay_types::{Clock, Millis, NamespaceId, Tenant};
+use forebay_types::{Clock, Millis, NamespaceId, Tenant, Tier, Usage};
 
 use super::output::Output;
 use super::readers::Readers;
@@ -60,6 +60,31 @@ impl Core {
         self.tenants.sort_unstable_by_key(|row| row.0);
         let known: Vec<NamespaceId> = self.tenants.iter().map(|row| row.0).collect();
         self.spaces.retain(|id, _| known.binary_search(id).is_ok());
+    }
+
+    /// Brings what spaces tell up to now.
+    pub(crate) fn meter(&mut self) {
+        for account in self.store.accounts() {
+            self.spaces.entry(account.row.id).or_default().meter(self.now_us, &account);
+        }
+    }
+
+    /// Learns how many tokens blocks hold from what was put in earlier lives.
+    pub(crate) fn remember(&mut self, sizes: &[(NamespaceId, Usage)]) {
+        for (id, usage) in sizes {
+            self.store.remember_sizes(*id, usage.written_blocks, usage.written_tokens, usage.written_payload_bytes);
+        }
+    }
+
+    /// Counts bytes of a block that a get was served with.
+    pub(crate) fn served(&mut self, id: NamespaceId, tier: Tier, bytes: u64) {
+        let tokens = self.store.block_tokens(id, bytes);
+        let space = self.space(id);
+        space.get_hits += 1;
+        match tier {
+            Tier::Dram => space.usage.served_dram_tokens += tokens,
+            Tier::Nvme => space.usage.served_nvme_tokens += tokens,
+        }
     }
 
     /// A namespace's counts; of one that is not there, counts that are looked at by nobody.

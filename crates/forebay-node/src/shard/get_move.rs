@@ -87,7 +87,7 @@ impl Get {
 
     fn count_hit(&self, core: &mut Core, way: &Way<'_, '_>, item: u32, tier: Tier, kind: LandingKind, bytes: u64) {
         core.counters.get.hit(tier);
-        core.space(way.namespace).get_hits += 1;
+        core.served(way.namespace, tier, bytes);
         let to = self.items[item as usize].to.region;
         let lent = way.regions.iter().any(|region| region.id == to && region.kind == RegionKind::Lent);
         core.counters.landed(kind, lent, bytes);

@@ -33,7 +33,7 @@ use std::time::Duration;
 use forebay_io::Ready;
 use forebay_store::{Damage, Event, StoreStats};
 use forebay_types::limits::STEP_BYTES;
-use forebay_types::{Clock, Namespace, NamespaceId};
+use forebay_types::{Clock, Namespace, NamespaceId, Usage};
 
 use crate::lanes::Lane;
 use crate::slab::{Id, Slab};
@@ -72,6 +72,8 @@ pub(crate) enum Command {
         token: u64,
         id: NamespaceId,
     },
+    /// What was put in namespaces in earlier lives: how many tokens their blocks hold.
+    Sizes(Arc<Vec<(NamespaceId, Usage)>>),
     /// Finish by then, on the shard's clock.
     Close {
         deadline_us: u64,
@@ -127,6 +129,7 @@ pub(crate) struct Shard {
     replies: Replies,
     stats: Arc<Mutex<StoreStats>>,
     spaces: Arc<Mutex<Spaces>>,
+    parted: Arc<Mutex<Spaces>>,
     damage: Arc<Mutex<Vec<Damage>>>,
     clock: Arc<dyn Clock>,
     closing: Option<u64>,
@@ -265,7 +268,9 @@ impl Shard {
                     self.core.store.upsert_namespace(token, &namespace);
                     self.core.learn_tenants();
                 }
+                Ok(Command::Sizes(sizes)) => self.core.remember(&sizes),
                 Ok(Command::Remove { token, id }) => {
+                    self.part_with(id);
                     self.core.store.remove_namespace(token, id);
                     self.core.learn_tenants();
                 }

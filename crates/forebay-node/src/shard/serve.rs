@@ -67,7 +67,12 @@ impl Shard {
                 let get = Get::new(items, hint, self.core.now_us);
                 self.begin(id, ask, get.first_lane(), Work::Get(get));
             }
-            Admitted::Not(reason, _) => self.miss_all(id, ask.request, items.len(), reason),
+            Admitted::Not(reason, _) => {
+                if reason != MissReason::Namespace {
+                    self.core.space(ask.namespace).get_misses[reason.index()] += items.len() as u64;
+                }
+                self.miss_all(id, ask.request, items.len(), reason);
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use forebay_store::{Damage, StoreStats};
+use forebay_types::NamespaceId;
 
 use super::Shard;
 use crate::counters::Counters;
@@ -23,22 +24,26 @@ impl Shard {
         }
     }
 
+    /// A namespace goes, and its counts with it: the usage log gets the last of them.
+    pub(super) fn part_with(&mut self, id: NamespaceId) {
+        self.core.meter();
+        let mut spaces = self.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(counts) = self.core.spaces.remove(&id).filter(|counts| !counts.name.is_empty()) {
+            spaces.remove(&id);
+            self.parted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id, counts);
+        }
+    }
+
     pub(super) fn publish(&mut self, now_us: u64) {
         self.publish_us = now_us + PUBLISH_US;
         let stats = self.core.store.stats();
-        for row in self.core.store.namespaces() {
-            self.core.spaces.entry(row.id).or_default();
-        }
+        self.core.meter();
         {
             // What is shown stays where it is and is brought up to date: a shard comes to rest between any two requests, and names do not change.
             let mut shown = self.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             shown.retain(|id, _| self.core.spaces.contains_key(id));
             for (id, counts) in &self.core.spaces {
-                shown.entry(*id).or_default().count_as(counts);
-            }
-            for (row, model, money) in self.core.store.money() {
-                let bytes = self.core.store.namespace_bytes(row.id);
-                shown.entry(row.id).or_default().shows(row, model, money, bytes);
+                shown.entry(*id).or_default().clone_from(counts);
             }
         }
         self.core.counters.keys_waiting.set(self.core.items as u64);
@@ -53,6 +58,8 @@ pub(crate) struct Shown {
     pub(crate) counters: Arc<Counters>,
     pub(crate) stats: Arc<Mutex<StoreStats>>,
     pub(crate) spaces: Arc<Mutex<Spaces>>,
+    /// The last of namespaces that were deleted, until the usage log has them. Bounded by changes of the catalogue in a second.
+    pub(crate) parted: Arc<Mutex<Spaces>>,
     /// What scrub found and nobody was told yet; past [`DAMAGE_MAX`] it is only counted.
     pub(crate) damage: Arc<Mutex<Vec<Damage>>>,
 }
@@ -60,6 +67,12 @@ pub(crate) struct Shown {
 impl Shown {
     /// Nothing to show yet.
     pub(crate) fn new() -> Self {
-        Shown { counters: Arc::default(), stats: Arc::default(), spaces: Arc::default(), damage: Arc::default() }
+        Shown {
+            counters: Arc::default(),
+            stats: Arc::default(),
+            spaces: Arc::default(),
+            parted: Arc::default(),
+            damage: Arc::default(),
+        }
     }
 }

@@ -241,6 +241,7 @@ impl Shard {
             replies,
             stats: shown.stats,
             spaces: shown.spaces,
+            parted: shown.parted,
             damage: shown.damage,
             clock,
             closing: None,

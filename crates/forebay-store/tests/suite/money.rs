@@ -27,7 +27,7 @@ fn put(rig: &mut Rig, keys: &[Key], length: usize) {
 }
 
 fn money(rig: &Rig) -> Money {
-    rig.store.money().find(|(row, ..)| row.id == CACHE).unwrap().2
+    rig.store.accounts().find(|account| account.row.id == CACHE).unwrap().money
 }
 
 /// Four blocks of a prompt are put, got once, and asked for by somebody who finds the first two.
