@@ -234,7 +234,7 @@ impl<D: Disk> Store<D> {
             }
             cleaning.next += 1;
         } else {
-            cleaning.all_found();
+            self.all_found(&mut cleaning);
         }
         self.cleaning = Some(cleaning);
         true
@@ -276,7 +276,7 @@ impl<D: Disk> Store<D> {
         }
         cleaning.next += left.min(ENTRIES_PER_TURN);
         if left <= ENTRIES_PER_TURN {
-            cleaning.all_found();
+            self.all_found(&mut cleaning);
         } else {
             cleaning.footer = footer;
         }

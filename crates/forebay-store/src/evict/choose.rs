@@ -13,7 +13,8 @@ use crate::store::Store;
 
 /// Of a victim of the cache, so much may be written again: 15/64 and the footers stay under a third of what is freed.
 const REAPPEND_SHARE: (u64, u64) = (15, 64);
-/// Of a victim that puts wait for.
+/// Of victims that puts wait for, on average. One may have the larger share when those before it left so much over: blocks that are used together were
+/// written together, and a prefix that is used all the time must not lose its end because it lies in one segment.
 const HURRIED_SHARE: (u64, u64) = (1, 16);
 
 /// The order of keeping: leased, value, and of equals who came first.
@@ -67,6 +68,11 @@ impl Chosen {
         }
     }
 
+    /// Units of what is kept.
+    fn units(&self) -> u64 {
+        self.units
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.best.is_empty()
     }
@@ -85,14 +91,36 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// All of a victim was looked at: what it keeps is taken from what the next ones may keep in a hurry.
+    pub(super) fn all_found(&mut self, cleaning: &mut Cleaning) {
+        if !cleaning.durable {
+            let left = self.hurried_units().saturating_sub(cleaning.chosen.units());
+            self.hurried_units = left.min(self.share_units(REAPPEND_SHARE));
+        }
+        cleaning.all_found();
+    }
+
     /// What of a victim of the cache may be written again.
     fn keep_limits(&self) -> Limits {
-        // When puts wait for room there is time to write again what is hot, and not what is merely warm.
-        let hurry = self.segments.free_len() <= SPARE_SEGMENTS;
+        let leased_units = self.share_units(REAPPEND_SHARE);
         let (mean, newest) = self.segments.cache_means();
-        let (above, share) = if hurry { (mean.midpoint(newest), HURRIED_SHARE) } else { (mean, REAPPEND_SHARE) };
-        let most = |share: (u64, u64)| u64::from(self.geometry.segment_units) * share.0 / share.1;
-        Limits { above, units: most(share), leased_units: most(REAPPEND_SHARE) }
+        // When puts wait for room there is time to write again what is hot, and not what is merely warm.
+        if self.segments.free_len() <= SPARE_SEGMENTS {
+            Limits { above: mean.midpoint(newest), units: self.hurried_units().min(leased_units), leased_units }
+        } else {
+            Limits { above: mean, units: leased_units, leased_units }
+        }
+    }
+
+    /// What the next victim may keep when puts wait for it.
+    fn hurried_units(&self) -> u64 {
+        // Where writes have a budget, what is written again is taken from what may be put.
+        let left_over = if self.budget.is_on() { 0 } else { self.hurried_units };
+        left_over + self.share_units(HURRIED_SHARE)
+    }
+
+    fn share_units(&self, (of, whole): (u64, u64)) -> u64 {
+        u64::from(self.geometry.segment_units) * of / whole
     }
 }
 
