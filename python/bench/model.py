@@ -1,10 +1,11 @@
 """The model that engines are measured with, made on the spot: a Llama with random weights and a tokenizer trained on this repository's own text.
 
-No hub is asked. Weights do not matter for time: shapes do.
+No hub is asked. Weights do not matter for time: shapes do. `python python/bench/model.py FOLDER` makes one for whoever wants to try an engine.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from benchlib import texts
@@ -54,3 +55,10 @@ def prompts(tokens: int, count: int) -> list[list[int]]:
     if len(ids) < tokens * count:
         raise RuntimeError(f"the repository's text makes {len(ids)} tokens, and {tokens * count} are needed")
     return [ids[at * tokens : (at + 1) * tokens] for at in range(count)]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python python/bench/model.py FOLDER")
+    make(Path(sys.argv[1]))
+    print(f"a Llama of 77 M random parameters is in {sys.argv[1]}")
