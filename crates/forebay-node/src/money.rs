@@ -96,7 +96,7 @@ impl Told {
     fn accounts(&mut self, shards: &[Spaces]) -> Vec<(Tenant, String, Money)> {
         let mut all: BTreeMap<NamespaceId, (Tenant, &str, Money)> = BTreeMap::new();
         for (id, counts) in shards.iter().flatten().filter(|(_, counts)| !counts.name.is_empty()) {
-            let (.., money) = all.entry(*id).or_insert((counts.tenant, counts.name.as_str(), Money::default()));
+            let (.., money) = all.entry(*id).or_insert((counts.tenant, &*counts.name, Money::default()));
             money.add(&counts.money);
         }
         self.by_name.retain(|id| all.contains_key(id));
@@ -150,7 +150,7 @@ mod tests {
             let money = Money { saved_gpu_us, hit_tokens: 10, ..Money::default() };
             (
                 NamespaceId(n),
-                SpaceCounts { money, name: format!("n{n}"), tenant: Tenant(n % 2), ..SpaceCounts::default() },
+                SpaceCounts { money, name: format!("n{n}").into(), tenant: Tenant(n % 2), ..SpaceCounts::default() },
             )
         };
         saved.map(space).collect()

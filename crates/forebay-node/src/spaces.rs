@@ -4,6 +4,7 @@
 //! table is as long as theirs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use forebay_store::{AccountView, Money};
 use forebay_types::{MissReason, NamespaceId, PutOutcome, RefusedReason, Tenant, Usage};
@@ -28,7 +29,8 @@ pub(crate) struct SpaceCounts {
     /// What its blocks saved and cost, and by which model that is reckoned; when it was published.
     pub(crate) money: Money,
     pub(crate) model: &'static str,
-    pub(crate) name: String,
+    /// Shared, since what is shown is copied whenever the shard comes to rest.
+    pub(crate) name: Arc<str>,
     pub(crate) tenant: Tenant,
     /// What the usage log is made of, since the start.
     pub(crate) usage: Usage,
@@ -50,8 +52,8 @@ impl SpaceCounts {
 
     /// Brings up to now what is not counted as it happens. Blocks held are those of this moment: it is called several times a second.
     pub(crate) fn meter(&mut self, now_us: u64, account: &AccountView<'_>) {
-        if self.name != account.row.name {
-            self.name.clone_from(&account.row.name);
+        if *self.name != *account.row.name {
+            self.name = account.row.name.as_str().into();
         }
         (self.tenant, self.model, self.money, self.bytes) =
             (account.row.tenant, account.model, account.money, account.bytes);

@@ -39,11 +39,11 @@ impl Shard {
         let stats = self.core.store.stats();
         self.core.meter();
         {
-            // What is shown stays where it is and is brought up to date: a shard comes to rest between any two requests, and names do not change.
+            // What is shown stays where it is and is brought up to date: a shard comes to rest between any two requests.
             let mut shown = self.spaces.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             shown.retain(|id, _| self.core.spaces.contains_key(id));
             for (id, counts) in &self.core.spaces {
-                shown.entry(*id).or_default().clone_from(counts);
+                *shown.entry(*id).or_default() = counts.clone();
             }
         }
         self.core.counters.keys_waiting.set(self.core.items as u64);

@@ -130,7 +130,7 @@ impl Recorder {
                     until_utc_s,
                     tenant: counts.tenant,
                     namespace: *id,
-                    name: counts.name.clone(),
+                    name: counts.name.to_string(),
                     usage: Usage::default(),
                 });
                 row.usage.add(&since);
