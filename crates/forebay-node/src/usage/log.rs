@@ -23,7 +23,7 @@ const BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
     /// The file.
-    #[error("the usage log {} cannot be {doing}: {source}; see the permissions and the free space of its folder", path.display())]
+    #[error("the usage log {} cannot be {doing}: {source}; see whether it is there, its permissions, and the free space of its folder", path.display())]
     Io {
         /// Which.
         path: PathBuf,

@@ -140,7 +140,8 @@ impl Recorder {
         let at_rest = rows.values().all(|row| row.usage.is_only_held());
         let rows: Vec<UsageRow> = rows.into_values().filter(|row| !row.usage.is_zero()).collect();
         if at_rest && !last && !is_gone && !self.records.is_multiple_of(HELD_RECORDS) {
-            return;
+            // What was recorded before the rest began is flushed in time all the same.
+            return self.keep(last);
         }
         if !rows.is_empty() {
             if self.log.append(&rows).is_err() {
@@ -155,6 +156,11 @@ impl Recorder {
             *seen = spaces.iter().map(|(id, counts)| (*id, counts.usage)).collect();
         }
         self.from_utc_s = until_utc_s;
+        self.keep(last);
+    }
+
+    /// Flushes what was appended when it is time, and keeps the file small.
+    fn keep(&mut self, last: bool) {
         let flushed = if last || self.records.is_multiple_of(FLUSH_RECORDS) { self.log.sync() } else { Ok(()) };
         if flushed.is_err() || self.log.shrink_if_full().is_err() {
             self.recorded.failures.fetch_add(1, Ordering::Relaxed);
