@@ -139,7 +139,7 @@ impl<D: Disk> Store<D> {
             gathering_buffers,
             flusher: Flusher::default(),
             cleaning: None,
-            hurried_units: 0,
+            left_over_units: 0,
             claims: Rc::new(RefCell::new(BTreeSet::new())),
             put_bytes: Rc::new(RefCell::new(0)),
             undurable: BTreeMap::new(),

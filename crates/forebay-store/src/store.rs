@@ -144,7 +144,7 @@ pub struct Store<D: Disk> {
     pub(crate) flusher: Flusher,
     pub(crate) cleaning: Option<Cleaning>,
     /// What victims of the cache have left over of what may be written again in a hurry.
-    pub(crate) hurried_units: u64,
+    pub(crate) left_over_units: u64,
     /// Names of puts between reservation and commit; slots let go of theirs when they are dropped.
     pub(crate) claims: Rc<RefCell<BTreeSet<(u16, Key)>>>,
     /// Bytes of the arena that slots and unfinished writes of puts hold.

@@ -67,6 +67,11 @@ impl Usage {
         Usage::of_counts(std::array::from_fn(|at| of(mine[at], theirs[at])))
     }
 
+    /// Each count by its name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        USAGE_COUNTS.into_iter().zip(self.counts())
+    }
+
     /// Adds another's counts.
     pub fn add(&mut self, other: &Usage) {
         *self = self.zip(other, u64::saturating_add);

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use forebay_types::{Clock, NamespaceId, USAGE_COUNTS, Usage, UsageRow};
-use serde_json::{Map, Value, json};
+use forebay_types::{Clock, NamespaceId, Usage, UsageRow};
+use serde_json::{Value, json};
 
 use crate::NodeError;
 use crate::board::Board;
@@ -70,8 +70,7 @@ impl Recorded {
 
 /// Counts by their names.
 pub(crate) fn json(usage: &Usage) -> Value {
-    let named = USAGE_COUNTS.iter().zip(usage.counts());
-    Value::Object(named.map(|(name, count)| ((*name).to_owned(), Value::from(count))).collect::<Map<_, _>>())
+    usage.named().map(|(name, count)| (name.to_owned(), json!(count))).collect()
 }
 
 /// Where the log of this catalogue lies: beside it.

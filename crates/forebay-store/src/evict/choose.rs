@@ -95,7 +95,7 @@ impl<D: Disk> Store<D> {
     pub(super) fn all_found(&mut self, cleaning: &mut Cleaning) {
         if !cleaning.durable {
             let left = self.hurried_units().saturating_sub(cleaning.chosen.units());
-            self.hurried_units = left.min(self.share_units(REAPPEND_SHARE));
+            self.left_over_units = left.min(self.share_units(REAPPEND_SHARE));
         }
         cleaning.all_found();
     }
@@ -115,7 +115,7 @@ impl<D: Disk> Store<D> {
     /// What the next victim may keep when puts wait for it.
     fn hurried_units(&self) -> u64 {
         // Where writes have a budget, what is written again is taken from what may be put.
-        let left_over = if self.budget.is_on() { 0 } else { self.hurried_units };
+        let left_over = if self.budget.is_on() { 0 } else { self.left_over_units };
         left_over + self.share_units(HURRIED_SHARE)
     }
 

@@ -124,9 +124,8 @@ fn computed(usage: &Usage) -> u64 {
 }
 
 fn as_json(args: &StatArgs, used: &[(String, Usage)], all: &Usage, lost_entries: u64) -> Value {
-    let object = |usage: &Usage| -> Value {
-        USAGE_COUNTS.iter().zip(usage.counts()).map(|(name, count)| ((*name).to_owned(), json!(count))).collect()
-    };
+    let object =
+        |usage: &Usage| -> Value { usage.named().map(|(name, count)| (name.to_owned(), json!(count))).collect() };
     let named = |(name, usage): &(String, Usage)| json!({ "namespace": name, "usage": object(usage) });
     let reconciled = args.cached_tokens.map(|tokens| {
         let of = reconcile(tokens, all);
