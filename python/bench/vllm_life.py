@@ -12,6 +12,23 @@ from typing import Any
 from benchlib import serve
 
 
+def _hide_llvmlite_from_vllm() -> None:
+    """vLLM 0.32 looks through every loaded module for kernels that it replaces, and stumbles over llvmlite's library, which LMCache loads: `vars` of it is
+    no dictionary. There are none of vLLM's kernels in it."""
+    import vllm.triton_utils.dispatcher as dispatcher
+
+    rebind = dispatcher._rebind_kernels
+
+    def rebind_elsewhere(overrides: Any) -> None:
+        hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "llvmlite"}
+        try:
+            rebind(overrides)
+        finally:
+            sys.modules.update(hidden)
+
+    dispatcher._rebind_kernels = rebind_elsewhere
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
@@ -23,6 +40,8 @@ def main() -> None:
         # The engine's process begins with the same path.
         sys.path.append(asked.beside)
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+
+        _hide_llvmlite_from_vllm()
 
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
