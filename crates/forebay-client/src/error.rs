@@ -11,7 +11,7 @@ use forebay_wire::ErrorCode;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nothing answers at the address.
-    #[error("{}; `forebay serve {}` starts one", unreached(address, source), serve_flag(address))]
+    #[error("{}", unreached(address, source))]
     Connect {
         /// Where.
         address: Address,
@@ -143,14 +143,17 @@ impl ClientError {
 /// The link's own sentence names the address already; other errors of the kernel do not.
 fn unreached(address: &Address, source: &io::Error) -> String {
     let text = source.to_string();
-    if text.starts_with("cannot connect") { text } else { format!("cannot connect to {address}: {text}") }
-}
-
-fn serve_flag(address: &Address) -> String {
-    match address {
+    let said = if text.starts_with("cannot connect") { text } else { format!("cannot connect to {address}: {text}") };
+    // A node that is there and lets this user not in, or does not answer, needs no start.
+    if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+        return said;
+    }
+    let question = if said.ends_with('?') { "" } else { "; is the node started?" };
+    let flag = match address {
         Address::Unix(path) => format!("--socket {}", path.display()),
         Address::Tcp(host_port) => format!("--listen {host_port}"),
-    }
+    };
+    format!("{said}{question} `forebay serve {flag}` starts one")
 }
 
 /// What a peer said, fit for a terminal: a hostile node writes no escape codes, and no more than a sentence.
@@ -169,6 +172,8 @@ mod tests {
         let address: Address = "unix:/tmp/f.sock".parse().unwrap();
         let error = ClientError::Connect { address: address.clone(), source: io::ErrorKind::NotFound.into() };
         assert!(error.to_string().contains("forebay serve --socket /tmp/f.sock"), "{error}");
+        let error = ClientError::Connect { address: address.clone(), source: io::ErrorKind::PermissionDenied.into() };
+        assert!(!error.to_string().contains("serve"), "one is there: {error}");
         let error = ClientError::from_node(&address, "kv", ErrorCode::NamespaceUnknown, "no");
         assert!(error.to_string().contains("forebay namespace create kv"), "{error}");
     }
