@@ -88,7 +88,8 @@ pub(super) fn chain_densities(
     out: &mut [f64],
 ) {
     // Ends that leave as one, as a forest: of each extent the one whose end it joined.
-    let mut joined: HashMap<ExtentId, End, BuildHasherDefault<Mixed>> = HashMap::default();
+    let mut joined: HashMap<ExtentId, End, BuildHasherDefault<Mixed>> =
+        HashMap::with_capacity_and_hasher(ids.len(), BuildHasherDefault::default());
     for id in ids {
         let (value, weight) = of(*id);
         // Behind it: the end it would be a part of, unless there are several or none.

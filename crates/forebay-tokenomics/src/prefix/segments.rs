@@ -129,7 +129,9 @@ pub fn replay_drive(
         // Tail to head: the head is used last and stays longest.
         let found: Vec<u32> = request.numbers().take(leading as usize).collect();
         found.iter().rev().for_each(|number| drive.use_again(*number));
-        drive.admit(&tree, &path, policy);
+        if leading < request.blocks {
+            drive.admit(&tree, &path, policy);
+        }
         for number in request.numbers().skip(leading as usize) {
             if !drive.holds(number) && !drive.refuses(number) {
                 drive.put(number, &tree, policy);
@@ -154,6 +156,14 @@ struct Drive {
     extents: Vec<ExtentId>,
     /// By segment, what was written there. A block that has moved on has another place.
     written: Vec<Vec<u32>>,
+    /// By segment, the extents of its living blocks as they were written, and how many blocks of each stand together; old where `stale` says so.
+    runs: Vec<Vec<(ExtentId, u32)>>,
+    stale: Vec<bool>,
+    /// By extent, how many of its blocks are on the drive.
+    held: Vec<u32>,
+    /// Extents with blocks on the drive, and some that had any, each once.
+    listed: Vec<ExtentId>,
+    is_listed: Vec<bool>,
     sealed: Vec<bool>,
     free: VecDeque<u32>,
     open: Option<u32>,
@@ -172,6 +182,11 @@ impl Drive {
             read: vec![false; distinct as usize],
             extents: vec![0; distinct as usize],
             written: vec![Vec::new(); segments as usize],
+            runs: vec![Vec::new(); segments as usize],
+            stale: vec![false; segments as usize],
+            held: Vec::new(),
+            listed: Vec::new(),
+            is_listed: Vec::new(),
             sealed: vec![false; segments as usize],
             free: (0..segments).collect(),
             open: None,
@@ -186,9 +201,37 @@ impl Drive {
 
     /// Extents were cut and made: blocks of this path know theirs again. A tail that was cut off keeps its id.
     fn place_extents(&mut self, tree: &Tree, path: &[ExtentId]) {
+        if self.held.len() < tree.len() {
+            self.held.resize(tree.len(), 0);
+            self.is_listed.resize(tree.len(), false);
+        }
         for id in path {
             let extent = tree.extent(*id);
-            self.extents[extent.first as usize..(extent.first + extent.blocks) as usize].fill(*id);
+            for number in extent.first..extent.first + extent.blocks {
+                if self.extents[number as usize] != *id {
+                    let place = self.places[number as usize];
+                    self.place(number, NOWHERE);
+                    self.extents[number as usize] = *id;
+                    self.place(number, place);
+                }
+            }
+        }
+    }
+
+    /// A block comes to a segment, goes from one to another, or to [`NOWHERE`].
+    fn place(&mut self, number: u32, segment: u32) {
+        let extent = self.extents[number as usize];
+        let before = std::mem::replace(&mut self.places[number as usize], segment);
+        if before != NOWHERE {
+            self.held[extent as usize] -= 1;
+            self.stale[before as usize] = true;
+        }
+        if segment != NOWHERE {
+            self.held[extent as usize] += 1;
+            self.stale[segment as usize] = true;
+            if !std::mem::replace(&mut self.is_listed[extent as usize], true) {
+                self.listed.push(extent);
+            }
         }
     }
 
@@ -201,7 +244,7 @@ impl Drive {
 
     /// A block has left the drive.
     fn lose(&mut self, number: u32) {
-        self.places[number as usize] = NOWHERE;
+        self.place(number, NOWHERE);
         self.read[number as usize] = false;
         self.memory.take(number);
         self.count.instant.evicted_blocks += 1;
@@ -230,7 +273,7 @@ impl Drive {
 
     /// Writes a block; true when that was the segment's last.
     fn write(&mut self, segment: u32, number: u32) -> bool {
-        self.places[number as usize] = segment;
+        self.place(number, segment);
         let written = &mut self.written[segment as usize];
         written.push(number);
         let full = written.len() >= self.count.segment_blocks as usize;
@@ -239,15 +282,12 @@ impl Drive {
     }
 
     /// What sealed segments are worth now, and what a block is worth in them.
-    fn survey(&self, tree: &Tree, path: &[ExtentId], policy: &dyn Valued) -> Survey {
+    fn survey(&mut self, tree: &Tree, path: &[ExtentId], policy: &dyn Valued) -> Survey {
         let values = self.values(tree, path, policy);
         let (mut all, mut blocks) = (0.0, 0u64);
-        let mut sealed: Vec<(u32, f64, u32)> = Vec::new();
-        for (segment, written) in self.written.iter().enumerate() {
-            let living = written.iter().filter(|number| self.places[**number as usize] == segment as u32);
-            let worth_of = |number: &u32| values[self.extents[*number as usize] as usize];
-            let (worth, count) =
-                living.fold((0.0, 0u32), |(worth, count), number| (worth + worth_of(number), count + 1));
+        let mut sealed: Vec<(u32, f64, u32)> = Vec::with_capacity(self.written.len());
+        for segment in 0..self.written.len() {
+            let (worth, count) = self.worth_of(segment, &values);
             (all, blocks) = (all + worth, blocks + u64::from(count));
             if self.sealed[segment] {
                 sealed.push((segment as u32, worth, count));
@@ -257,6 +297,29 @@ impl Drive {
         let coldest = means.fold(f64::INFINITY, f64::min);
         let coldest = if coldest.is_finite() { coldest } else { f64::NEG_INFINITY };
         Survey { values, sealed, coldest, mean: all / blocks.max(1) as f64 }
+    }
+
+    /// What a segment's living blocks are worth together, and how many these are.
+    fn worth_of(&mut self, segment: usize, values: &[f64]) -> (f64, u32) {
+        let Drive { runs, written, places, extents, stale, .. } = self;
+        let runs = &mut runs[segment];
+        if std::mem::take(&mut stale[segment]) {
+            runs.clear();
+            for number in written[segment].iter().filter(|number| places[**number as usize] == segment as u32) {
+                let extent = extents[*number as usize];
+                match runs.last_mut() {
+                    Some((last, blocks)) if *last == extent => *blocks += 1,
+                    _ => runs.push((extent, 1)),
+                }
+            }
+        }
+        let (mut worth, mut count) = (0.0, 0);
+        for (extent, blocks) in runs.iter() {
+            // Added up block by block: a product would be rounded otherwise, and of two segments worth the same another one would leave.
+            (0..*blocks).for_each(|_| worth += values[*extent as usize]);
+            count += blocks;
+        }
+        (worth, count)
     }
 
     /// Which extents of a request that just passed are worth their write: those worth more than what would leave for them.
@@ -316,22 +379,24 @@ impl Drive {
     }
 
     /// What a block of each extent on the drive and of a path is worth now, by extent.
-    fn values(&self, tree: &Tree, path: &[ExtentId], policy: &dyn Valued) -> Vec<f64> {
-        let mut seen = vec![false; tree.len()];
-        let mut ids: Vec<ExtentId> = path.to_vec();
-        path.iter().for_each(|id| seen[*id as usize] = true);
-        for (segment, written) in self.written.iter().enumerate() {
-            for number in written.iter().filter(|number| self.places[**number as usize] == segment as u32) {
-                let id = self.extents[*number as usize];
-                if !std::mem::replace(&mut seen[id as usize], true) {
-                    ids.push(id);
-                }
-            }
-        }
-        // Behind first: what hangs on an extent is known before it.
-        ids.sort_unstable_by_key(|id| std::cmp::Reverse((tree.extent(*id).depth, *id)));
+    fn values(&mut self, tree: &Tree, path: &[ExtentId], policy: &dyn Valued) -> Vec<f64> {
+        let Drive { held, listed, is_listed, .. } = self;
+        listed.retain(|id| {
+            is_listed[*id as usize] = held[*id as usize] > 0;
+            is_listed[*id as usize]
+        });
+        // Behind first: what hangs on an extent is known before it. Most are in order from the last time.
+        let deepest_first = |id: &ExtentId| std::cmp::Reverse((tree.extent(*id).depth, *id));
+        listed.sort_by_key(deepest_first);
         let mut values = vec![0.0; tree.len()];
-        policy.values(tree, &ids, &mut values);
+        if path.iter().all(|id| is_listed[*id as usize]) {
+            policy.values(tree, listed, &mut values);
+        } else {
+            let mut ids = listed.clone();
+            ids.extend(path.iter().filter(|id| !is_listed[**id as usize]));
+            ids.sort_by_key(deepest_first);
+            policy.values(tree, &ids, &mut values);
+        }
         values
     }
 }
