@@ -8,6 +8,7 @@
 //! whoever waits for it*. An operation owns its buffer from submission to completion, and only its completion gives it back.
 
 mod arena;
+mod background;
 mod device;
 mod disk;
 mod drive;
@@ -29,6 +30,7 @@ mod sync {
 }
 
 pub use arena::{ARENA_ALIGN, Arena, ArenaError, Buf, Shared};
+pub use background::work_in_background;
 pub use device::{device_bytes, is_block_device};
 pub use disk::{Disk, DiskDone, DiskError, DiskInfo, DiskOp, ReadInto};
 pub use drive::{DriveError, DriveFile};

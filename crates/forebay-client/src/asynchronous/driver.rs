@@ -1,4 +1,7 @@
 //! The threads that make calls: taken on as calls wait, let go when there is nothing to do.
+//!
+//! Whoever submits is in a hurry, and waking a thread can take longer than all else it does. So one thread is called at a time, by whoever submits
+//! first; when it comes for its work it calls the next, if there is more.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,7 +31,26 @@ struct State {
     /// At most `threads_max`.
     threads: usize,
     idle: usize,
+    /// A thread was woken or started, and none has come for work since. Never so while nobody is on the way: who comes last finds the line empty.
+    called: bool,
     closed: bool,
+}
+
+impl State {
+    /// Whoever comes for work has come, whether or not it was the one who was called.
+    fn next(&mut self) -> Option<Job> {
+        let job = self.line.pop_front()?;
+        self.called = false;
+        Some(job)
+    }
+}
+
+/// What is to be done for the line once the lock is gone.
+enum Next {
+    Nothing,
+    Wake,
+    /// There is no thread, nor can one be had.
+    Run(Job),
 }
 
 /// What clients hold: when the last is gone, the threads end as soon as the line is empty.
@@ -94,26 +116,50 @@ impl Driver {
         };
         let mut state = self.lock();
         state.line.push_back(Box::new(job));
-        if state.idle < state.line.len() && state.threads < self.threads_max {
-            let driver = self.clone();
-            let named = std::thread::Builder::new().name("forebay-call".into());
-            // Should there be no thread to have, those that are there do it, or the caller's own if there are none.
-            state.threads += usize::from(named.spawn(move || driver.work()).is_ok());
-        }
-        let job = if state.threads == 0 { state.line.pop_back() } else { None };
+        let next = self.call(&mut state);
         drop(state);
-        match job {
-            Some(job) => job(),
-            None => self.more.notify_one(),
-        }
+        self.go_on(next);
         call
     }
 
-    fn work(&self) {
+    /// Sees to it that somebody comes for what is in the line.
+    fn call(self: &Arc<Self>, state: &mut State) -> Next {
+        if state.called || state.line.is_empty() {
+            return Next::Nothing;
+        }
+        if state.idle > 0 {
+            state.called = true;
+            return Next::Wake;
+        }
+        if state.threads < self.threads_max {
+            let driver = self.clone();
+            let named = std::thread::Builder::new().name("forebay-call".into());
+            // Should there be no thread to have, those that are there do it, or the caller's own if there are none.
+            state.called = named.spawn(move || driver.work()).is_ok();
+            state.threads += usize::from(state.called);
+        }
+        let job = if state.threads == 0 { state.line.pop_back() } else { None };
+        job.map_or(Next::Nothing, Next::Run)
+    }
+
+    fn go_on(&self, next: Next) {
+        match next {
+            Next::Nothing => {}
+            Next::Wake => self.more.notify_one(),
+            Next::Run(job) => job(),
+        }
+    }
+
+    fn work(self: &Arc<Self>) {
+        // Or it would run in the place of whoever submits, for as long as making the keys of thousands of blocks takes. Where that cannot be had, it
+        // is only that.
+        let _ = forebay_io::work_in_background();
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.line.pop_front() {
+            if let Some(job) = state.next() {
+                let next = self.call(&mut state);
                 drop(state);
+                self.go_on(next);
                 job();
                 state = self.lock();
                 continue;
@@ -134,5 +180,56 @@ impl Driver {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn one_thread_is_called_at_a_time_and_calls_the_next() {
+        let driver = Arc::new(Driver::new(4, 8));
+        let mut state = State { threads: 3, idle: 3, ..State::default() };
+        assert!(matches!(driver.call(&mut state), Next::Nothing), "for nothing nobody is called");
+        state.line.push_back(Box::new(|| ()));
+        assert!(matches!(driver.call(&mut state), Next::Wake));
+        for _ in 0..2 {
+            state.line.push_back(Box::new(|| ()));
+            assert!(matches!(driver.call(&mut state), Next::Nothing), "somebody is on the way");
+        }
+        for idle in [2, 1] {
+            assert!(state.next().is_some());
+            state.idle = idle;
+            assert!(matches!(driver.call(&mut state), Next::Wake), "there is more");
+        }
+        assert!(state.next().is_some() && state.next().is_none());
+        assert!(!state.called && matches!(driver.call(&mut state), Next::Nothing));
+    }
+
+    #[test]
+    fn calls_that_are_submitted_at_once_are_made_side_by_side_again_and_again() {
+        const CALLS: usize = 8;
+        let gate = Gate::new(Driver::new(CALLS, 4 * CALLS));
+        for _ in 0..500 {
+            let (tell, hear) = channel();
+            // None is over before all have begun.
+            let all = Arc::new(Barrier::new(CALLS));
+            let call = || {
+                let (all, tell) = (all.clone(), tell.clone());
+                let run = move || {
+                    all.wait();
+                    tell.send(()).unwrap();
+                };
+                gate.driver().submit(run, ())
+            };
+            let calls: Vec<Call<()>> = (0..CALLS).map(|_| call()).collect();
+            for _ in &calls {
+                hear.recv_timeout(Duration::from_secs(60)).expect("one waits in line, and nobody was called for it");
+            }
+        }
     }
 }
