@@ -34,6 +34,7 @@ from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
 
 from forebay import Fingerprint
 from forebay.integrations._common import Link, Report
+from forebay.integrations._decide import Prefill
 from forebay.integrations.vllm.messages import Stored
 from forebay.integrations.vllm.pace import Pace
 from forebay.integrations.vllm.scheduler import SchedulerHalf
@@ -43,8 +44,10 @@ TOKENS = 16
 #: The limits: of a lookup, and of everything else in a step.
 LOOKUP_US, STEP_US = 1.0, 50.0
 PATIENCE_S = 60.0
-#: Requests before those that count: threads are started, memory is taken.
-WARM_UP = 2
+#: Requests before those that count: threads are started, memory is taken, and from the fourth on the connector weighs loading against computing.
+WARM_UP = 3
+#: What prefill costs the connector's engine: more than any load here, so that all is loaded.
+PREFILL = Prefill(step_s=0.001, token_s=1e-4, pair_s=0.0)
 
 
 class Steps:
@@ -246,7 +249,7 @@ def tier(node: Node, count: int, rounds: int) -> list[dict[str, Any]]:
 def connector(node: Node, count: int, rounds: int) -> list[dict[str, Any]]:
     """The connector's scheduler side at so many blocks a request: it is asked, loads all, computes one block more, and ends."""
     link = Link(Fingerprint(model="calls"), engine="bench", address=node.address)
-    half = SchedulerHalf(link, Report(link), block_tokens=TOKENS, world=1, lora_digest=lambda lora: None, events=True, lookup_deadline_ms=5000, pace=Pace(8192))
+    half = SchedulerHalf(link, Report(link), block_tokens=TOKENS, world=1, lora_digest=lambda lora: None, events=True, lookup_deadline_ms=5000, pace=Pace(8192, PREFILL), block_bytes=CHUNK_BYTES)
     steps, arrivals = Steps(), Steps()
     hashes = [hashlib.sha256(f"connector {number}".encode()).digest() for number in range(count + 1)]
     space = link.namespace
@@ -307,6 +310,7 @@ def connector(node: Node, count: int, rounds: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--keys", type=int, nargs="+", default=[1000, 8192], help="of a request")
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
     ends_tidily()
@@ -314,7 +318,7 @@ def main() -> None:
     # The collector's pauses are the engine's, which has its own settings for them.
     gc.disable()
     try:
-        for count in (1000, 8192):
+        for count in asked.keys:
             rows += tier(node, count, asked.rounds)
             rows += connector(node, count, asked.rounds)
             gc.collect()

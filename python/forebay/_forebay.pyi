@@ -243,6 +243,9 @@ class Namespace:
         """The same of so many bytes, without asking the node: for whoever knows from ``match_prefix`` what lies where, and weighs several lengths.
         What that question queued for counts for a second."""
 
+    def expect_fetches(self, nbytes: Sequence[tuple[int, int]], /) -> list[tuple[float, float]]:
+        """The same of several at once: for each (bytes of DRAM, bytes of NVMe) the ``seconds`` and the ``confidence`` of its plan."""
+
     def learn_fetch(self, seconds: float, /, *, dram_bytes: int = 0, nvme_bytes: int = 0) -> None:
         """Tells what a get took that another client made, for this one's plans: engines plan in one process and fetch in others."""
 

@@ -120,7 +120,7 @@ def test_what_the_client_plans_comes_before_what_was_learned() -> None:
     prefill, tokens = Prefill(0.0, 1e-4, 0.0), 8 * BLOCK + 1
     confidence, seconds = 0.0, 0.5
     load = loads(0.001)
-    load.planned = lambda blocks: (seconds, confidence)
+    load.planned = lambda loads: [(seconds, confidence) for _ in loads]
     assert decide(prefill, load, bytes(8), 0, BLOCK, tokens, IDLE) == Decision(8, Reason.FASTER)
     confidence = 0.5
     assert decide(prefill, load, bytes(8), 0, BLOCK, tokens, IDLE) == Decision(0, Reason.SLOWER)

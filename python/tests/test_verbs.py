@@ -142,6 +142,8 @@ def test_hints_are_counted_and_plans_believe_what_they_have_seen(space: forebay.
     told = space.expect_fetch(nvme_bytes=1 << 20)
     # And what the last question queued for, which on a busy machine may be much.
     assert told.seconds >= 0.4 and told.nvme_bytes == 1 << 20 and told.confidence > 0.5
+    both = space.expect_fetches([(0, 1 << 20), (0, 2 << 20)])
+    assert all(seconds >= 0.4 and confidence > 0 for seconds, confidence in both) and both[0][1] > both[1][1], "of another size less is known"
     with pytest.raises(forebay.InvalidArgument, match="0 seconds or more"):
         space.learn_fetch(-1.0, dram_bytes=1)
     counted = client.stats()

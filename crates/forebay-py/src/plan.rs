@@ -78,6 +78,13 @@ impl Namespace {
         Ok(Plan { plan: handle.expect_fetch(by_tier(dram_bytes, nvme_bytes)) })
     }
 
+    #[pyo3(signature = (nbytes, /))]
+    fn expect_fetches(&self, py: Python<'_>, nbytes: Vec<(u64, u64)>) -> PyResult<Vec<(f64, f64)>> {
+        let handle = self.handle(py)?;
+        let plans = nbytes.into_iter().map(|(dram, nvme)| handle.expect_fetch(by_tier(dram, nvme)));
+        Ok(plans.map(|plan| (plan.seconds, plan.confidence)).collect())
+    }
+
     #[pyo3(signature = (seconds, /, *, dram_bytes=0, nvme_bytes=0))]
     fn learn_fetch(&self, py: Python<'_>, seconds: f64, dram_bytes: u64, nvme_bytes: u64) -> PyResult<()> {
         let handle = self.under(py, &Terms::default())?;

@@ -137,9 +137,9 @@ class LoadSpeed:
     #: Of the engine's own time, which it cannot compute in: copying a block to where it belongs.
     stall_block_s: float = 0.0
     seen: int = 0
-    #: What the client plans for a load of such blocks (seconds, and how far to believe it). It knows sizes that are not in proportion, and what
+    #: What the client plans for loads of such blocks, each (seconds, and how far to believe it). It knows sizes that are not in proportion, and what
     #: queues at the node now; what is learned here stands in where it knows nothing.
-    planned: Callable[[tuple[int, int]], tuple[float, float]] | None = None
+    planned: Callable[[Sequence[tuple[int, int]]], Sequence[tuple[float, float]]] | None = None
     #: See HOPE.
     hope: float = 1.0
 
@@ -162,10 +162,16 @@ class LoadSpeed:
 
     def seconds(self, blocks: tuple[int, int]) -> float | None:
         """None: nothing is known of such a load."""
-        if self.planned is not None:
-            seconds, confidence = self.planned(blocks)
-            if confidence >= CONFIDENCE_MIN:
-                return max(seconds * self.hope, 1e-9)
+        return self.several([blocks])[0]
+
+    def several(self, loads: Sequence[tuple[int, int]]) -> list[float | None]:
+        """The same of several loads, for one question to the client."""
+        if self.planned is None:
+            return [self._learned(blocks) for blocks in loads]
+        plans = zip(self.planned(loads), loads, strict=True)
+        return [max(seconds * self.hope, 1e-9) if confidence >= CONFIDENCE_MIN else self._learned(blocks) for (seconds, confidence), blocks in plans]
+
+    def _learned(self, blocks: tuple[int, int]) -> float | None:
         total = 0.0
         for some, each in zip(blocks, self.block_s, strict=True):
             if some and each is None:
@@ -212,17 +218,25 @@ def decide(prefill: Prefill | None, load: LoadSpeed, tiers: bytes, own: int, blo
     stored = len(tiers)
     if stored == 0:
         return Decision(0, Reason.NOTHING)
-    if prefill is None or load.seen < SEEN_MIN or load.seconds((tiers.count(0), tiers.count(1))) is None:
+    if prefill is None or load.seen < SEEN_MIN:
+        return Decision(stored, Reason.UNKNOWN)
+    stride = max(1, math.ceil(stored / LENGTHS_MAX))
+    lengths = [*range(stride, stored, stride), stored]
+    loads, nvme, before = [], 0, 0
+    for blocks in lengths:
+        nvme += tiers.count(1, before, blocks)
+        before = blocks
+        loads.append((blocks - nvme, nvme))
+    times = load.several(loads)
+    if times[-1] is None:
         return Decision(stored, Reason.UNKNOWN)
 
     best, best_cost = 0, now.wait_s + prefill.seconds(own * block_tokens, tokens)
     is_late = fits = False
     if now.is_busy:
         best_cost -= now.wait_s
-    stride = max(1, math.ceil(stored / LENGTHS_MAX))
-    for blocks in (*range(stride, stored, stride), stored)[:stored]:
-        nvme = tiers.count(1, 0, blocks)
-        seconds = load.seconds((blocks - nvme, nvme)) or 0.0
+    for blocks, known in zip(lengths, times, strict=True):
+        seconds = known or 0.0
         if seconds > now.deadline_s:
             is_late = True
             break

@@ -245,13 +245,13 @@ class PrefixCache:
             while handles:
                 handles.pop().remove()
 
-    def _planned(self, blocks: tuple[int, int]) -> tuple[float, float]:
-        """What a load of (DRAM, NVMe) chunks would take now: what the client plans for the get, and making a cache of it."""
-        space = self._link.namespace
+    def _planned(self, loads: Sequence[tuple[int, int]]) -> Sequence[tuple[float, float]]:
+        """What loads of (DRAM, NVMe) chunks would take now: what the client plans for the get, and making a cache of it."""
+        space, nbytes, stall_s = self._link.namespace, self.block_bytes, self._load_speed.stall_block_s
         if space is None:
-            return 0.0, 0.0
-        plan = space.expect_fetch(dram_bytes=blocks[0] * self.block_bytes, nvme_bytes=blocks[1] * self.block_bytes)
-        return plan.seconds + self._load_speed.stall_block_s * sum(blocks), plan.confidence
+            return [(0.0, 0.0)] * len(loads)
+        plans = space.expect_fetches([(dram * nbytes, nvme * nbytes) for dram, nvme in loads])
+        return [(seconds + stall_s * sum(blocks), confidence) for (seconds, confidence), blocks in zip(plans, loads, strict=True)]
 
     def prefill(self, input_ids: torch.Tensor) -> DynamicCache:
         """The stored prefix of these tokens as a cache, at most all but the last token of it. Empty if nothing is stored."""

@@ -351,7 +351,7 @@ def test_a_node_with_a_queue_is_not_waited_for(node: Node) -> None:
         half.half.allocated(loading, [1, 2, 3, 4, 5], 4 * TOKENS)
         half.half.worker_said(Stored(loads={loading.request_id: (0.001, 0.00001)}))
         half.half.finished(loading)
-    seconds, confidence = half.half._planned((4, 0))
+    ((seconds, confidence),) = half.half._planned([(4, 0)])
     assert confidence > 0.5 and seconds >= 0.001
     node.stop()
     late = request("late", 4 * TOKENS + 1)
@@ -360,7 +360,7 @@ def test_a_node_with_a_queue_is_not_waited_for(node: Node) -> None:
     node.signal(signal.SIGCONT)
     assert half.matched(late) == (0, False), "64 tokens are computed in 64 ms"
     assert half.half._report.reasons[Reason.SLOWER] >= 1
-    assert half.half._planned((4, 0))[0] > 0.2
+    assert half.half._planned([(4, 0)])[0][0] > 0.2
     half.half.close()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import operator
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,13 +213,12 @@ class SchedulerHalf:
         self._report.decided(decision.reason)
         return decision.blocks
 
-    def _planned(self, blocks: tuple[int, int]) -> tuple[float, float]:
-        """What a load of (DRAM, NVMe) blocks would take now: by what the workers' loads took, and by how long the lookup stood in line."""
-        space = self._link.namespace
-        if space is None or not self._block_bytes:
-            return 0.0, 0.0
-        plan = space.expect_fetch(dram_bytes=blocks[0] * self._block_bytes, nvme_bytes=blocks[1] * self._block_bytes)
-        return plan.seconds, plan.confidence
+    def _planned(self, loads: Sequence[tuple[int, int]]) -> Sequence[tuple[float, float]]:
+        """What loads of (DRAM, NVMe) blocks would take now: by what the workers' loads took, and by how long the lookup stood in line."""
+        space, nbytes = self._link.namespace, self._block_bytes
+        if space is None or not nbytes:
+            return [(0.0, 0.0)] * len(loads)
+        return space.expect_fetches([(dram * nbytes, nvme * nbytes) for dram, nvme in loads])
 
     def _learn(self, blocks: tuple[int, int], seconds: float, stall_s: float) -> None:
         """A worker's load took so long. The scheduler's own client makes none, so it is told."""
