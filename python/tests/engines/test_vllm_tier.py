@@ -222,7 +222,9 @@ def test_a_large_job_is_handed_over_some_with_each_step_and_reported_once(node: 
     keys = [key(number) for number in range(17)]
     request = writer.begin()
     writer.store(keys, request)
-    assert len(writer.tier._calls) == 1, "the step's share"
+    assert not writer.tier._calls, "what is handed over is handed over once a step"
+    writer.step()
+    assert len(writer.tier._calls) == 1 and writer.tier._line[0].given == 5, "the step's share"
     writer.settle()
     writer.end(request)
     assert writer.tier._report.counts["stored"] == 17

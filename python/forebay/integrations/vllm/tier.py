@@ -227,7 +227,6 @@ class ForebayTier(SecondaryTierManager):
         if self._to_ask:
             self._ask()
         self._pump()
-        self._drain()
         space, queue = self._space(), self._queue
         if space is not None and queue is not None:
             for request_id in context.new_req_ids:
@@ -303,7 +302,7 @@ class ForebayTier(SecondaryTierManager):
         self._store_bytes += nbytes
         transfer = _Transfer(job_metadata, keys, False, time.monotonic(), bytearray(len(keys)))
         self._place_in_chain(transfer)
-        self._begin(transfer)
+        self._line.append(transfer)
 
     def _place_in_chain(self, transfer: _Transfer) -> None:
         """Whose chunks these are and which one is before them. Groups of several kinds have no one order, and so no chain."""
@@ -348,14 +347,10 @@ class ForebayTier(SecondaryTierManager):
             self._load_failed(keys)
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
-        self._begin(_Transfer(job_metadata, keys, True, time.monotonic(), bytearray(len(keys))))
-
-    def _begin(self, transfer: _Transfer) -> None:
-        self._line.append(transfer)
-        self._pump()
+        self._line.append(_Transfer(job_metadata, keys, True, time.monotonic(), bytearray(len(keys))))
 
     def _pump(self) -> None:
-        """Hands over as much as this step may."""
+        """Hands over as much as a step may. At the step's end, and at once: each time costs the step, however much it is."""
         while self._line and self._room > 0:
             transfer = self._line[0]
             left = min(self._room, len(transfer.keys) - transfer.given)
@@ -503,8 +498,10 @@ class ForebayTier(SecondaryTierManager):
 
     def drain_jobs(self) -> None:
         """Waits until nothing touches the CPU tier any more: each call ends by its deadline, and writes nothing after it."""
+        self._room = STEP_KEYS
+        self._pump()
         while self._line and self._queue is not None:
-            # What was not handed over is over.
+            # What is more than a step may hand over is over.
             transfer = self._line.popleft()
             transfer.given = len(transfer.keys)
             if transfer.waiting == 0:
@@ -520,6 +517,9 @@ class ForebayTier(SecondaryTierManager):
                 # A load is for nobody now. A store is still worth its deadline.
                 if transfer.is_load:
                     queue.cancel(ticket)
+            for transfer in self._line:
+                if transfer.is_load:
+                    transfer.given = len(transfer.keys)
             self.drain_jobs()
             while queue.pending:
                 queue.wait(timeout_ms=1000.0)
