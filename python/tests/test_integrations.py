@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Node
+from another_version import TEXT, NodeOfAnotherVersion, error_frame
+from conftest import ROOT, Node
 
 import forebay
 from forebay import Fingerprint
@@ -119,6 +120,45 @@ def test_a_namespace_of_another_fingerprint_is_not_used_and_said_once(shared_nod
     assert len([message for message in caplog.messages if "by-hand" in message]) == 1
     for each in (first, second):
         each.close()
+
+
+def test_a_node_of_another_version_is_said_once_with_what_to_do(place: Callable[[], Path], caplog: pytest.LogCaptureFixture) -> None:
+    golden = bytes.fromhex("".join((ROOT / "crates/forebay-wire/tests/golden/error.hex").read_text().split()))
+    assert error_frame(7, golden[36:].decode(), request=9) == golden, "what it says is what a node would say"
+    with NodeOfAnotherVersion(place()) as node:
+        link = Link(PRINT, engine="test", address=node.address)
+        assert link.namespace is None and node.greeted > 0
+        (message,) = caplog.messages
+        assert TEXT in message and "all is computed" in message and "use builds of neighbouring versions" in message and "\n" not in message, message
+        link.close()
+        with pytest.raises(forebay.VersionMismatch, match="neighbouring versions"):
+            Link(PRINT, engine="test", address=node.address, strict=True)
+
+
+def test_a_quota_that_is_full_is_said_once_with_what_to_do(shared_node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    link = Link(PRINT, engine="test", address=shared_node.address, namespace="a-small-quota", quota=4096)
+    report, space = Report(link), link.namespace
+    assert space is not None
+    for number in range(2):
+        outcomes = space.put(space.keys([f"{number} {at}".encode() for at in range(3)]), [bytes(20_000)] * 3)
+        assert outcomes == [forebay.Refused.QUOTA] * 3
+        report.put(outcomes)
+        # Where answers say only that a block was refused, the client's counts say why.
+        report.refusals.look()
+    (message,) = caplog.messages
+    assert "a-small-quota" in message and "quota is full" in message and "`forebay namespace delete`" in message and "\n" not in message, message
+    assert report.counts["refused"] == 6
+    link.close()
+
+
+def test_refusals_that_pass_by_themselves_are_counted_and_not_complained_of(shared_node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    link = Link(PRINT, engine="test", address=shared_node.address)
+    report = Report(link)
+    report.put([forebay.Refused.BUSY, forebay.Refused.DEADLINE, forebay.Refused.ADMISSION, forebay.Refused.UNAVAILABLE])
+    assert caplog.messages == [] and report.counts["refused"] == 4
+    report.put([forebay.Refused.FULL, forebay.Refused.TOO_LARGE, forebay.Refused.NAMESPACE])
+    assert len(caplog.messages) == 3 and all(link.name in message for message in caplog.messages)
+    link.close()
 
 
 def test_hints_are_dropped_when_the_line_is_full() -> None:

@@ -158,12 +158,44 @@ class Hints:
                 call()
 
 
+#: Why a node keeps nothing of what is put, where a person can mend it, and how. Other refusals pass by themselves.
+_REFUSALS = {
+    "quota": "its quota is full, or smaller than a block: delete it (`forebay namespace delete`) and start again with a larger `quota`, or name another `namespace`",
+    "full": "the drives are full of blocks that are kept for good: forget some of them, or give the node more room (`forebay serve --capacity`)",
+    "too_large": "a block is larger than the node takes: fewer tokens for each block, or a new drive with larger segments (`forebay serve --segment`)",
+    "namespace": "it was deleted while it was in use: start the engine again",
+}
+
+
+class Refusals:
+    """Says once for each reason why the node keeps nothing of what is put."""
+
+    def __init__(self, link: Link, logger: logging.Logger) -> None:
+        self._link, self._logger = link, logger
+        self._said: set[str] = set()
+
+    def saw(self, *reasons: str) -> None:
+        """Blocks were refused for these reasons."""
+        for reason in reasons:
+            if reason in self._said or reason not in _REFUSALS:
+                continue
+            self._said.add(reason)
+            self._logger.warning("forebay: blocks for the namespace %s are refused (%s), so they are computed again each time: %s", self._link.name, reason, _REFUSALS[reason])
+
+    def look(self) -> None:
+        """The same, from what the client has counted: where answers say only that a block was refused."""
+        client = self._link.client
+        if client is not None and len(self._said) < len(_REFUSALS):
+            self.saw(*(reason for reason, count in client.stats()["put"]["refused"].items() if count))
+
+
 class Report:
     """What an adapter counted, and the line that says it: each minute in which something happened, and at the end."""
 
     def __init__(self, link: Link, logger: logging.Logger | None = None, every_s: float = REPORT_S) -> None:
         self._link = link
         self._logger = logger or logging.getLogger("forebay")
+        self.refusals = Refusals(link, self._logger)
         self._every_s = every_s
         self._next = time.monotonic() + every_s
         self._said: dict[str, int] = {}
@@ -185,6 +217,7 @@ class Report:
         for outcome in outcomes:
             if isinstance(outcome, forebay.Refused):
                 self.counts["refused"] += 1
+                self.refusals.saw(outcome.value)
             elif outcome is forebay.Stored.EXISTS:
                 self.counts["present"] += 1
             else:

@@ -81,7 +81,7 @@ def config(**more: Any) -> HiCacheStorageConfig:
 def backend(node: Any, pool: Any, **more: Any) -> Any:
     """The backend, from SGLang's factory, with a pool."""
     extra = {**EXTRA, "address": node.address, "weights_digest": "one"}
-    for name in ("weights_digest", "transfer_deadline_ms", "lookup_deadline_ms", "strict", "region_bytes"):
+    for name in ("weights_digest", "transfer_deadline_ms", "lookup_deadline_ms", "strict", "region_bytes", "quota"):
         if name in more:
             extra[name] = more.pop(name)
     store = StorageBackendFactory.create_backend("dynamic", config(extra_config=extra, **more), pool)

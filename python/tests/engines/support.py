@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import re
 import select
@@ -18,6 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+# Beside the tests of the package alone.
+sys.path.append(str(Path(__file__).parents[1]))
+from another_version import TEXT, NodeOfAnotherVersion
+
+__all__ = ["NodeOfAnotherVersion"]
 HERE = Path(__file__).parent
 #: A start and a stop of a node on a machine that does ten other things.
 PATIENCE_S = 60.0
@@ -125,6 +131,37 @@ def stop_process(pid: int) -> None:
     wait_for(lambda: all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads.glob("*/stat")), every_s=0.001)
 
 
+class Lines(logging.Handler):
+    """What is said to a logger while this is open: engines give theirs handlers of their own, and keep what they say from others."""
+
+    def __init__(self, logger: str, level: int = logging.WARNING) -> None:
+        super().__init__(level)
+        self._logger = logging.getLogger(logger)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+    def __enter__(self) -> Lines:
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+
+    def only(self, *parts: str) -> None:
+        """One sentence was said, on one line, with all of this in it."""
+        (line,) = self.said
+        assert line.startswith("forebay: ") and "\n" not in line, line
+        for part in parts:
+            assert part in line, line
+
+
+#: What is said of a node that no build of today understands, and of a quota that is full: what, and what next.
+OF_ANOTHER_VERSION = (TEXT, "all is computed", "use builds of neighbouring versions")
+OF_A_FULL_QUOTA = ("quota is full", "computed again", "`forebay namespace delete`")
+
+
 class Nursery:
     """See nursery.py."""
 
@@ -214,7 +251,7 @@ def vllm_life(model_folder: Path, *args: str, transfer: dict[str, Any] | None = 
     if transfer and environment.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "1":
         # Processes of vLLM's own end without a word.
         assert "forebay: namespace " in said, "the line that says how it goes is seen by who runs the engine"
-    return json.loads(line)
+    return json.loads(line) | {"said": [text for text in said.splitlines() if "forebay: " in text]}
 
 
 def documented(name: str, kind: str) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from lmcache.v1.distributed.api import MemoryLayoutDesc, ObjectKey
 from lmcache.v1.distributed.l2_adapters.config import get_type_name_for_config
 from lmcache.v1.distributed.l2_adapters.native_plugin_l2_adapter import NativePluginL2AdapterConfig, _create_native_plugin_l2_adapter
 from lmcache.v1.memory_allocators.ad_hoc_memory_allocator import AdHocMemoryAllocator
-from support import PATIENCE_S, Node
+from support import OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, PATIENCE_S, Lines, Node, NodeOfAnotherVersion
 
+import forebay
 from forebay.integrations import lmcache
 
 SHAPE = torch.Size([2, 4, 16, 64])
@@ -121,6 +122,29 @@ def test_a_dead_node_is_a_miss(node: Node, one: Any) -> None:
     never.close()
 
 
+def serves_without(one: Any) -> None:
+    """All is missed, and LMCache is told at once."""
+    assert found(one, keys(2)) == [False, False]
+    assert not store(one, keys(2), [chunk(1), chunk(2)])
+    assert load(one, keys(2), [chunk(None), chunk(None)]) == [False, False]
+    one.close()
+
+
+def test_a_node_of_another_version_is_said_once_and_the_engine_serves(place: Path) -> None:
+    with NodeOfAnotherVersion(place) as other:
+        with Lines(lmcache._LOGGER.name) as lines:
+            serves_without(adapter(other))
+        lines.only(*OF_ANOTHER_VERSION)
+        with pytest.raises(forebay.VersionMismatch):
+            adapter(other, strict=True)
+
+
+def test_a_full_quota_is_said_once_and_the_engine_serves(node: Node) -> None:
+    with Lines(lmcache._LOGGER.name) as lines:
+        serves_without(adapter(node, quota=4096))
+    lines.only(*OF_A_FULL_QUOTA)
+
+
 def test_lmcaches_own_checker_passes(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     """The check of L2 adapters that ships in LMCache's wheel: absent, stored, found, loaded, and compared with what was stored."""
     config = {
@@ -152,6 +176,14 @@ def test_lmcaches_own_bench_reads_back_what_it_stored(node: Node, capsys: pytest
         print("\n".join(line for line in said.splitlines() if "B/s" in line or "Verify" in line))
 
 
+def test_the_example_loads_the_second_time_it_is_run(node: Node) -> None:
+    example = Path(__file__).parents[3] / "examples/lmcache_plugin.py"
+    said = [ran([sys.executable, str(example), "--connect", node.address]) for _ in range(2)]
+    assert "0 of 8 chunks were there" in said[0] and "8 of 8 chunks were there" in said[1]
+    first = [re.search(r"the first chunk begins with (.*)", text) for text in said]
+    assert all(first) and first[0].group(1) == first[1].group(1)
+
+
 def ran(command: list[str]) -> str:
     """What it printed, if it ended well."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=10 * PATIENCE_S)
@@ -165,15 +197,7 @@ def test_weights_must_be_named(node: Node) -> None:
 
 
 def test_it_says_how_it_goes_each_minute_in_which_something_happened_and_at_the_end(node: Node) -> None:
-    said: list[str] = []
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-
-    handler = Lines()
-    lmcache._LOGGER.addHandler(handler)
-    try:
+    with Lines(lmcache._LOGGER.name, logging.INFO) as lines:
         client = lmcache.LmcacheClient(address=node.address, weights_digest="one", model="llama")
         poll = select.poll()
         poll.register(client.event_fd(), select.POLLIN)
@@ -186,16 +210,14 @@ def test_it_says_how_it_goes_each_minute_in_which_something_happened_and_at_the_
         done()
         client.submit_batch_get(["a", "b"], [memoryview(bytearray(5)), memoryview(bytearray(5))])
         done()
-        own = [line for line in said if line.startswith("forebay: namespace")]
+        own = [line for line in lines.said if line.startswith("forebay: namespace")]
         assert own == [], "a minute is not over"
         for _ in range(3):
             # It is, three times, and nothing happened in the second and third.
             client._report._next = 0.0
             client.drain_completions()
         client.close()
-    finally:
-        lmcache._LOGGER.removeHandler(handler)
-    own = [line for line in said if line.startswith("forebay: namespace")]
+    own = [line for line in lines.said if line.startswith("forebay: namespace")]
     assert len(own) == 2 and own[0] == own[1], own
     name = client._link.name
     assert f"namespace {name} (model llama, weights one," in own[0] and "50.0 % of 2 blocks asked for were hits, 1 loaded, 1 stored" in own[0], own

@@ -20,7 +20,9 @@ import sglang_stage as stage
 import torch
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo, PoolHitPolicy, PoolName, PoolTransfer
 from sglang_stage import PAGE, backend, hashes, mha, mla, pages_of
-from support import HERE, SGLANG, Node, run_script
+from support import HERE, OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, SGLANG, Lines, Node, NodeOfAnotherVersion, run_script
+
+import forebay
 
 #: Longer than any deadline given here, by what a busy machine may take on top.
 BOUND_S = 30.0
@@ -253,6 +255,31 @@ def test_what_cannot_be_kept_is_refused_by_name(node: Node, caplog: pytest.LogCa
         backend(node, pool, strict=True)
     pool.get_page_buffer_meta = lambda indices: ([pool.kv_buffer.data_ptr() + pool.kv_buffer.nbytes - 8], [4096])
     assert not any(backend(node, pool).batch_get_v1(hashes(1), torch.arange(PAGE))), "no byte beside the pool is touched"
+
+
+def serves_without(store: Any) -> None:
+    """All is missed, with answers of the right length."""
+    pool = store.mem_pool_host
+    indices = written(pool, 3, 2)
+    assert store.batch_set_v1(hashes(2), indices) == [False] * 2
+    assert store.batch_exists(hashes(2)) == 0
+    assert store.batch_get_v1(hashes(2), indices) == [False] * 2
+    store.close()
+
+
+def test_a_node_of_another_version_is_said_once_and_the_engine_serves(place: Path) -> None:
+    with NodeOfAnotherVersion(place) as other:
+        with Lines("forebay") as lines:
+            serves_without(backend(other, mha("page_first")))
+        lines.only(*OF_ANOTHER_VERSION)
+        with pytest.raises(forebay.VersionMismatch):
+            backend(other, mha("page_first"), strict=True)
+
+
+def test_a_full_quota_is_said_once_and_the_engine_serves(node: Node) -> None:
+    with Lines("forebay") as lines:
+        serves_without(backend(node, mha("page_first"), quota=4096))
+    lines.only(*OF_A_FULL_QUOTA)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import HERE, TRANSFORMERS, Node, run_script
+from support import HERE, OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, TRANSFORMERS, Lines, Node, NodeOfAnotherVersion, run_script
 
 import forebay
 from forebay.integrations._decide import Reason
@@ -130,6 +130,32 @@ def test_a_dead_node_is_computed_around(model: Any, node: Node) -> None:
     never.close()
     with pytest.raises(forebay.ConnectionFailed):
         PrefixCache(model, "unix:/nowhere/forebay.sock", chunk_tokens=CHUNK, strict=True)
+
+
+def test_a_node_of_another_version_is_said_once_and_all_is_computed(model: Any, place: Path) -> None:
+    ids = prompt(80)
+    cold = go_on(model, ids)
+    with NodeOfAnotherVersion(place) as other:
+        with Lines("forebay") as lines:
+            cache = PrefixCache(model, other.address, chunk_tokens=CHUNK)
+            for _ in range(2):
+                assert torch.equal(go_on(cache, ids).sequences, cold.sequences) and cache.last.loaded_tokens == 0
+        lines.only(*OF_ANOTHER_VERSION)
+        cache.close()
+        with pytest.raises(forebay.VersionMismatch):
+            PrefixCache(model, other.address, chunk_tokens=CHUNK, strict=True)
+
+
+def test_a_full_quota_is_said_once_and_all_is_computed(model: Any, node: Node) -> None:
+    ids = prompt(80)
+    cold = go_on(model, ids)
+    with Lines("forebay") as lines:
+        cache = PrefixCache(model, node.address, chunk_tokens=CHUNK, quota=4096)
+        for _ in range(2):
+            assert torch.equal(go_on(cache, ids).sequences, cold.sequences)
+            assert (cache.last.loaded_tokens, cache.last.stored_chunks) == (0, 0)
+    lines.only(*OF_A_FULL_QUOTA)
+    cache.close()
 
 
 def test_what_is_sooner_computed_is_computed_and_each_decision_is_counted(model: Any, node: Node) -> None:

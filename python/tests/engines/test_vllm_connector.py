@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from support import BLOCK_TOKENS, HERE, IN_PROCESSES, LENGTHS, VLLM, Node, documented, puts_on_drive, run_script
+from support import BLOCK_TOKENS, HERE, IN_PROCESSES, LENGTHS, OF_ANOTHER_VERSION, VLLM, Node, NodeOfAnotherVersion, documented, puts_on_drive, run_script
 from support import vllm_life as live
 
 import forebay
@@ -55,11 +55,16 @@ def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Pat
     assert killed["counts"]["load_failed"] > 0, "the node was killed in the middle of a load"
 
 
-def test_an_engine_starts_and_serves_without_a_node(model_folder: Path, node: Node, plain: list[list[int]]) -> None:
+def test_an_engine_starts_and_serves_without_a_node_or_with_one_of_another_version(model_folder: Path, node: Node, place: Path, plain: list[list[int]]) -> None:
     node.kill()
     alone = live(model_folder, transfer=transfer(node))
     assert alone["tokens"] == [plain]
     assert "the node is not there" in alone["line"]
+    with NodeOfAnotherVersion(place) as other:
+        refused = live(model_folder, transfer=transfer(other))
+    assert refused["tokens"] == [plain]
+    (said,) = [line for line in refused["said"] if OF_ANOTHER_VERSION[0] in line]
+    assert all(part in said for part in OF_ANOTHER_VERSION), said
 
 
 def test_each_rank_loads_its_own_part_and_another_number_of_ranks_loads_none(model_folder: Path, node: Node, plain: list[list[int]]) -> None:

@@ -1,4 +1,4 @@
-"""What `forebay.integrations.vllm` tells apart, and what it refuses by name at the start."""
+"""What `forebay.integrations.vllm` tells apart, and what it refuses by name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support import Lines
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 
 from forebay.integrations.vllm import identity
-from forebay.integrations.vllm.connector import _digest_of_path, _only_group
+from forebay.integrations.vllm.connector import ForebayConnector, _digest_of_path, _only_group
+from forebay.integrations.vllm.messages import Move
 
 
 def full(**more: object) -> FullAttentionSpec:
@@ -37,6 +40,58 @@ def test_other_kinds_of_kv_are_refused_by_name() -> None:
         _only_group(ENGINE, cache(sliding))
     with pytest.raises(identity.CannotServe, match="full attention"):
         _only_group(ENGINE, cache(full(sliding_window=64)))
+
+
+def connector(role: KVConnectorRole, groups: KVCacheConfig, **extra: object) -> ForebayConnector:
+    """As vLLM's factory makes it, for an engine that comes no further than to what it is asked for here."""
+    transfer = SimpleNamespace(kv_connector_extra_config=extra, kv_load_failure_policy="recompute")
+    engine = SimpleNamespace(**vars(ENGINE), kv_transfer_config=transfer, scheduler_config=SimpleNamespace(max_num_batched_tokens=2048))
+    return ForebayConnector(engine, role, groups)
+
+
+def test_an_engine_that_cannot_be_served_is_named_once_and_runs_without_the_store() -> None:
+    sliding = cache(full(sliding_window=64))
+    with Lines("vllm.forebay") as lines:
+        scheduler, worker = (connector(role, sliding) for role in (KVConnectorRole.SCHEDULER, KVConnectorRole.WORKER))
+        request = SimpleNamespace(request_id="one", num_tokens=100, block_hashes=[b"hash"])
+        scheduler.on_new_request(request)
+        assert scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+        scheduler.update_state_after_alloc(request, None, 0)
+        step = scheduler.build_connector_meta(SimpleNamespace())
+        worker.register_kv_caches({"layer 0": torch.zeros(8, 4)})
+        worker.bind_connector_metadata(step)
+        worker.start_load_kv(None)
+        worker.wait_for_save()
+        assert worker.get_finished(set()) == (None, None) and worker.get_block_ids_with_load_errors() == set()
+        assert worker.build_connector_worker_meta() is None
+        assert scheduler.request_finished(request, []) == (False, None) and list(scheduler.take_events()) == []
+        for half in (scheduler, worker):
+            half.shutdown()
+    lines.only("a model keeps", "full attention", "use ForebayTier", "all is computed")
+    with pytest.raises(identity.CannotServe, match="full attention"):
+        connector(KVConnectorRole.SCHEDULER, sliding, strict=True)
+
+
+def test_memory_in_which_blocks_cannot_be_told_apart_is_named_once_and_nothing_is_stored() -> None:
+    of = {"weights_digest": "one", "address": "unix:/nowhere/forebay.sock"}
+    parallel = SimpleNamespace(tensor_parallel_size=1, pipeline_parallel_size=1, rank=0)
+    for strict in (False, True):
+        transfer = SimpleNamespace(kv_connector_extra_config={**of, "strict": strict}, kv_load_failure_policy="recompute")
+        scheduling = SimpleNamespace(max_num_batched_tokens=2048)
+        engine = SimpleNamespace(model_config=ENGINE.model_config, parallel_config=parallel, kv_transfer_config=transfer, scheduler_config=scheduling)
+        worker = ForebayConnector(engine, KVConnectorRole.WORKER, cache(full()))
+        odd = {"layer 0": torch.zeros(5, 3)}
+        if strict:
+            with pytest.raises(ValueError, match="blocks cannot be found"):
+                worker.register_kv_caches(odd)
+            continue
+        with Lines("vllm.forebay") as lines:
+            worker.register_kv_caches(odd)
+            assert worker._worker is not None
+            worker._worker.start_loads([Move("one", [3, 4], b"hashhash", 0, 4, b"", 0, 0)])
+            assert worker.get_finished(set()) == (None, {"one"}) and worker.get_block_ids_with_load_errors() == {3, 4}, "they are computed"
+        lines.only("layer 0", "blocks cannot be found", "all is computed")
+        worker.shutdown()
 
 
 def test_a_seed_that_is_drawn_for_each_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import Node, puts_on_drive, wait_for, write_over
+from support import OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, Lines, Node, NodeOfAnotherVersion, puts_on_drive, wait_for, write_over
 from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext, ScheduleEndContext, make_offload_key
 from vllm.v1.kv_offload.config import (
     OffloadingCacheConfig,
@@ -23,6 +23,7 @@ from vllm.v1.kv_offload.config import (
 )
 from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
 
+import forebay
 from forebay.integrations.vllm import tier as tier_module
 
 CHUNK_BYTES = 64 * 1024
@@ -56,7 +57,7 @@ class Scheduler:
         )
         try:
             self.manager = TieringOffloadingSpec(self.config).get_manager()
-        except ValueError:
+        except (ValueError, forebay.ForebayError):
             # vLLM makes its shared memory before its tiers, and does not take it back when one of them refuses.
             Path(f"/dev/shm/vllm_offload_{self.config.engine_id}.mmap").unlink(missing_ok=True)
             raise
@@ -348,9 +349,39 @@ def test_the_store_learns_what_follows_what(node: Node) -> None:
         assert (puts[named[each]].chain, puts[named[each]].parent) == (0, bytes(8))
 
 
-def test_weights_that_cannot_be_told_from_others_are_refused(node: Node) -> None:
+def serves_without(scheduler: Scheduler) -> None:
+    """All is missed and computed."""
+    keys, request = [key(1), key(2)], scheduler.begin()
+    assert scheduler.look_until_known(keys, request) == [LookupResult.MISS] * 2
+    assert scheduler.store(keys, request) == keys
+    for ours, theirs in zip(scheduler.read(keys, request), keys, strict=True):
+        assert np.array_equal(ours, content(theirs))
+    scheduler.end(request)
+    scheduler.close()
+    assert scheduler.tier._report.counts["stored"] == 0
+
+
+def test_weights_that_cannot_be_told_from_others_are_not_served_and_said_once(node: Node) -> None:
+    with Lines("vllm.forebay") as lines:
+        serves_without(Scheduler(node, weights_digest=None))
+    lines.only("weights", "weights_digest", "all is computed")
     with pytest.raises(ValueError, match="weights_digest"):
-        Scheduler(node, weights_digest=None)
+        Scheduler(node, weights_digest=None, strict=True)
+
+
+def test_a_node_of_another_version_is_said_once_and_the_engine_serves(place: Path) -> None:
+    with NodeOfAnotherVersion(place) as other:
+        with Lines("vllm.forebay") as lines:
+            serves_without(Scheduler(other))
+        lines.only(*OF_ANOTHER_VERSION)
+        with pytest.raises(forebay.VersionMismatch):
+            Scheduler(other, strict=True)
+
+
+def test_a_full_quota_is_said_once_and_the_engine_serves(node: Node) -> None:
+    with Lines("vllm.forebay") as lines:
+        serves_without(Scheduler(node, quota=4096))
+    lines.only(*OF_A_FULL_QUOTA)
 
 
 def test_other_weights_are_another_namespace(node: Node, scheduler: Scheduler) -> None:
@@ -375,7 +406,7 @@ def test_random_schedules_never_serve_a_byte_that_was_not_computed(node: Node, s
     live: list[tuple[Scheduler, ReqContext]] = []
     up = True
     hits = 0
-    for _ in range(300):
+    for _ in range(2500):
         action = chance.random()
         if action < 0.15 or not live:
             scheduler = chance.choice(schedulers)
@@ -398,7 +429,7 @@ def test_random_schedules_never_serve_a_byte_that_was_not_computed(node: Node, s
             scheduler.end(request)
         elif action < 0.88:
             scheduler.manager.reset_cache()
-        elif action < 0.91:
+        elif action < 0.886:
             if up:
                 node.kill()
             else:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support import Node, wait_for
+from support import OF_A_FULL_QUOTA, Lines, Node, wait_for
 
 from forebay import Fingerprint
 from forebay.integrations._common import Link
@@ -28,8 +28,8 @@ def name(number: int) -> bytes:
 class Worker:
     """A worker and the KV memory of its engine."""
 
-    def __init__(self, node: Node, seed: int | None, *, rows: int = 16, rank: int = 0, world: int = 1, dtype: torch.dtype = torch.bfloat16) -> None:
-        link = Link(Fingerprint(model="worker", dtype=str(dtype)), engine="test", address=node.address, region_bytes=16 << 20)
+    def __init__(self, node: Node, seed: int | None, *, rows: int = 16, rank: int = 0, world: int = 1, dtype: torch.dtype = torch.bfloat16, quota: int | None = None) -> None:
+        link = Link(Fingerprint(model="worker", dtype=str(dtype)), engine="test", address=node.address, region_bytes=16 << 20, quota=quota)
         self.half = WorkerHalf(link, rank, world, TOKENS, staging_bytes=rows * ROW_BYTES, load_deadline_ms=3000)
         shape = (BLOCKS, HEADS, TOKENS, 2 * SIZE)
         chance = torch.Generator().manual_seed(seed or 0)
@@ -213,4 +213,16 @@ def test_memory_in_which_blocks_cannot_be_told_apart_is_refused_by_name(node: No
     worker = Worker(node, seed=None)
     with pytest.raises(ValueError, match="the layer odd keeps a tensor of shape"):
         worker.half.register({"odd": torch.zeros(5, 7)}, BLOCKS)
+    worker.half.close()
+
+
+def test_a_full_quota_is_said_once_and_the_engine_goes_on(node: Node) -> None:
+    worker = Worker(node, seed=1, quota=4096)
+    with Lines("vllm.forebay") as lines:
+        for first in (0, 4):
+            worker.save(range(first, first + 4), list(range(4)))
+        assert worker.load(range(4), list(range(4))) == set(range(4)), "and nothing is there to be loaded"
+    lines.only(*OF_A_FULL_QUOTA)
+    said = worker.half.take_said()
+    assert said is not None and said.outcomes == {"refused": 8}
     worker.half.close()

@@ -95,7 +95,8 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         prefill_s: what prefill costs, as [seconds a step, a token, a pair of tokens], instead of learning it.
         strict: raise instead of computing, for tests.
 
-    Raises identity.CannotServe at the start for models it cannot serve: more than one kind of attention, or state that is not keys and values.
+    Models that it cannot serve (more than one kind of attention, state that is not keys and values) are named in one line of the log, and all is
+    computed; with `strict` it raises identity.CannotServe. A configuration that cannot be is always raised.
     """
 
     _cache_hit_source = CacheHitSource.DISK
@@ -108,7 +109,19 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         if unknown:
             raise identity.CannotServe(f"kv_connector_extra_config has {unknown[0]!r}, which ForebayConnector does not know; it knows {', '.join(_KEYS)}")
         self._strict = bool(extra.get("strict", False))
-        spec = _only_group(vllm_config, kv_cache_config)
+        self._scheduler: SchedulerHalf | None = None
+        self._worker: WorkerHalf | None = None
+        pace = _pace(vllm_config, extra)
+        is_scheduler = role is KVConnectorRole.SCHEDULER
+        try:
+            spec = _only_group(vllm_config, kv_cache_config)
+            fingerprint = identity.of_engine(vllm_config, kv_cache_config, extra.get("weights_digest")) if is_scheduler else None
+        except identity.CannotServe as error:
+            if self._strict:
+                raise
+            if is_scheduler:
+                logger.error("forebay: %s; all is computed", error)
+            return
         if self._kv_transfer_config.kv_load_failure_policy != "recompute" and not self._strict:
             logger.warning("forebay: kv_load_failure_policy is %r; it is set to 'recompute', so that a failed load is computed and no request fails", self._kv_transfer_config.kv_load_failure_policy)
             self._kv_transfer_config.kv_load_failure_policy = "recompute"
@@ -125,14 +138,12 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
             "strict": self._strict,
             "logger": logger,
             # Both stagings, and as much again for what is on its way. The scheduler moves no bytes.
-            "region_bytes": 4 * staging if role is KVConnectorRole.WORKER else 4 << 20,
+            "region_bytes": 4 << 20 if is_scheduler else 4 * staging,
         }
-        self._scheduler: SchedulerHalf | None = None
-        self._worker: WorkerHalf | None = None
         # The worker's half knows its namespace from the first step on.
         self._is_open = False
-        if role is KVConnectorRole.SCHEDULER:
-            link = Link(identity.of_engine(vllm_config, kv_cache_config, extra.get("weights_digest")), **self._link_options)
+        if fingerprint is not None:
+            link = Link(fingerprint, **self._link_options)
             events = vllm_config.kv_events_config
             self._scheduler = SchedulerHalf(
                 link,
@@ -143,7 +154,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
                 events=bool(events is not None and events.enable_kv_cache_events),
                 lookup_deadline_ms=float(extra.get("lookup_deadline_ms", LOOKUP_DEADLINE_MS)),
                 load_deadline_ms=float(extra.get("load_deadline_ms", LOAD_DEADLINE_MS)),
-                pace=_pace(vllm_config, extra),
+                pace=pace,
                 block_bytes=world * spec.page_size_bytes * len(kv_cache_config.kv_cache_groups[0].layer_names),
             )
         else:
@@ -164,8 +175,15 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
     # The worker's side.
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        assert self._worker is not None
-        self._worker.register(kv_caches, self._kv_cache_config.num_blocks)
+        if self._worker is None:
+            return
+        try:
+            self._worker.register(kv_caches, self._kv_cache_config.num_blocks)
+        except ValueError as error:
+            if self._strict:
+                raise
+            logger.error("forebay: %s; all is computed", error)
+            self._worker.turn_off()
 
     @_never_raises(lambda: None)
     def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
@@ -213,17 +231,17 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
 
     @_never_raises(lambda: (0, False))
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
-        assert self._scheduler is not None
-        return self._scheduler.matched_tokens(request, num_computed_tokens)
+        return self._scheduler.matched_tokens(request, num_computed_tokens) if self._scheduler is not None else (0, False)
 
     @_never_raises(lambda: None)
     def update_state_after_alloc(self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int) -> None:
-        assert self._scheduler is not None
-        self._scheduler.allocated(request, blocks.get_block_ids()[0], num_external_tokens)
+        if self._scheduler is not None:
+            self._scheduler.allocated(request, blocks.get_block_ids()[0], num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
+        if self._scheduler is None:
+            return Step()
         step = self._step(scheduler_output)
-        assert self._scheduler is not None
         # Whatever else went wrong: requests wait for these.
         step.loads = self._scheduler.take_loads()
         return step

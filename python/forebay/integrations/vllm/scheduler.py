@@ -78,6 +78,7 @@ class SchedulerHalf:
     def __init__(self, link: Link, report: Report, *, block_tokens: int, world: int, lora_digest: Any, events: bool, lookup_deadline_ms: float, load_deadline_ms: float = 5000.0, pace: Pace | None = None, block_bytes: int = 0) -> None:
         """block_bytes: of a block of all ranks together; plans are made by it."""
         self._link, self._report = link, report
+        self._fingerprint = link.fingerprint.as_dict()
         self._block_bytes = block_bytes
         self._block_tokens, self._world = block_tokens, world
         self._lora_digest = lora_digest
@@ -301,7 +302,8 @@ class SchedulerHalf:
 
     def step(self, output: Any) -> Step:
         """What the worker is to do in this step."""
-        step = Step(fingerprint=self._link.fingerprint.as_dict())
+        # What is wrong with the node is said here, and not by each worker again.
+        step = Step(fingerprint=self._fingerprint if self._link.namespace is not None else {})
         for new in output.scheduled_new_reqs:
             tracked = self._tracked.get(new.req_id)
             own = self._own.pop(new.req_id, 0)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import vllm
 from vllm.v1.kv_offload.base import (
@@ -51,6 +51,8 @@ STEP_KEYS = 256
 
 #: How far a prefix is walked, from its nearer end, for the chunk before a store: some microseconds. Behind that its first chunk has no parent.
 PARENT_STEPS_MAX = 1024
+
+_T = TypeVar("_T")
 
 _EXISTS = 3
 #: By what `forebay.Presence` knows of a chunk.
@@ -140,12 +142,15 @@ class ForebayTier(SecondaryTierManager):
         self._stride = self.block_size_bytes
         self._region: forebay.Region | None = forebay.Region.borrow(primary_kv_view)
         self._config = offloading_spec.config
-        self._digest = weights_digest or identity.weights_digest(self._config.model.name)
+        self._digest: str | None = weights_digest
         self._options: dict[str, Any] = {"address": address, "token_file": token_file, "namespace": namespace, "quota": quota, "ttl_s": ttl_s, "strict": strict}
         if region_bytes is not None:
             self._options["region_bytes"] = region_bytes
         self._lookup_deadline_ms, self._transfer_deadline_ms = lookup_deadline_ms, transfer_deadline_ms
         self._link: Link | None = None
+        if weights_digest is None:
+            # Here, because it may take minutes.
+            self._digest = self._served(lambda: identity.weights_digest(self._config.model.name))
         self._report: Report | None = None
         self._queue: forebay.CallQueue | None = None
         self._touches = Touches()
@@ -169,19 +174,23 @@ class ForebayTier(SecondaryTierManager):
 
     def _connect(self) -> None:
         """Opens the namespace. Not in the constructor: the seed of the engine's hashes is drawn after it."""
-        try:
-            fingerprint = identity.of_offloading(self._config, self._stride, self._digest)
-        except identity.CannotServe as error:
-            if self._options["strict"]:
-                raise
-            logger.error("forebay: %s; all is computed", error)
-            fingerprint = None
+        fingerprint = self._served(lambda: identity.of_offloading(self._config, self._stride, self._digest)) if self._digest is not None else None
         if fingerprint is None:
             # A link that was closed before it was opened: nothing is ever there.
             self._link = _Unlinked()
         else:
             self._link = Link(fingerprint, engine="vllm-tier", logger=logger, **self._options)
         self._report = Report(self._link, logger)
+
+    def _served(self, find: Callable[[], _T]) -> _T | None:
+        """What is found, unless it says that this engine cannot be served."""
+        try:
+            return find()
+        except identity.CannotServe as error:
+            if self._options["strict"]:
+                raise
+            logger.error("forebay: %s; all is computed", error)
+            return None
 
     def _space(self) -> forebay.Namespace | None:
         """The namespace, if the node is there."""
@@ -453,6 +462,8 @@ class ForebayTier(SecondaryTierManager):
             self._store_bytes -= count * self._stride
             present = done.count(_EXISTS)
             self._count(refused=bad, present=present, stored=count - bad - present)
+            if bad and self._report is not None:
+                self._report.refusals.look()
             if self._events is not None and good:
                 self._events.append(OffloadingEvent(keys=good, medium=self.medium, removed=False, locality=self.locality))
         self._finished.append(result)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import forebay
-from forebay.integrations._common import Hints, Link
+from forebay.integrations._common import Hints, Link, Refusals
 from forebay.integrations.vllm.log import logger
 from forebay.integrations.vllm.messages import Move, Stored, suffix_of
 
@@ -136,6 +136,7 @@ class WorkerHalf:
     _loads: list[_Load] = field(default_factory=list)
     _bad_blocks: set[int] = field(default_factory=set)
     _said: Stored = field(default_factory=Stored)
+    _refusals: Refusals | None = None
     _copies: Hints = field(default_factory=lambda: Hints("forebay-save"))
 
     def register(self, kv_caches: dict[str, torch.Tensor], block_count: int) -> None:
@@ -158,6 +159,10 @@ class WorkerHalf:
             self._layers.append(_Layer(blocks, start, nbytes))
             start += nbytes
         self._row_bytes = start
+
+    def turn_off(self) -> None:
+        """Nothing is loaded or stored any more."""
+        self._is_off = True
 
     def _space(self) -> forebay.Namespace | None:
         return self.link.namespace if self.link is not None else None
@@ -405,13 +410,20 @@ class WorkerHalf:
         self._save_rows.give(call.rows)
         outcomes = [] if isinstance(answer, Exception) else answer
         for at, outcome in enumerate(outcomes):
-            if not outcome:
+            if isinstance(outcome, forebay.Refused):
                 self._outcome("refused", 1)
+                self._refused(outcome.value)
             elif outcome is forebay.Stored.EXISTS:
                 self._outcome("present", 1)
             else:
                 self._outcome("stored", 1)
                 self._said.blocks.add((move.request, move.position + call.first + at))
+
+    def _refused(self, reason: str) -> None:
+        if self._refusals is None and self.link is not None:
+            self._refusals = Refusals(self.link, logger)
+        if self._refusals is not None:
+            self._refusals.saw(reason)
 
     def _outcome(self, name: str, count: int) -> None:
         self._said.outcomes[name] = self._said.outcomes.get(name, 0) + count
