@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -36,19 +37,23 @@ def answers(port: int) -> bool:
     return True
 
 
+def documented(begin: str) -> str:
+    """The command of docs/engines/lmcache.md that begins like this."""
+    text = (HERE.parents[2] / "docs/engines/lmcache.md").read_text()
+    (command,) = re.findall(rf"```\n({begin} .*?)```", text, re.DOTALL)
+    return str(command)
+
+
 @contextmanager
 def server(node: Node, model: Path, log: Path) -> Iterator[int]:
-    """The command of docs/engines/lmcache.md, with what it takes to run without a GPU. Its port."""
+    """The command of docs/engines/lmcache.md, but for ports and paths, and with what it takes to run without a GPU. Its port."""
     port, http = free_port(), free_port()
-    config = {
-        "type": "native_plugin",
-        "module_path": "forebay.integrations.lmcache",
-        "class_name": "LmcacheClient",
-        "adapter_params": {"address": node.address, "weights": str(model)},
-    }
-    command = [sys.executable, "-m", "lmcache.cli.main", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--http-host", "127.0.0.1", "--http-port", str(http), "--prometheus-port", "0", "--l1-size-gb", "1", "--eviction-policy", "LRU"]
-    command += ["--chunk-size", str(BLOCK_TOKENS), "--supported-transfer-mode", "engine_driven", "--l2-adapter", json.dumps(config)]
+    said = documented("lmcache server")
+    assert said.count("5655") == 1
+    said = said.replace("5655", str(port)).replace("unix:/run/user/1000/forebay.sock", node.address).replace("/models/my-model", str(model))
+    _, *asked = shlex.split(said)
+    command = [sys.executable, "-m", "lmcache.cli.main", *asked, "--supported-transfer-mode", "engine_driven"]
+    command += ["--http-host", "127.0.0.1", "--http-port", str(http), "--prometheus-port", "0"]
     with log.open("a") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         try:
@@ -68,12 +73,8 @@ def server(node: Node, model: Path, log: Path) -> Iterator[int]:
 def life(model: Path, port: int) -> dict[str, Any]:
     """One life of vLLM's engine, in vLLM's environment; LMCache's packages lie behind all of its own. In processes of its own: what LMCache imports, vLLM
     0.32 stumbles over when it makes a worker in a process that has it already (`vars` of llvmlite's library is no dictionary)."""
-    transfer = {
-        "kv_connector": "LMCacheMPConnector",
-        "kv_role": "kv_both",
-        "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": port},
-    }
+    (transfer,) = (json.loads(word) for word in shlex.split(documented("vllm serve")) if word.startswith("{"))
+    transfer["kv_connector_extra_config"]["lmcache.mp.port"] = port
     env = os.environ | {"PYTHONHASHSEED": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "FOREBAY_LAST_PATH": sysconfig.get_path("purelib")} | IN_PROCESSES
     command = [os.environ["FOREBAY_PYTHON_BESIDE"], str(HERE / "vllm_program.py"), "--model", str(model), "--transfer", json.dumps(transfer)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=10 * PATIENCE_S)
