@@ -44,6 +44,7 @@ const ENGINES: [Engine; 5] = [
             "test_vllm_identity.py",
             "test_vllm_engine_tier.py",
             "test_vllm_faults.py",
+            "test_vllm_text.py",
         ],
     },
     Engine {

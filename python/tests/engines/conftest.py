@@ -80,7 +80,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=2,
-        max_position_embeddings=4096,
+        max_position_embeddings=16_384,
         bos_token_id=1,
         eos_token_id=2,
     )

@@ -28,12 +28,15 @@ def test_a_new_engine_finds_what_another_one_left_in_the_tier(model_folder: Path
     assert cold["tier"]["loaded"] == 0 and cold["tier"]["stored"] > 0
     node.kill()
     node.start()
-    warm = live(model_folder, transfer=transfer(node))
-    assert warm["tokens"] == cold["tokens"]
+    warm = live(model_folder, "--turns", "2", "--then-zeroes", transfer=transfer(node))
+    assert warm["tokens"][0] == cold["tokens"][0]
     assert warm["tier"]["load_failed"] == 0
     # Prompts two and three share four blocks, which are in the CPU tier when the third asks.
-    assert warm["tier"]["loaded"] >= sum(WHOLE) // BLOCK_TOKENS - 4
-    assert warm["cached"] == [WHOLE]
+    assert warm["tier"]["loaded"] >= 2 * (sum(WHOLE) // BLOCK_TOKENS - 4)
+    assert warm["cached"] == [WHOLE, WHOLE]
+    # Had the bytes been others, each prompt that has a whole block would have gone on otherwise.
+    pairs = zip(cold["tokens"][0], warm["tokens"][1], WHOLE, strict=True)
+    assert all((ours != theirs) == bool(whole) for ours, theirs, whole in pairs), "zeroed chunks change nothing: this could not fail"
     node.kill()
     dead = live(model_folder, transfer=transfer(node))
     assert dead["tokens"] == cold["tokens"] and dead["tier"]["loaded"] == 0

@@ -70,6 +70,21 @@ def teach_slow(half: Any) -> None:
                 half._learn(tiers, 0.1 * blocks, 0.0)
 
 
+def zero_loads(tier: Any) -> None:
+    """What the tier loads from now on is zeroed behind its verification."""
+    finish = tier._finish
+
+    def zeroed(transfer: Any) -> None:
+        if transfer.is_load:
+            with memoryview(tier._region) as memory:
+                for chunk in transfer.job.chunk_ids:
+                    at = int(chunk) * tier._stride
+                    memory[at : at + tier._stride] = bytes(tier._stride)
+        finish(transfer)
+
+    tier._finish = zeroed
+
+
 def wait_for_blocks(address: str, blocks: int) -> None:
     """Until so many are stored: what an engine puts is put beside its steps."""
     client = forebay.Client(address, deadline_ms=60_000)
@@ -88,6 +103,7 @@ def main() -> None:
     parser.add_argument("--tp", type=int, default=1, help="ranks")
     parser.add_argument("--then-slow", action="store_true")
     parser.add_argument("--then-empty", default=None, help="a folder that is empty from the second turn on")
+    parser.add_argument("--then-zeroes", action="store_true", help="what the tier loads from the second turn on is zeroed, and its CPU tier is empty")
     parser.add_argument("--then-stored", nargs=2, default=None, metavar=("ADDRESS", "BLOCKS"), help="blocks that the node has before the second turn")
     asked = parser.parse_args()
     if asked.kill_during_load:
@@ -107,9 +123,14 @@ def main() -> None:
     connector = getattr(getattr(core, "engine_core", None), "scheduler", None)
     connector = ours(getattr(connector, "connector", None))
     half = getattr(connector, "_scheduler", None)
+    offloading = getattr(connector, "connector_scheduler", None)
+    (tier,) = offloading.manager.secondary_tiers if offloading is not None else (None,)
     result: dict[str, Any] = {"tokens": [], "cached": [], "loaded": []}
     for turn in range(asked.turns):
         if turn == 1:
+            if asked.then_zeroes:
+                llm.reset_prefix_cache(reset_connector=True)
+                zero_loads(tier)
             if asked.then_slow:
                 teach_slow(half)
                 sampling.extra_args = {"kv_transfer_params": {"forebay": {"deadline_ms": 250}}}
@@ -128,9 +149,7 @@ def main() -> None:
     if worker is not None and half is not None:
         # What was still under way after the last step.
         half._report.add(**worker._said.outcomes)
-    offloading = getattr(connector, "connector_scheduler", None)
-    if offloading is not None:
-        (tier,) = offloading.manager.secondary_tiers
+    if tier is not None:
         result["tier"] = tier._report.counts
     if half is not None:
         result["counts"] = half._report.counts
