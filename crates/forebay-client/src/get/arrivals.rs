@@ -7,7 +7,7 @@ use forebay_types::limits::BLOCK_BYTES_MAX;
 use forebay_types::{Clock, Descriptor, LandingKind, MissReason, RegionId, Tier, Version};
 use forebay_wire::{DataHeader, GetOutcomeRef, GetOutcomesView, Message};
 
-use super::{GetCall, GetPart, State, Stream};
+use super::{GetCall, GetPart, LARGE_BYTES, Landed, State, Stream};
 use crate::block::Arrived;
 use crate::link::{LinkError, Sink, miss_for};
 use crate::memory::Memory;
@@ -190,13 +190,33 @@ impl Arrivals<'_, '_, '_> {
             self.is_asked(at, it, claim) && usize::try_from(claim.length).is_ok_and(|length| length <= memory.len())
         });
         match descriptor {
-            Some(descriptor) if right => self.hand_over(at, region, memory, descriptor, claim),
+            Some(descriptor) if right => {
+                let (tier, landing, offset) = (claim.tier, claim.landing, claim.offset);
+                let length = claim.length as usize;
+                let local = self.local;
+                let landed = Landed { at, region, memory, descriptor, tier, landing, offset, length, local };
+                if length >= LARGE_BYTES {
+                    self.part.unask(at);
+                    self.part.unchecked_bytes += length;
+                    self.part.unchecked.push_back(landed);
+                } else {
+                    self.hand_over(landed);
+                }
+            }
             descriptor => {
                 self.part.put_by(at, region, memory, self.call);
                 self.corrupt(at, descriptor.as_ref());
             }
         }
         Ok(())
+    }
+
+    /// Checks the large block that landed first of those that are not checked.
+    pub(crate) fn check_one(&mut self) {
+        if let Some(landed) = self.part.unchecked.pop_front() {
+            self.part.unchecked_bytes -= landed.length;
+            self.hand_over(landed);
+        }
     }
 
     /// Bytes will come in frames.
@@ -234,15 +254,17 @@ impl Arrivals<'_, '_, '_> {
     fn streamed(&mut self, at: u32, stream: Stream) {
         let (region, mut memory) = stream.memory.unwrap_or((RegionId(0), Memory::Heap(Vec::new())));
         memory.set_len(stream.length);
-        let claim = Claim {
+        self.hand_over(Landed {
+            at,
+            region,
+            memory,
+            descriptor: stream.descriptor,
             tier: stream.tier,
             landing: LandingKind::Stream,
             offset: stream.offset,
-            length: stream.length as u64,
-            descriptor: &[],
-            trailer_offset: 0,
-        };
-        self.hand_over(at, region, memory, stream.descriptor, &claim);
+            length: stream.length,
+            local: self.local,
+        });
     }
 
     /// Whether a claim is about the very bytes that were asked for.
@@ -255,7 +277,8 @@ impl Arrivals<'_, '_, '_> {
         meta.namespace == self.call.namespace && meta.key == ask.key && claim.offset == offset && claim.length == sent
     }
 
-    fn hand_over(&mut self, at: u32, region: RegionId, memory: Memory, descriptor: Descriptor, claim: &Claim<'_>) {
+    fn hand_over(&mut self, landed: Landed) {
+        let Landed { at, region, memory, descriptor, tier, landing, offset, length, local } = landed;
         if self.call.core.clock.now_us() >= self.call.deadline_us {
             // Hundreds of blocks may have come at once, and looking at each takes its time.
             self.part.put_by(at, region, memory, self.call);
@@ -264,14 +287,12 @@ impl Arrivals<'_, '_, '_> {
         }
         let index = self.part.items[at as usize].index;
         let ask = &self.call.asks[index as usize];
-        let length = claim.length as usize;
-        let from = (ask.start.saturating_sub(claim.offset) as usize).min(length);
-        let to = ask.end.map_or(length, |end| (end.saturating_sub(claim.offset) as usize).clamp(from, length));
+        let from = (ask.start.saturating_sub(offset) as usize).min(length);
+        let to = ask.end.map_or(length, |end| (end.saturating_sub(offset) as usize).clamp(from, length));
         let block_length = descriptor.meta.length as usize;
         let (key, version) = (ask.key, descriptor.meta.version);
-        let (tier, landing) = (claim.tier, claim.landing);
         let unchecked = self.call.core.options.mutant(Mutant::SkipCheck);
-        let (offset, range) = (claim.offset, from..to);
+        let range = from..to;
         let arrived = Arrived { memory, descriptor, length, offset, range, tier, landing, unchecked };
         match self.call.taker.take(index as usize, arrived) {
             Ok(spare) => {
@@ -281,7 +302,7 @@ impl Arrivals<'_, '_, '_> {
                 }
                 let counts = &mut self.call.counts;
                 counts.lent_landings[landing.index()] += u64::from(own);
-                counts.keys.hit(tier, self.local);
+                counts.keys.hit(tier, local);
                 counts.bytes += (to - from) as u64;
                 counts.tier_bytes[tier.index()] += (to - from) as u64;
                 counts.landings[landing.index()] += 1;

@@ -6,23 +6,22 @@
 
 mod arrivals;
 mod call;
+mod pump;
 pub(crate) mod take;
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 
 use forebay_io::{Loan, Slice};
 use forebay_types::limits::BLOCK_BYTES_MAX;
-use forebay_types::{Clock, Descriptor, Key, MissReason, RegionId, ShardId, Tier, Version};
+use forebay_types::{Clock, Descriptor, Key, LandingKind, RegionId, ShardId, Tier, Version};
 use forebay_wire::{GetItem, Message, Place};
 
-use crate::drive::{Moment, Part, Why};
+use crate::drive::Moment;
 use crate::handle::EXPECTED_BYTES_MAX;
-use crate::link::{Link, LinkError, Nothing, Owed};
+use crate::link::{Link, LinkError, Nothing};
 use crate::memory::Memory;
 use crate::mesh::Core;
 use crate::options::{ALWAYS_IN_FLIGHT, Mutant};
-use arrivals::Arrivals;
 use call::GetCall;
 pub(crate) use call::{Ask, Taker, run};
 
@@ -30,6 +29,8 @@ pub(crate) use call::{Ask, Taker, run};
 const ITEMS_PER_MESSAGE: usize = 256;
 /// Blocks from here go out one by one as room appears; smaller ones wait until a good part of the window is free, for fewer messages.
 const LARGE_BYTES: usize = 64 << 10;
+/// Of a window, so much may have landed and be unchecked before no more is asked for: enough that the node has its hands full while a block is checked.
+const UNCHECKED_SHARE: usize = 4;
 /// Slices kept for the next items instead of going back to their region.
 const SPARES_MAX: usize = 64;
 /// Times an item may come back as too small before it comes through the socket, where any length fits.
@@ -55,6 +56,20 @@ pub(crate) struct Stream {
     pub(crate) length: usize,
     pub(crate) got: usize,
     pub(crate) memory: Option<(RegionId, Memory)>,
+}
+
+/// A block that is here whole and not yet checked.
+pub(crate) struct Landed {
+    pub(crate) at: u32,
+    pub(crate) region: RegionId,
+    pub(crate) memory: Memory,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) tier: Tier,
+    pub(crate) landing: LandingKind,
+    pub(crate) offset: u64,
+    pub(crate) length: usize,
+    /// It came from a node on this machine.
+    pub(crate) local: bool,
 }
 
 pub(crate) struct Item {
@@ -85,6 +100,9 @@ pub(crate) struct GetPart {
     pub(crate) in_flight: usize,
     pub(crate) in_flight_bytes: usize,
     pub(crate) done: usize,
+    /// Large blocks that have landed. They are checked one by one, and what comes next is asked for before.
+    pub(crate) unchecked: VecDeque<Landed>,
+    pub(crate) unchecked_bytes: usize,
     pub(crate) spare: Vec<(RegionId, Slice)>,
     pub(crate) corrupt: Vec<(Key, Version)>,
     /// Who is asked.
@@ -107,6 +125,8 @@ impl GetPart {
             in_flight: 0,
             in_flight_bytes: 0,
             done: 0,
+            unchecked: VecDeque::new(),
+            unchecked_bytes: 0,
             spare: Vec::new(),
             corrupt: Vec::new(),
             shard,
@@ -187,7 +207,8 @@ impl GetPart {
     }
 
     fn fits(&self, cost: usize, call: &GetCall<'_>) -> bool {
-        self.in_flight < ALWAYS_IN_FLIGHT || self.in_flight_bytes + cost <= call.core.options.in_flight_bytes
+        let held = self.in_flight_bytes + self.unchecked_bytes;
+        self.in_flight < ALWAYS_IN_FLIGHT || held + cost <= call.core.options.in_flight_bytes
     }
 
     fn is_worth_asking(&self, cost: usize, call: &GetCall<'_>) -> bool {
@@ -196,7 +217,8 @@ impl GetPart {
         }
         let free = call.window_items.saturating_sub(self.in_flight);
         if cost >= LARGE_BYTES {
-            return free > 0 && self.fits(cost, call);
+            let unchecked_max = (call.window_items / UNCHECKED_SHARE).max(1);
+            return free > 0 && self.unchecked.len() <= unchecked_max && self.fits(cost, call);
         }
         let batch = self.waiting().min(call.window_items / 4).max(1);
         let limit = call.core.options.in_flight_bytes;
@@ -250,7 +272,7 @@ impl GetPart {
                 item.state = State::Landing(region, loan);
                 return Ok(Some(to));
             }
-        } else if self.in_flight > 0 {
+        } else if self.in_flight > 0 || !self.unchecked.is_empty() {
             return Ok(None);
         }
         call.counts.no_room += 1;
@@ -270,7 +292,9 @@ impl GetPart {
     }
 
     pub(crate) fn end(&mut self, at: u32) {
-        self.unask(at);
+        if self.items[at as usize].request != 0 {
+            self.unask(at);
+        }
         self.items[at as usize].state = State::Done;
         self.done += 1;
     }
@@ -295,100 +319,5 @@ impl GetPart {
 
     pub(crate) fn forget_finished(&mut self) {
         self.requests.retain(|request| request.left > 0);
-    }
-}
-
-impl Part<GetCall<'_>> for GetPart {
-    fn pump(&mut self, link: &mut Link, call: &mut GetCall<'_>, at: Moment) -> Result<bool, LinkError> {
-        let asked = self.refill(link, call, at)?;
-        let sent = link.flush(&mut Nothing)?;
-        let received = link.receive(&mut Arrivals { part: self, call, local: link.local })?;
-        for (key, version) in self.corrupt.drain(..) {
-            link.queue(&Message::Corrupt { namespace: call.namespace, key, version })?;
-        }
-        if link.wants_to_send() {
-            link.flush(&mut Nothing)?;
-        }
-        Ok(asked | sent | received)
-    }
-
-    fn is_done(&self) -> bool {
-        self.done == self.items.len()
-    }
-
-    fn broken(&mut self, call: &mut GetCall<'_>) {
-        self.requests.clear();
-        self.corrupt.clear();
-        for at in 0..self.next as u32 {
-            let item = &mut self.items[at as usize];
-            if item.request == 0 {
-                continue;
-            }
-            item.request = 0;
-            let (index, own) = (item.index, std::mem::take(&mut item.own));
-            if let State::Landing(_, loan) = std::mem::replace(&mut item.state, State::Waiting) {
-                call.core.cells.lost_landings.fetch_add(1, Ordering::Relaxed);
-                if call.core.options.mutant(Mutant::ReuseBroken) {
-                    let slice = loan.returned();
-                    if own {
-                        call.taker.own_back(index as usize, slice);
-                    }
-                }
-                // Dropping the loan retires its slice, or withholds it from its owner: the node's last read may still land there.
-            }
-            if own {
-                // There is no place for the block any more.
-                item.state = State::Done;
-                self.done += 1;
-                call.miss(index, MissReason::Unavailable);
-                continue;
-            }
-            self.again.push_back(at);
-            if call.core.options.mutant(Mutant::RetryCounted) {
-                call.counts.keys.miss(MissReason::Unavailable);
-            }
-        }
-        (self.in_flight, self.in_flight_bytes) = (0, 0);
-    }
-
-    fn give_up(&mut self, link: &mut Link) -> Result<(), LinkError> {
-        for request in std::mem::take(&mut self.requests) {
-            let mut owed = Vec::new();
-            for (slot, at) in request.items.iter().enumerate() {
-                let item = &mut self.items[*at as usize];
-                if item.request == request.number {
-                    item.request = 0;
-                    match std::mem::replace(&mut item.state, State::Waiting) {
-                        State::Landing(_, loan) if self.reuse_overdue => self.early.push((item.index, loan.returned())),
-                        State::Landing(_, loan) => owed.push((slot as u32, Owed::Landing(loan))),
-                        _ => {}
-                    }
-                }
-            }
-            link.give_up(request.number, owed)?;
-        }
-        Ok(())
-    }
-
-    fn fail(&mut self, why: Why, call: &mut GetCall<'_>) {
-        let reason = match why {
-            Why::Deadline => MissReason::Deadline,
-            Why::Unavailable => MissReason::Unavailable,
-            Why::Moved => MissReason::NotMine,
-        };
-        for (index, slice) in self.early.drain(..) {
-            call.taker.own_back(index as usize, slice);
-        }
-        for item in &mut self.items {
-            if !matches!(item.state, State::Done) {
-                item.state = State::Done;
-                call.miss(item.index, reason);
-            }
-        }
-        self.done = self.items.len();
-    }
-
-    fn may_move(&self, call: &GetCall<'_>) -> bool {
-        call.moved.is_some()
     }
 }

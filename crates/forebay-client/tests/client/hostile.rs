@@ -162,6 +162,18 @@ fn a_node_that_goes_away_once_is_asked_again() {
 }
 
 #[test]
+fn what_has_landed_is_handed_over_though_the_node_is_gone_before_it_is_checked() {
+    let fake = Fake::unix();
+    // Checking so many takes longer than going away, and one request asks for all of them once it is known how long they are.
+    let (client, space) = attached(&fake, Options { in_flight_bytes: 64 << 20, ..short() });
+    let blocks = filled(&space, &[900_000; 32]);
+    assert_hits(space.get(&keys(&blocks)), &blocks);
+    fake.state.set(Trick::GoAwayAfter);
+    assert_hits(space.get(&keys(&blocks)), &blocks);
+    assert_adds_up(&client);
+}
+
+#[test]
 fn a_node_that_always_goes_away_is_unavailable() {
     for fake in both() {
         all_missed(&fake, Trick::GoAway(1000), MissReason::Unavailable);

@@ -189,6 +189,9 @@ impl<'s> Conn<'s> {
     }
 
     fn hello(&mut self, hello: &Hello) -> Served {
+        if *lock(&self.state.trick) == Trick::Gone {
+            return Err(Gone);
+        }
         if let Some(token) = &self.state.token
             && *token != hello.credential
         {

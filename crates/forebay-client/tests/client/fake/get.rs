@@ -47,6 +47,10 @@ impl Conn<'_> {
         for (slot, item) in items.iter().enumerate() {
             self.get_one(request, slot as u32, namespace, item, now)?;
         }
+        if now == Trick::GoAwayAfter {
+            *lock(&self.state.trick) = Trick::Gone;
+            return Err(Gone);
+        }
         Ok(())
     }
 

@@ -38,6 +38,10 @@ pub(crate) enum Trick {
     Garbage,
     /// Goes away when asked, this many times, then serves.
     GoAway(u32),
+    /// Serves one request whole, then goes away for good.
+    GoAwayAfter,
+    /// Goes away when greeted.
+    Gone,
     /// Begins to write or send, then goes away, this many times.
     GoAwayInTheMiddle(u32),
     /// Says nothing until it is told to cancel; then answers `Done`.
