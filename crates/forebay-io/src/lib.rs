@@ -21,6 +21,7 @@ mod region;
 mod signals;
 pub mod sim;
 mod slice;
+mod unmap;
 mod witness;
 
 /// What files share with `tests/model.rs`, which has them compiled with loom's in place of these.
@@ -45,3 +46,4 @@ pub use populate::Populating;
 pub use region::{Landing, PeerRegion, RegionError};
 pub use signals::EndSignals;
 pub use slice::{Loan, Region, Slice};
+pub use unmap::close_elsewhere;

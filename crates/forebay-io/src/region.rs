@@ -6,6 +6,7 @@
 //! This file is the node's side; the client's is in `slice.rs`. Neither knows what the bytes mean.
 
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use std::rc::Rc;
 use rustix::fs::{FileType, SealFlags};
 
 use crate::huge::{self, HUGE_BYTES, Known, map_shared};
+use crate::unmap::{Gone, Unmapper};
 
 /// What `fstatfs` calls tmpfs, and memfds with it.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -58,13 +60,16 @@ pub struct PeerRegion(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    fd: OwnedFd,
+    /// Taken when it is dropped, and not before.
+    fd: ManuallyDrop<OwnedFd>,
     len: u64,
     /// Present when the file is sealed against shrinking. Spans `len` bytes.
     map: Option<NonNull<u8>>,
     huge: Known,
     /// How often pages were found small.
     small: Cell<u32>,
+    /// Who takes it down.
+    unmapper: Unmapper,
 }
 
 /// After so many looks that found small pages, a region is not looked at again: each costs some microseconds.
@@ -76,10 +81,20 @@ impl PeerRegion {
     /// Huge page files (hugetlbfs) are refused: their pages can be taken back by a hole punched from outside, whatever the seals, and
     /// touching the hole would then stop the node.
     pub fn import(fd: OwnedFd, len: u64) -> Result<Self, RegionError> {
-        check_memory(&fd, len)?;
-        // Under strict overcommit a hole in a memfd may have no page to fill it, which is SIGBUS for whoever touches it.
-        let map = if is_sealed(&fd) && !strict_overcommit() { Some(map_shared(&fd, len as usize)?) } else { None };
-        Ok(PeerRegion(Rc::new(Inner { fd, len, map, huge: Known::default(), small: Cell::new(0) })))
+        Self::import_for(fd, len, Unmapper::of_process().clone())
+    }
+
+    pub(crate) fn import_for(fd: OwnedFd, len: u64, unmapper: Unmapper) -> Result<Self, RegionError> {
+        let map = match map(&fd, len) {
+            Ok(map) => map,
+            Err(error) => {
+                // It may be all that is left of a great deal of memory.
+                unmapper.take(Gone::new(fd, None));
+                return Err(error);
+            }
+        };
+        let (fd, huge, small) = (ManuallyDrop::new(fd), Known::default(), Cell::new(0));
+        Ok(PeerRegion(Rc::new(Inner { fd, len, map, huge, small, unmapper })))
     }
 
     /// Whether it is mapped, so that reads from a drive may land in it.
@@ -137,7 +152,7 @@ impl PeerRegion {
         }
         let mut done = 0;
         while done < out.len() {
-            match rustix::io::pread(&self.0.fd, &mut out[done..], offset + done as u64) {
+            match rustix::io::pread(&*self.0.fd, &mut out[done..], offset + done as u64) {
                 Ok(0) => return Err(RegionError::TooShort { found: offset + done as u64, said: self.0.len }),
                 Ok(n) => done += n,
                 Err(rustix::io::Errno::INTR) => {}
@@ -156,7 +171,7 @@ impl PeerRegion {
         }
         let mut done = 0;
         while done < bytes.len() {
-            match rustix::io::pwrite(&self.0.fd, &bytes[done..], offset + done as u64) {
+            match rustix::io::pwrite(&*self.0.fd, &bytes[done..], offset + done as u64) {
                 Ok(0) => return Err(RegionError::Os(rustix::io::Errno::NOSPC)),
                 Ok(n) => done += n,
                 Err(rustix::io::Errno::INTR) => {}
@@ -191,12 +206,12 @@ impl AsFd for PeerRegion {
 }
 
 impl Drop for Inner {
-    #[expect(unsafe_code, reason = "unmapping memory")]
+    #[expect(unsafe_code, reason = "the descriptor goes along with the mapping")]
     fn drop(&mut self) {
-        if let Some(map) = self.map {
-            // SAFETY: the range is the mapping made in `import`. Landings hold the region, so no operation writes here any more.
-            let _ = unsafe { rustix::mm::munmap(map.as_ptr().cast(), self.len as usize) };
-        }
+        // SAFETY: this is the only place that takes it, and nothing of `self` is used afterwards.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        // Landings hold the region, so no operation writes there any more, and this was the last to know the address.
+        self.unmapper.take(Gone::new(fd, self.map.map(|map| (map, self.len as usize))));
     }
 }
 
@@ -284,6 +299,13 @@ impl Landing {
     }
 }
 
+/// Maps a region, if it can be.
+fn map(fd: &OwnedFd, len: u64) -> Result<Option<NonNull<u8>>, RegionError> {
+    check_memory(fd, len)?;
+    // Under strict overcommit a hole in a memfd may have no page to fill it, which is SIGBUS for whoever touches it.
+    Ok(if is_sealed(fd) && !strict_overcommit() { Some(map_shared(fd, len as usize)?) } else { None })
+}
+
 /// Whether `fd` is memory, and its first `len` bytes are there.
 pub(crate) fn check_memory(fd: &OwnedFd, len: u64) -> Result<(), RegionError> {
     let magic = rustix::fs::fstatfs(fd)?.f_type as u64 & 0xffff_ffff;
@@ -313,7 +335,7 @@ fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { std::ptr::copy_nonoverlapping(from, to, len) }
 }
 
-fn strict_overcommit() -> bool {
+pub(crate) fn strict_overcommit() -> bool {
     std::fs::read("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.first() == Some(&b'2'))
 }
 

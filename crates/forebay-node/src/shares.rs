@@ -14,8 +14,8 @@ const REGIONS_MAX: usize = 16_384;
 /// More descriptors than this are of no use to a node.
 const DESCRIPTORS_MAX: usize = 1 << 20;
 
-/// Descriptors of the node itself: listeners, catalogue, metrics, and what a process is born with.
-const OWN_DESCRIPTORS: usize = 96;
+/// Descriptors of the node itself: listeners, catalogue, metrics, what a process is born with, and of regions that are gone and wait to be unmapped.
+const OWN_DESCRIPTORS: usize = 96 + 32;
 /// A shard's: drive, ring, wake-ups.
 const SHARD_DESCRIPTORS: usize = 8;
 

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
+use forebay_io::close_elsewhere;
 use forebay_net::{Peer, Socket};
 use forebay_types::Epoch;
 use forebay_types::limits::STEP_BYTES;
@@ -68,6 +69,7 @@ impl Shard {
             Ok(id) => id,
             Err(conn) => {
                 self.waiting_fds -= conn.fds.len();
+                conn.fds.into_iter().for_each(close_elsewhere);
                 return;
             }
         };
@@ -233,6 +235,7 @@ impl Shard {
         self.core.store.disk_mut().unwatch(id.word());
         self.release(conn.grant);
         self.waiting_fds -= conn.fds.len();
+        conn.fds.into_iter().for_each(close_elsewhere);
         self.core.lanes.leave(id);
         self.leave(id, &conn.requests);
         self.core.counters.regions.set(self.core.counters.regions.get() - conn.regions.len() as u64);

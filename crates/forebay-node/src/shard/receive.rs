@@ -3,6 +3,7 @@
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
 
+use forebay_io::close_elsewhere;
 use forebay_types::limits::STEP_BYTES;
 use forebay_wire::{DataHeader, ErrorCode, Frame, HEADER_BYTES, Message, decode_header, next_frame};
 
@@ -137,7 +138,8 @@ impl Shard {
         conn.progress_us = self.core.now_us;
         if conn.fds.len() > FDS_MAX || (!conn.fds.is_empty() && self.waiting_fds > self.core.shares.waiting_fds) {
             let text = format!("the peer sent more than {FDS_MAX} descriptors without a RegionAdd for them");
-            self.waiting_fds -= std::mem::take(&mut conn.fds).len();
+            self.waiting_fds -= conn.fds.len();
+            std::mem::take(&mut conn.fds).into_iter().for_each(close_elsewhere);
             self.refuse(id, Refusal { fault: PeerFault::OverLimit, ..Refusal::protocol(text) });
             return Ok(Some((n, 0..0)));
         }

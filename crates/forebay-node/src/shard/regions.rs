@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use forebay_io::PeerRegion;
+use forebay_io::{PeerRegion, close_elsewhere};
 use forebay_types::RegionId;
 use forebay_wire::{ErrorCode, Message, RegionKind};
 
@@ -29,12 +29,16 @@ impl Shard {
             // Nobody's fault: blocks come in DATA frames then.
             let text =
                 format!("this shard's clients lend {} regions, its most; ask without one", self.core.shares.regions);
+            fd.into_iter().for_each(close_elsewhere);
             return self.complain(id, request, ErrorCode::Region, text);
         } else {
             None
         };
         let imported = match (problem, fd) {
-            (Some(problem), _) => Err(problem),
+            (Some(problem), fd) => {
+                fd.into_iter().for_each(close_elsewhere);
+                Err(problem)
+            }
             (None, None) => Err("no descriptor came with it".to_owned()),
             (None, Some(fd)) => PeerRegion::import(fd, length).map_err(|error| error.to_string()),
         };
