@@ -12,6 +12,7 @@ mod mixed;
 mod node;
 mod peers;
 mod plan;
+mod queued;
 mod raw;
 mod recover;
 mod report;

@@ -1,7 +1,5 @@
 //! The calls of one thread, and what was seen of them.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,6 +8,7 @@ use forebay_types::{Clock, Entropy, Key, MissReason, PutOutcome, RefusedReason, 
 
 use super::BLOCK;
 use crate::node::Node;
+use crate::queued::Queued;
 use crate::report::percentile;
 use crate::watch::pause;
 use crate::work::{pattern, stamp};
@@ -72,22 +71,6 @@ impl Seen {
                 _ => self.other += 1,
             }
         }
-    }
-}
-
-/// How long this thread has been ready to run and had no core, in milliseconds since it began; absent where the kernel does not tell.
-struct Queued(Option<File>);
-
-impl Queued {
-    fn of_this_thread() -> Queued {
-        Queued(File::open("/proc/thread-self/schedstat").ok())
-    }
-
-    fn ms(&self) -> f64 {
-        let mut text = [0; 96];
-        let n = self.0.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
-        let second = std::str::from_utf8(&text[..n]).ok().and_then(|text| text.split_whitespace().nth(1));
-        second.and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e6
     }
 }
 

@@ -1,6 +1,7 @@
 //! One client beside others that are hostile, slow or greedy: how far the tail of its gets moves, beside the same gets alone in the same run.
 //!
-//! Each siege is measured in turn with a stretch alone before it, again and again, so that what the machine does meanwhile meets both.
+//! Each siege is measured in turn with a stretch alone before it, again and again, so that what the machine does meanwhile meets both. Beside each tail
+//! stands what is left of it when the time is taken off in which the client's thread or the shard's was ready to run and had no core.
 
 mod besieger;
 
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::card::{Measured, Stolen, Table};
 use crate::node::{Node, Setup};
+use crate::queued::Queued;
 use crate::report::{Samples, percentile, round, say, shown, shown_value};
 use crate::watch::{Watch, pause, threads_ns};
 use crate::work::{attach, fill};
@@ -63,7 +65,13 @@ pub(crate) fn run(args: &SiegeArgs) -> Outcome<Measured> {
         .map_err(why("making a namespace"))?;
     let keys = fill(&space, "steady", BLOCKS, BLOCK)?;
     fill(&attach(&client)?, "large", LARGE, 1 << 20)?;
-    let ground = Ground { socket: place.join("s"), besiegers: args.besiegers, seconds: f64::from(args.seconds) };
+    let ground = Ground {
+        socket: place.join("s"),
+        besiegers: args.besiegers,
+        seconds: f64::from(args.seconds),
+        client: Queued::of_this_thread(),
+        shards: Queued::of_shards(node.pid()),
+    };
     let mut rows = Vec::new();
     for siege in Siege::ALL {
         if args.only.as_ref().is_some_and(|only| !siege.name().contains(only.as_str())) {
@@ -73,9 +81,9 @@ pub(crate) fn run(args: &SiegeArgs) -> Outcome<Measured> {
         let (mut alone, mut beside, mut burnt) = (Tails::default(), Tails::default(), Tails::default());
         let (mut cores, stolen) = (Samples::default(), Stolen::start());
         for _ in 0..args.rounds {
-            alone.add(&calls(&space, &keys, ground.seconds)?);
-            let (us, used) = ground.beside(&space, &keys, siege, 1.0)?;
-            beside.add(&us);
+            alone.add(&ground.calls(&space, &keys)?);
+            let (calls, used) = ground.beside(&space, &keys, siege, 1.0)?;
+            beside.add(&calls);
             cores.0.push(used);
             // What the besiegers' use of the CPU does by itself: no node can mend that.
             let share = (used / f64::from(args.besiegers)).min(1.0);
@@ -104,47 +112,64 @@ struct Ground {
     socket: PathBuf,
     besiegers: u16,
     seconds: f64,
+    /// The thread of the steady client.
+    client: Queued,
+    /// Those that answer it.
+    shards: Queued,
+}
+
+/// What calls of the steady client took, in microseconds each.
+#[derive(Default)]
+struct Calls {
+    us: Vec<f64>,
+    /// The same less what the client's thread and the shard's waited for a core meanwhile, at least 0.
+    own_us: Vec<f64>,
 }
 
 impl Ground {
-    /// The microseconds of each call of the steady client beside a crowd, and how many cores the crowd used.
-    fn beside(&self, space: &NamespaceHandle, keys: &[Key], siege: Siege, share: f64) -> Outcome<(Vec<f64>, f64)> {
+    /// The calls of the steady client beside a crowd, and how many cores the crowd used.
+    fn beside(&self, space: &NamespaceHandle, keys: &[Key], siege: Siege, share: f64) -> Outcome<(Calls, f64)> {
         let crowd = Crowd::start(siege, &self.socket, self.besiegers, share)?;
         // They are all at it before the first call counts.
         pause(200);
         let pids = crowd.pids();
         let used_ns = || threads_ns(&pids).values().sum::<u64>();
         let (before_ns, watch) = (used_ns(), Watch::start());
-        let us = calls(space, keys, self.seconds)?;
+        let calls = self.calls(space, keys)?;
         let cores = used_ns().saturating_sub(before_ns) as f64 / 1e9 / watch.s();
         crowd.end()?;
-        Ok((us, cores))
+        Ok((calls, cores))
     }
-}
 
-/// The microseconds of each call of the steady client.
-fn calls(space: &NamespaceHandle, keys: &[Key], seconds: f64) -> Outcome<Vec<f64>> {
-    let (mut us, watch, mut at) = (Vec::new(), Watch::start(), 0);
-    while watch.s() < seconds {
-        at = (at + CALL * 37) % (keys.len() - CALL);
-        let call = Watch::start();
-        let mut missed: Option<MissReason> = None;
-        space.get_each(&keys[at..at + CALL], |_, result| missed = missed.or(result.err()));
-        us.push(call.us());
-        if let Some(reason) = missed {
-            return Err(Failed(format!("the steady client missed a block ({reason})")));
+    /// The steady client's calls, one at a time.
+    fn calls(&self, space: &NamespaceHandle, keys: &[Key]) -> Outcome<Calls> {
+        let (mut calls, watch, mut at) = (Calls::default(), Watch::start(), 0);
+        while watch.s() < self.seconds {
+            at = (at + CALL * 37) % (keys.len() - CALL);
+            let before_ms = self.client.ms() + self.shards.ms();
+            let call = Watch::start();
+            let mut missed: Option<MissReason> = None;
+            space.get_each(&keys[at..at + CALL], |_, result| missed = missed.or(result.err()));
+            let us = call.us();
+            let waited_ms = self.client.ms() + self.shards.ms() - before_ms;
+            calls.us.push(us);
+            calls.own_us.push((us - waited_ms * 1e3).max(0.0));
+            if let Some(reason) = missed {
+                return Err(Failed(format!("the steady client missed a block ({reason})")));
+            }
         }
+        Ok(calls)
     }
-    Ok(us)
 }
 
-/// p50, p99 and p99.9 of each round, in microseconds.
+/// p50, p99 and p99.9 of each round, in microseconds, and p99 with a core.
 #[derive(Default)]
-struct Tails([Samples; 3]);
+struct Tails([Samples; 3], Samples);
 
 impl Tails {
-    fn add(&mut self, us: &[f64]) {
-        self.0.iter_mut().zip([0.5, 0.99, 0.999]).for_each(|(into, share)| into.0.push(percentile(us, share)));
+    fn add(&mut self, calls: &Calls) {
+        self.0.iter_mut().zip([0.5, 0.99, 0.999]).for_each(|(into, share)| into.0.push(percentile(&calls.us, share)));
+        self.1.0.push(percentile(&calls.own_us, 0.99));
     }
 }
 
@@ -159,6 +184,12 @@ fn row(siege: Siege, alone: &Tails, beside: &Tails, burnt: &Tails, cores: &Sampl
         "burners_spread": round(burnt.0[1].spread()), "burners_samples": burnt.0[1].json(),
         "alone_samples": alone.0[1].json(), "beside_samples": beside.0[1].json(),
     });
+    for (name, tails) in [("alone", alone), ("beside", beside), ("burners", burnt)] {
+        row[format!("{name}_with_a_core")] = json!(round(tails.1.median()));
+    }
+    row["with_a_core_ratio"] = json!(round(beside.1.median() / alone.1.median()));
+    row["with_a_core_is"] =
+        json!("p99 less the time in which the client's thread or the shard's was ready to run and had no core");
     for (name, at) in [("p50", 0), ("p999", 2)] {
         row[format!("alone_{name}")] = json!(round(alone.0[at].median()));
         row[format!("beside_{name}")] = json!(round(beside.0[at].median()));
@@ -177,7 +208,7 @@ pub(crate) fn tables(result: &Value) -> Vec<Table> {
             ["alone_p50", "beside_p50", "limit", "ours", "burners", "alone_p999", "beside_p999"]
                 .map(|name| shown_value(&row[name])),
         );
-        line.extend([times(&row["ratio"]), times(&row["burners_ratio"])]);
+        line.extend(["ratio", "burners_ratio", "with_a_core_ratio"].map(|name| times(&row[name])));
         line.push(if row["met"] == true { "yes".into() } else { "no".into() });
         line.extend(["cores", "stolen"].map(|name| shown_value(&row[name])));
         line
@@ -193,6 +224,7 @@ pub(crate) fn tables(result: &Value) -> Vec<Table> {
         "besieged",
         "p99",
         "burners",
+        "with a core",
         "within 2 x",
         "cores used",
         "stolen",
@@ -208,7 +240,7 @@ mod tests {
     fn a_tail_twice_as_long_is_the_most() {
         let tails = |us: f64| {
             let mut tails = Tails::default();
-            tails.add(&[us]);
+            tails.add(&Calls { us: vec![us], own_us: vec![us / 2.0] });
             tails
         };
         let cores = Samples(vec![1.5]);
