@@ -60,6 +60,8 @@ def main() -> None:
         assert stored[task].is_successful(), "not all chunks were kept: is the node there, and is there room?"
     print(f"the first chunk begins with {chunks[0].tensor.flatten()[:3].tolist()}")
     adapter.close()
+    for chunk in chunks:
+        chunk.ref_count_down()
 
 
 if __name__ == "__main__":

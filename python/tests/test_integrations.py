@@ -188,6 +188,11 @@ def test_a_report_says_what_happened(shared_node: Node, caplog: pytest.LogCaptur
     report.put([forebay.Stored.CACHED, forebay.Stored.EXISTS, forebay.Refused.BUSY])
     line = report.line()
     assert link.name in line and "a model" in line and "0123456789ab" in line
+    assert "bfloat16, blocks of 16 tokens)" in line
+    # What an engine does not tell is not made up.
+    few = Report(Link(Fingerprint(model="m", weights="w"), engine="test", address=shared_node.address))
+    assert "(model m, weights w): " in few.line()
+    few._link.close()
     for part in ("75.0 % of 8 blocks", "5 loaded", "1 failed to load", "1 stored", "1 there already", "1 refused"):
         assert part in line, line
     with caplog.at_level(logging.INFO, "forebay"):

@@ -230,7 +230,11 @@ class Report:
         if counts["asked"]:
             rate = f"{100 * counts['hits'] / counts['asked']:.1f} % of {counts['asked']:,} blocks asked for were hits"
         fields = self._link.fingerprint
-        about = f"model {fields.model}, weights {fields.weights[:12] or 'unknown'}, {fields.dtype}, blocks of {fields.block_tokens} tokens"
+        # Not every engine tells all of them.
+        told = [f"model {fields.model}", f"weights {fields.weights[:12] or 'unknown'}", fields.dtype]
+        if fields.block_tokens:
+            told.append(f"blocks of {fields.block_tokens} tokens")
+        about = ", ".join(filter(None, told))
         rest = ", ".join(
             f"{counts[name]:,} {words}"
             for name, words in (

@@ -80,7 +80,7 @@ class LmcacheClient:
         except metadata.PackageNotFoundError:
             release = "unknown"
         fingerprint = Fingerprint(
-            model=(model or os.path.basename(os.path.normpath(weights or "")) or "named by its weights")[-200:],
+            model=(model or (os.path.basename(os.path.normpath(weights)) if weights else "named by its weights"))[-200:],
             weights=weights_digest[:256],
             layout=f"lmcache native 1, release {release}",
             hash="lmcache key",

@@ -182,6 +182,7 @@ def test_the_example_loads_the_second_time_it_is_run(node: Node) -> None:
     assert "0 of 8 chunks were there" in said[0] and "8 of 8 chunks were there" in said[1]
     first = [re.search(r"the first chunk begins with (.*)", text) for text in said]
     assert all(first) and first[0].group(1) == first[1].group(1)
+    assert "garbage collected" not in said[0] + said[1], "its memory is given back"
 
 
 def ran(command: list[str]) -> str:
@@ -220,4 +221,4 @@ def test_it_says_how_it_goes_each_minute_in_which_something_happened_and_at_the_
     own = [line for line in lines.said if line.startswith("forebay: namespace")]
     assert len(own) == 2 and own[0] == own[1], own
     name = client._link.name
-    assert f"namespace {name} (model llama, weights one," in own[0] and "50.0 % of 2 blocks asked for were hits, 1 loaded, 1 stored" in own[0], own
+    assert f"namespace {name} (model llama, weights one): " in own[0] and "50.0 % of 2 blocks asked for were hits, 1 loaded, 1 stored" in own[0], own

@@ -132,7 +132,7 @@ class ForebayHiCache(HiCacheStorage):
                 raise
             _LOGGER.error("forebay: %s; all is computed", error)
             return
-        model = config.model_name or os.path.basename(os.path.normpath(self._model_path or "")) or "named by its weights"
+        model = config.model_name or (os.path.basename(os.path.normpath(self._model_path)) if self._model_path else "named by its weights")
         fingerprint = Fingerprint(
             model=model[-200:],
             weights=weights[:256],
