@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_store::Money;
-use forebay_tokenomics::{gpu_second_dollars, written_byte_dollars};
+use forebay_tokenomics::{gpu_second_dollars, held_byte_second_dollars, written_byte_dollars};
 use forebay_types::{NamespaceId, Tenant};
 use serde_json::{Value, json};
 
 use crate::board::{Board, BoardShard};
 use crate::metrics::{Family, Sample};
-use crate::spaces::Spaces;
+use crate::spaces::{SpaceCounts, Spaces};
 
 /// What tenants' blocks saved and cost, and what other capacities would find.
 pub(crate) fn families(board: &Board) -> Vec<Family> {
@@ -51,10 +51,13 @@ pub(crate) fn families(board: &Board) -> Vec<Family> {
     all
 }
 
-/// Seconds and dollars of an account: by the default book's GPU and drive.
-pub(crate) fn json(money: &Money, model: &str) -> Value {
+/// Tokens, seconds and dollars of a namespace: by the default book's GPU and drive. A drive is paid for by what is written to it or by the time it is held,
+/// whichever is more, and never by both.
+pub(crate) fn json(space: &SpaceCounts) -> Value {
+    let money = &space.money;
+    let held_dollars = space.held_byte_us as f64 / 1e6 * held_byte_second_dollars();
     json!({
-        "model": model,
+        "model": space.model,
         "tokens_hit": money.hit_tokens,
         "tokens_missed": money.missed_tokens,
         "tokens_refused": money.refused_tokens,
@@ -63,6 +66,9 @@ pub(crate) fn json(money: &Money, model: &str) -> Value {
         "dollars_saved": saved_s(money) * gpu_second_dollars(),
         "written_bytes": money.written_bytes,
         "written_dollars": written_dollars(money),
+        "held_token_s": u64::try_from(space.held_token_us / 1_000_000).unwrap_or(u64::MAX),
+        "held_dollars": held_dollars,
+        "storage_dollars": written_dollars(money).max(held_dollars),
     })
 }
 
@@ -143,7 +149,6 @@ fn most(a: &Money, b: &Money) -> Money {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spaces::SpaceCounts;
 
     fn shard(saved: impl Iterator<Item = (u32, u64)>) -> Spaces {
         let space = |(n, saved_gpu_us): (u32, u64)| {
@@ -154,6 +159,21 @@ mod tests {
             )
         };
         saved.map(space).collect()
+    }
+
+    /// A GB held for a day is 100 $ x 0.001 / 1,825 days; writing it once is as much, since the drive is rated for one write a day.
+    #[test]
+    fn storage_is_paid_for_by_writes_or_by_time() {
+        let day_us = 86_400u128 * 1_000_000;
+        let space = |writes: u64, days: u128| {
+            let money = Money { written_bytes: writes * 1_000_000_000, ..Money::default() };
+            let (held_byte_us, held_token_us) = (1_000_000_000 * days * day_us, 7000 * days * day_us);
+            json(&SpaceCounts { money, held_byte_us, held_token_us, ..SpaceCounts::default() })
+        };
+        let dollars = |told: &Value| told["storage_dollars"].as_f64().unwrap() * 1825.0 / 0.1;
+        assert!((dollars(&space(3, 1)) - 3.0).abs() < 1e-6);
+        assert!((dollars(&space(1, 4)) - 4.0).abs() < 1e-6);
+        assert_eq!(space(1, 4)["held_token_s"], 7000u64 * 4 * 86_400);
     }
 
     /// 300 namespaces of two tenants on two shards: the 256 that saved most by name, what is left in one account each, and nothing lost.

@@ -36,8 +36,9 @@ pub(crate) struct SpaceCounts {
     pub(crate) usage: Usage,
     /// Keys of gets that missed and whose tokens are counted.
     pub(crate) missed_keys: u64,
-    /// Tokens held times microseconds, up to when.
+    /// Tokens held times microseconds, and bytes held on the drive, with padding, up to when.
     pub(crate) held_token_us: u128,
+    pub(crate) held_byte_us: u128,
     pub(crate) held_until_us: Option<u64>,
 }
 
@@ -62,6 +63,7 @@ impl SpaceCounts {
         self.missed_keys = missed_keys;
         let held_us = now_us.saturating_sub(self.held_until_us.unwrap_or(now_us));
         self.held_token_us += u128::from(account.held_tokens) * u128::from(held_us);
+        self.held_byte_us += u128::from(account.bytes) * u128::from(held_us);
         self.held_until_us = Some(now_us);
         let (usage, money) = (&mut self.usage, &account.money);
         usage.offered_tokens = usage.served_dram_tokens + usage.served_nvme_tokens + usage.missed_tokens;
@@ -86,6 +88,8 @@ impl SpaceCounts {
         each(&mut self.refused, &other.refused);
         self.bytes += other.bytes;
         self.money.add(&other.money);
+        self.held_token_us += other.held_token_us;
+        self.held_byte_us += other.held_byte_us;
         if self.model.is_empty() {
             self.model = other.model;
         }
@@ -106,7 +110,7 @@ impl SpaceCounts {
             "lookup": { "questions": self.questions, "hits": self.lookup_hits, "misses": misses(&self.lookup_misses) },
             "get": { "hits": self.get_hits, "misses": misses(&self.get_misses) },
             "put": { "stored": self.stored, "exists": self.present, "refused": refused },
-            "money": crate::money::json(&self.money, self.model),
+            "money": crate::money::json(self),
             "usage": crate::usage::json(&recorded.usage(id)),
         })
     }

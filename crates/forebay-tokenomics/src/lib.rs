@@ -19,5 +19,5 @@ mod usage;
 
 pub use policy::{Lru, POLICY_NAMES, Policy, Put, Rank, Reuse, S3Fifo, Turn, Worth, policy_by_name, policy_bytes_max};
 pub use replay::{ReplayCount, replay, replay_lru};
-pub use space::{SpaceCost, gpu_second_dollars, reckoned_by, written_byte_dollars};
+pub use space::{SpaceCost, gpu_second_dollars, held_byte_second_dollars, reckoned_by, written_byte_dollars};
 pub use usage::{Reconciled, coarsen, reconcile};

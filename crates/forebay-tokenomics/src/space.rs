@@ -152,12 +152,19 @@ pub fn written_byte_dollars() -> f64 {
     Book::built_in().drives.get(DRIVE_DEFAULT).map_or(0.0, Drive::wear_dollars_per_byte)
 }
 
-/// What money is reckoned by, in words: "a GPU h100 at 2.50 $ an hour, writes at 0.06 $ a TB".
+/// Dollars that a byte takes of a drive of the default book by lying there for a second: the drive's price over its life.
+pub fn held_byte_second_dollars() -> f64 {
+    let of = |drive: &Drive| drive.time_dollars_per_hour() / 3600.0 / drive.capacity_bytes;
+    Book::built_in().drives.get(DRIVE_DEFAULT).map_or(0.0, of)
+}
+
+/// What money is reckoned by, in words: "GPU h100 at 2.50 $/h, writes at 0.055 $/TB, room at 1.67 $/TB a month".
 pub fn reckoned_by() -> String {
     format!(
-        "GPU {GPU_DEFAULT} at {:.2} $ an hour, writes at {:.3} $ a TB",
+        "GPU {GPU_DEFAULT} at {:.2} $/h, writes at {:.3} $/TB, room at {:.2} $/TB a month",
         gpu_second_dollars() * 3600.0,
-        written_byte_dollars() * 1e12
+        written_byte_dollars() * 1e12,
+        held_byte_second_dollars() * 1e12 * 3600.0 * 730.0
     )
 }
 
@@ -183,6 +190,15 @@ mod tests {
         assert!((8.0..10.0).contains(&ratio), "{ratio}");
         // By byte less: its KV is larger too. And deep tokens cost more than the first.
         assert!(large.density(3) < large.density(15) && large.density(3) > small.density(3));
+    }
+
+    /// 100 $ a TB over five years: a TB is 1.67 $ a month of 730 hours; written once a day, 0.055 $ a TB. A TB held for five years costs what writing it 1,825 times does.
+    #[test]
+    fn room_costs_the_drives_price_over_its_life() {
+        let life_s = 5.0 * 365.0 * 86_400.0;
+        assert!((held_byte_second_dollars() * 1e12 * life_s - 100.0).abs() < 1e-9);
+        assert!((held_byte_second_dollars() * life_s / (1825.0 * written_byte_dollars()) - 1.0).abs() < 1e-9);
+        assert_eq!(reckoned_by(), "GPU h100 at 2.50 $/h, writes at 0.055 $/TB, room at 1.67 $/TB a month");
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) fn json(stats: &Value) -> Value {
 
 /// What people get.
 pub(crate) fn lines(stats: &Value) -> Vec<String> {
-    let mut lines = vec![row(["namespace", "tokens found", "computed", "GPU s saved", "saved", "wear"])];
+    let mut lines = vec![row(["namespace", "tokens found", "computed", "GPU s", "saved", "held h", "storage"])];
     let (mut all, mut models) = (Account::default(), Vec::new());
     for space in namespaces(stats) {
         let account = Account::of(&space["money"]);
@@ -42,6 +42,7 @@ pub(crate) fn lines(stats: &Value) -> Vec<String> {
     } else {
         lines.push(format!("Reckoned for {}.", models.join(", ")));
         lines.push(format!("{by}."));
+        lines.push("held h: token-hours. storage: wear or time on the drives, whichever is more.".to_owned());
     }
     if let Some(line) = curve(stats) {
         lines.push(line);
@@ -66,7 +67,8 @@ struct Account {
     missed: u64,
     saved_s: f64,
     saved: f64,
-    wear: f64,
+    held_token_s: u64,
+    storage: f64,
 }
 
 impl Account {
@@ -78,7 +80,9 @@ impl Account {
             missed: count("tokens_missed"),
             saved_s: figure("gpu_s_saved"),
             saved: figure("dollars_saved"),
-            wear: figure("written_dollars"),
+            held_token_s: count("held_token_s"),
+            // A node of an older build knows wear only.
+            storage: figure("storage_dollars").max(figure("written_dollars")),
         }
     }
 
@@ -91,15 +95,16 @@ impl Account {
         self.missed += other.missed;
         self.saved_s += other.saved_s;
         self.saved += other.saved;
-        self.wear += other.wear;
+        self.held_token_s += other.held_token_s;
+        self.storage += other.storage;
     }
 
     fn row(&self, name: &str) -> String {
-        let (saved_s, saved, wear) = match self.is_told() {
-            true => (format!("{:.1}", self.saved_s), dollars(self.saved), dollars(self.wear)),
-            false => ("-".to_owned(), "-".to_owned(), dollars(self.wear)),
+        let (saved_s, saved, held) = match self.is_told() {
+            true => (format!("{:.1}", self.saved_s), dollars(self.saved), grouped(self.held_token_s / 3600)),
+            false => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
         };
-        row([name, &grouped(self.hit), &grouped(self.missed), &saved_s, &saved, &wear])
+        row([name, &grouped(self.hit), &grouped(self.missed), &saved_s, &saved, &held, &dollars(self.storage)])
     }
 }
 
@@ -113,9 +118,9 @@ fn dollars(dollars: f64) -> String {
 }
 
 /// 80 columns: a name that is longer is cut.
-fn row([name, hit, missed, seconds, saved, wear]: [&str; 6]) -> String {
-    let name: String = name.chars().take(18).collect();
-    format!("{name:<18} {hit:>14} {missed:>12} {seconds:>11} {saved:>10} {wear:>10}").trim_end().to_owned()
+fn row([name, hit, missed, seconds, saved, held, storage]: [&str; 7]) -> String {
+    let name: String = name.chars().take(12).collect();
+    format!("{name:<12} {hit:>13} {missed:>12} {seconds:>8} {saved:>9} {held:>10} {storage:>10}").trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -125,11 +130,12 @@ mod tests {
     fn stats() -> Value {
         let money = |hit: u64, seconds: f64| {
             json!({"model": "llama-3.1-8b", "tokens_hit": hit, "tokens_missed": 1000, "gpu_s_saved": seconds,
-                "dollars_saved": seconds * 2.5 / 3600.0, "written_dollars": 0.00001})
+                "dollars_saved": seconds * 2.5 / 3600.0, "written_dollars": 0.00001,
+                "held_token_s": 7_200_000, "storage_dollars": 0.03})
         };
         let space =
             |name: &str, money: Value| json!({"name": name, "money": money, "put": {"refused": {"admission": 3}}});
-        json!({"policy": "worth", "money_by": "GPU h100 at 2.50 $ an hour, writes at 0.055 $ a TB",
+        json!({"policy": "worth", "money_by": "GPU h100 at 2.50 $/h, writes at 0.055 $/TB, room at 1.67 $/TB a month",
             "curve": {"half": 0.541, "now": 0.61, "twice": 0.778},
             "namespaces": [space("agents", money(1_234_567_890, 720_000.0)), space("a name far longer than there is room for", money(5, 0.5))]})
     }
@@ -139,9 +145,10 @@ mod tests {
         let lines = lines(&stats());
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
         assert!(lines[1].contains("1,234,567,890") && lines[1].contains("720000.0") && lines[1].contains("500.00 $"));
-        assert!(lines[2].starts_with("a name far longer ") && lines[2].contains("0.00035 $"));
+        assert!(lines[1].contains(" 2,000 ") && lines[1].ends_with("0.03 $"), "{lines:#?}");
+        assert!(lines[2].starts_with("a name far l ") && lines[2].contains("0.00035 $"));
         assert!(lines[3].starts_with("all") && lines[3].contains("720000.5"));
-        assert_eq!(lines[7], "Blocks found by LRU: half the capacity 54 %, now 61 %, twice 78 %.");
+        assert_eq!(lines[8], "Blocks found by LRU: half the capacity 54 %, now 61 %, twice 78 %.");
     }
 
     #[test]

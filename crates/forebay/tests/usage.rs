@@ -140,6 +140,30 @@ fn a_deleted_namespace_leaves_its_usage() {
     assert_eq!(known(&usage(&place, true)), all);
 }
 
+/// `stat --money` tells the token-hours of this life, which are the log's and what came since.
+#[test]
+fn money_is_told_for_the_token_hours_that_are_in_the_log() {
+    let place = Place::new();
+    let _node = place.serve();
+    let space = connect(&place);
+    let (mut all, mut round) = (Known::default(), 0);
+    loop {
+        all = plus(all, work(&space, round));
+        round += 1;
+        at_rest(&place, all);
+        let log = usage(&place, false)["all"]["held_token_s"].as_u64().expect("a count");
+        let told: Value =
+            serde_json::from_str(&place.ask(&["stat", "--money", "--json"]).ok().out).expect("it is JSON");
+        let accounts = told["money"].as_array().expect("accounts");
+        let held: u64 = accounts.iter().filter_map(|account| account["held_token_s"].as_u64()).sum();
+        assert!(held >= log, "{held} of {log}: {told}");
+        if log > 0 {
+            assert!(accounts.iter().any(|account| account["storage_dollars"].as_f64() > Some(0.0)), "{told}");
+            return;
+        }
+    }
+}
+
 #[test]
 fn a_usage_log_that_is_none_stops_the_start_and_is_left_alone() {
     let place = Place::new();
