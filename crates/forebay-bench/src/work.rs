@@ -48,6 +48,11 @@ impl Content {
         Content((0..batch).map(|_| pattern(bytes)).collect())
     }
 
+    /// The key of the block `name/number`.
+    pub(crate) fn key(space: &NamespaceHandle, name: &str, number: usize) -> Key {
+        space.derive_key(format!("{name}/{number}").as_bytes())
+    }
+
     /// Puts the blocks `name/first..last`, as many as there are in a call, and returns their keys.
     pub(crate) fn put(
         &mut self,
@@ -59,8 +64,7 @@ impl Content {
         let mut keys = Vec::with_capacity(numbers.len());
         for start in numbers.clone().step_by(batch) {
             let n = batch.min(numbers.end - start);
-            let batch_keys: Vec<Key> =
-                (start..start + n).map(|i| space.derive_key(format!("{name}/{i}").as_bytes())).collect();
+            let batch_keys: Vec<Key> = (start..start + n).map(|i| Content::key(space, name, i)).collect();
             for (key, block) in batch_keys.iter().zip(&mut self.0) {
                 stamp(block, key);
             }

@@ -19,15 +19,15 @@ const MIB_MAX: f64 = 16.0;
 pub(crate) fn run(_: &TokenomicsArgs, traces: &Traces) -> Outcome<Vec<Value>> {
     let mut rows = Vec::new();
     if let Some(plan) = traces.agent_chunks(1)? {
-        rows.extend(worth(&plan, "agents, chunks of 2,048 tokens")?);
+        rows.extend(worth(&plan, "agents-2048")?);
     }
     if let Some(trace) = &traces.agents {
-        rows.extend(lru(&plan(trace, 1)?, "agents, blocks of 64 tokens")?);
+        rows.extend(lru(&plan(trace, 1)?, "agents-64")?);
     }
     if let Some(trace) = &traces.chat {
         let plan = plan(trace, 1)?;
-        rows.extend(worth(&plan, "chat, blocks of 512 tokens")?);
-        rows.extend(lru(&plan, "chat, blocks of 512 tokens")?);
+        rows.extend(worth(&plan, "chat-512")?);
+        rows.extend(lru(&plan, "chat-512")?);
     }
     Ok(rows)
 }
@@ -69,7 +69,7 @@ fn worth(plan: &Plan, name: &str) -> Outcome<Vec<Value>> {
         }
     }
     let mut rows = judged("worth", name, &apart);
-    let what = format!("{name}: the curve of worth at four sizes, memory");
+    let what = format!("{name}, worth: most memory of a curve");
     rows.push(row("curves", what, round(bytes as f64 / f64::from(1 << 20)), "MiB", Mark::AtMost(MIB_MAX)));
     Ok(rows)
 }
@@ -78,7 +78,7 @@ fn judged(policy: &str, name: &str, apart: &[f64]) -> Vec<Value> {
     let points = || apart.iter().map(|apart| apart.abs() * 100.0);
     let mean = points().sum::<f64>() / apart.len() as f64;
     let worst = points().fold(0.0, f64::max);
-    let what = |of: &str| format!("{name}: the curve of {policy} at {} capacities, {of}", apart.len());
+    let what = |of: &str| format!("{name}, {policy}: {of} at {} capacities", apart.len());
     vec![
         row("curves", what("mean error"), round(mean), "points", Mark::AtMost(MEAN_MAX)),
         row("curves", what("largest error"), round(worst), "points", Mark::AtMost(WORST_MAX)),

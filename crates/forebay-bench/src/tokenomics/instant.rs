@@ -25,12 +25,8 @@ pub(crate) fn run(args: &TokenomicsArgs, traces: &Traces) -> Outcome<Vec<Value>>
         command.args(["plan", "--replay", "instant", "--json", "--capacity", "5%", "--policy", policy, "--trace"]);
         command.arg(traces.agents_path());
         let (seconds, bytes) = on_one_core(command)?;
-        let what = |of: &str| {
-            format!(
-                "{of}, 16.9 million references of 64-token blocks, {policy} of 5 %, one core, reading the file included"
-            )
-        };
-        rows.push(row("instant", what("replay"), round(seconds), "s", Mark::AtMost(SECONDS_MAX)));
+        let what = |of: &str| format!("agents-64, {policy} of 5 %, one core: {of}");
+        rows.push(row("instant", what("read and replayed in"), round(seconds), "s", Mark::AtMost(SECONDS_MAX)));
         rows.push(row("instant", what("peak memory"), round(bytes / 1e9), "GB", Mark::AtMost(GB_MAX)));
     }
     Ok(rows)
