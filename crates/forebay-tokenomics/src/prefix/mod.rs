@@ -6,6 +6,7 @@
 mod bound;
 mod chains;
 mod curve;
+mod drive;
 mod future;
 mod gdsf;
 mod instant;
@@ -20,12 +21,13 @@ mod worth;
 
 pub use bound::upper_bound_s;
 pub use curve::LruCurve;
+pub use drive::{DriveParams, DriveTooSmall, Found, SegmentsCount};
 pub use future::{Clairvoyant, Future, Min};
 pub use gdsf::Gdsf;
 pub use instant::{InstantCount, replay_instant, replay_on};
 pub use lru::PrefixLru;
 pub use policy::{PrefixPolicy, Use, Valued, Victim};
 pub use s3_fifo::PrefixS3Fifo;
-pub use segments::{DriveParams, DriveTooSmall, Found, SEGMENTS_DEFAULT, SegmentsCount, replay_drive, replay_segments};
+pub use segments::{SEGMENTS_DEFAULT, replay_drive, replay_segments};
 pub use sieve::Sieve;
 pub use worth::{Worth, WorthCurve};
