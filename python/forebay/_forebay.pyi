@@ -233,6 +233,14 @@ class Namespace:
     def prefetch(self, keys: _Keys, /, *, within_ms: float = 5000.0) -> None:
         """Asks for blocks to be brought from NVMe to DRAM within this time. Nobody answers; 20 ms at most."""
 
+    def report(self, *, prompt_tokens: int, engine_tokens: int = 0, used_tokens: int = 0, requests: int = 1) -> bool:
+        """Says what became of requests' prompts, for the node's usage log: of their tokens, so many were found in the engine's own memory, so many
+        taken from what the node served, the rest computed. Nobody answers; 20 ms at most.
+
+        Returns: true when it is on its way, and is not to be said again; false when it was not said and can be said together with the next.
+        Raises InvalidArgument where it does not add up.
+        """
+
     def forget(self, keys: _Keys, /, *, deadline_ms: float | None = None) -> list[bool]:
         """Forgets keys, durably: true for each that was there. Raises ForgetFailed; asking again is safe."""
 
@@ -568,6 +576,11 @@ class CallQueue:
 
     def submit_prefetch(self, namespace: Namespace, keys: _Keys, /, *, within_ms: float = 5000.0) -> int:
         """``Namespace.prefetch``; its answer is None. Dropped when the queue is full."""
+
+    def submit_report(
+        self, namespace: Namespace, /, *, prompt_tokens: int, engine_tokens: int = 0, used_tokens: int = 0, requests: int = 1
+    ) -> int:
+        """``Namespace.report``; false also when the queue is full."""
 
     def submit_forget(self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None) -> int:
         """``Namespace.forget``."""

@@ -107,6 +107,12 @@ class AsyncNamespace:
         calls = self.client._calls()
         await calls.answer(calls.queue.submit_touch(self.blocking, keys, **terms))
 
+    async def report(self, **counts: int) -> bool:
+        """``Namespace.report``: returns when it has been said, or not."""
+        calls = self.client._calls()
+        said: bool = await calls.answer(calls.queue.submit_report(self.blocking, **counts))
+        return said
+
     async def prefetch(self, keys: Any, /, **terms: Any) -> None:
         """``Namespace.prefetch``: returns when it has been said, or dropped."""
         calls = self.client._calls()

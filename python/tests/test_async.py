@@ -45,6 +45,8 @@ def test_tickets_are_answered_as_the_verbs_answer(client: forebay.Client, space:
     assert answers[match].n == 3 and answers[match].gap is Miss.ABSENT  # type: ignore[attr-defined]
     hints = {queue.submit_touch(space, rows, reuse="turn"): None, queue.submit_prefetch(space, rows): None}
     assert drained(queue, 2) == hints
+    report = queue.submit_report(space, prompt_tokens=100, engine_tokens=40, used_tokens=60)
+    assert drained(queue, 1) == {report: True}
     counted = client.stats()
     assert counted["touch"]["sent"] == counted["prefetch"]["sent"] == 3
     forget = queue.submit_forget(space, rows)
@@ -139,6 +141,7 @@ def test_coroutines_answer_as_the_verbs_do(shared_node: Node, space: forebay.Nam
         (cut,) = await same.get_ranges(rows[:16], [(10, 20)])
         assert bytes(cut) == contents[0][10:20]  # type: ignore[arg-type]
         await same.touch(rows, reuse="turn")
+        assert await same.report(prompt_tokens=100, used_tokens=60)
         await same.prefetch(rows, within_ms=1000)
         assert (await same.plan_fetch(rows)).missing == 0
         counted = client.blocking.stats()

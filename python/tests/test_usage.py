@@ -77,6 +77,51 @@ def test_an_export_of_a_running_node_and_of_nothing(own_node: Node) -> None:
     assert table.num_rows == 0 and "offered_tokens" in table.column_names
 
 
+def test_what_adapters_report_is_in_the_log_and_an_apis_count_is_explained(own_node: Node) -> None:
+    client = forebay.Client(own_node.address, deadline_ms=60_000)
+    space = client.namespace("agents", create=True)
+    # Of 1,000 prompt tokens the engine had 300 and took 400 from the node, of 500 it took none.
+    until = time.monotonic() + 60
+    while not space.report(prompt_tokens=1000, engine_tokens=300, used_tokens=400):
+        assert time.monotonic() < until
+    while not space.report(prompt_tokens=500, requests=2):
+        assert time.monotonic() < until
+    expected = {"reported_requests": 3, "reported_prompt_tokens": 1500, "reported_engine_tokens": 300, "used_tokens": 400}
+    told = recorded(own_node, expected)
+    assert {name: told["all"][name] for name in expected} == expected
+    # The API says 64 more than that: a request without an adapter.
+    shown = json.loads(stat(own_node, "--connect", own_node.address, "--json", "--cached-tokens", "764"))
+    assert shown["reconciled"] == {"api_cached_tokens": 764, "engine_tokens": 300, "used_tokens": 400, "difference_tokens": 64}
+    own_node.kill()
+    own_node.start()
+    assert recorded(own_node, expected)["all"]["used_tokens"] == 400
+    with pytest.raises(forebay.InvalidArgument, match="too many"):
+        space.report(prompt_tokens=10, engine_tokens=6, used_tokens=5)
+
+
+def test_a_report_that_was_not_said_is_said_with_the_next(own_node: Node) -> None:
+    from forebay.integrations._common import Prompts
+
+    client = forebay.Client(own_node.address, deadline_ms=60_000)
+    space = client.namespace("agents", create=True)
+    prompts = Prompts()
+    own_node.kill()
+    # The connection may still take one before it is known to be dead; that one is lost and never counted twice.
+    until, waiting = time.monotonic() + 60, 0
+    while not waiting:
+        prompts.add(100, used_tokens=40)
+        prompts.tell(space, at_once=True)
+        waiting = prompts._counts["requests"]
+        assert time.monotonic() < until
+    own_node.start()
+    while prompts._counts["requests"]:
+        prompts.tell(space, at_once=True)
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    told = recorded(own_node, {"reported_requests": waiting})["all"]
+    assert (told["reported_prompt_tokens"], told["used_tokens"]) == (100 * waiting, 40 * waiting)
+
+
 def test_an_apis_count_stands_beside_what_was_metered(own_node: Node) -> None:
     shown = stat(own_node, "--connect", own_node.address, "--cached-tokens", "1234")
     (line,) = [line for line in shown.splitlines() if "difference" in line]

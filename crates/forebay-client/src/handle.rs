@@ -28,9 +28,9 @@ pub(crate) const EXPECTED_BYTES_MAX: usize = 4 << 20;
 /// A namespace, opened. Cloning it is cheap; a clone can have a deadline of its own.
 #[derive(Clone)]
 pub struct NamespaceHandle {
-    core: Arc<Core>,
-    space: Arc<Space>,
-    limits: CallLimits,
+    pub(crate) core: Arc<Core>,
+    pub(crate) space: Arc<Space>,
+    pub(crate) limits: CallLimits,
 }
 
 /// What all handles of one opening share.

@@ -14,7 +14,7 @@ use crate::mesh::Core;
 use crate::options::bounded_deadline;
 
 /// Longest a hint may take, in microseconds: a favour must not cost what it is to save.
-const SEND_US_MAX: u64 = 20_000;
+pub(crate) const SEND_US_MAX: u64 = 20_000;
 
 /// What is said.
 #[derive(Debug, Clone, Copy)]

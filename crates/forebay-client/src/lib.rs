@@ -46,6 +46,7 @@ mod plan;
 mod probe;
 mod promises;
 mod put;
+mod report;
 mod shard;
 
 pub use asynchronous::{AsyncClient, AsyncNamespace, Call, Completions};
@@ -54,7 +55,7 @@ pub use client::Client;
 pub use counters::{Counters, GetCounters, HintCounters, PutCounters};
 pub use error::ClientError;
 pub use forebay_io::Slice;
-pub use forebay_types::Reuse;
+pub use forebay_types::{Reported, Reuse};
 pub use handle::NamespaceHandle;
 pub use interrupt::Interrupt;
 pub use keys::{content_key, derive_key};

@@ -1,6 +1,6 @@
-//! `Namespace.touch` and `Namespace.prefetch`: hints that nobody answers.
+//! `Namespace.touch`, `Namespace.prefetch` and `Namespace.report`: what is said and nobody answers.
 
-use forebay_client::Reuse;
+use forebay_client::{Reported, Reuse};
 use pyo3::prelude::*;
 
 use crate::call::{blocking, deadline};
@@ -24,4 +24,30 @@ impl Namespace {
         let within = deadline(py, within_ms)?;
         blocking(py, || handle.prefetch(&keys.of(handle), within))
     }
+
+    #[pyo3(signature = (*, prompt_tokens, engine_tokens=0, used_tokens=0, requests=1))]
+    #[pyo3(name = "report")]
+    fn report_verb(
+        &self,
+        py: Python<'_>,
+        prompt_tokens: u64,
+        engine_tokens: u64,
+        used_tokens: u64,
+        requests: u64,
+    ) -> PyResult<bool> {
+        let reported = reported(py, Reported { requests, prompt_tokens, engine_tokens, used_tokens })?;
+        let handle = self.handle(py)?;
+        blocking(py, || handle.report(&reported))
+    }
+}
+
+/// A report that adds up.
+pub(crate) fn reported(py: Python<'_>, reported: Reported) -> PyResult<Reported> {
+    if reported.adds_up() {
+        return Ok(reported);
+    }
+    let Reported { prompt_tokens, engine_tokens, used_tokens, .. } = reported;
+    let text =
+        format!("of {prompt_tokens} prompt tokens, {engine_tokens} in the engine and {used_tokens} used are too many");
+    Err(crate::errors::invalid(py, text))
 }

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use forebay_client::{AsyncClient, Call, ClientError, Completions, GetResult, IntoError, NamespaceHandle, Reuse};
+use forebay_client::{
+    AsyncClient, Call, ClientError, Completions, GetResult, IntoError, NamespaceHandle, Reported, Reuse,
+};
 use forebay_types::{MissReason, PutOutcome, RefusedReason, Tier};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
@@ -62,6 +64,8 @@ enum Answer {
     Forgotten(Result<Vec<bool>, ClientError>),
     /// Of hints, which nobody answers.
     Said,
+    /// Whether a report was said.
+    Reported(bool),
 }
 
 impl CallQueue {
@@ -329,6 +333,22 @@ impl CallQueue {
         self.submit_saying(py, handle, move |handle| handle.prefetch(&keys.of(handle), within))
     }
 
+    #[pyo3(signature = (namespace, /, *, prompt_tokens, engine_tokens=0, used_tokens=0, requests=1))]
+    fn submit_report(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        prompt_tokens: u64,
+        engine_tokens: u64,
+        used_tokens: u64,
+        requests: u64,
+    ) -> PyResult<u64> {
+        let reported = crate::hints::reported(py, Reported { requests, prompt_tokens, engine_tokens, used_tokens })?;
+        let handle = namespace.get().handle(py)?;
+        let busy = || Answer::Reported(false);
+        self.submit(py, handle, None, busy, move |handle, _| Answer::Reported(handle.report(&reported)))
+    }
+
     #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]
     fn submit_forget(
         &self,
@@ -371,6 +391,7 @@ fn answered(py: Python<'_>, answer: Answer) -> PyResult<Py<PyAny>> {
         Answer::Matched(matched) => Matched::from(matched).into_pyobject(py)?.into_any().unbind(),
         Answer::Forgotten(Ok(forgotten)) => PyList::new(py, forgotten)?.into_any().unbind(),
         Answer::Said => py.None(),
+        Answer::Reported(said) => said.into_pyobject(py)?.to_owned().into_any().unbind(),
         Answer::Forgotten(Err(error)) => raised(py, &error).into_value(py).into_any(),
     })
 }

@@ -28,4 +28,4 @@ pub use reuse::Reuse;
 pub use seams::{Clock, Entropy, Millis, SeededEntropy, SystemClock, SystemEntropy};
 pub use size::{ParseSizeError, format_size, parse_size};
 pub use span::{ParseSpanError, format_span_s, parse_span_s};
-pub use usage::{USAGE_COUNTS, Usage, UsageRow};
+pub use usage::{Reported, USAGE_COUNTS, Usage, UsageRow};

@@ -61,7 +61,38 @@ usage! {
     used_tokens,
 }
 
+/// What an adapter says became of requests' prompts, in tokens. What is neither the engine's own nor used was computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// Requests.
+    pub requests: u64,
+    /// Tokens of their prompts.
+    pub prompt_tokens: u64,
+    /// Of these, found in the engine's own memory.
+    pub engine_tokens: u64,
+    /// Of these, taken from what a node served.
+    pub used_tokens: u64,
+}
+
+impl Reported {
+    /// The parts are no more than the prompts.
+    pub fn adds_up(&self) -> bool {
+        self.engine_tokens.checked_add(self.used_tokens).is_some_and(|found| found <= self.prompt_tokens)
+    }
+}
+
 impl Usage {
+    /// Counts what an adapter reported.
+    pub fn report(&mut self, reported: &Reported) {
+        self.add(&Usage {
+            reported_requests: reported.requests,
+            reported_prompt_tokens: reported.prompt_tokens,
+            reported_engine_tokens: reported.engine_tokens,
+            used_tokens: reported.used_tokens,
+            ..Usage::default()
+        });
+    }
+
     fn zip(&self, other: &Usage, of: impl Fn(u64, u64) -> u64) -> Usage {
         let (mine, theirs) = (self.counts(), other.counts());
         Usage::of_counts(std::array::from_fn(|at| of(mine[at], theirs[at])))

@@ -3,7 +3,7 @@
 use forebay_types::limits::{KEYS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX, NAMESPACES_MAX};
 use forebay_types::{
     Class, Epoch, FINGERPRINT_FIELDS, Fingerprint, Key, MissReason, Namespace, NamespaceId, PutOutcome, RegionId,
-    Secret, ShardId, Tenant, Tier, Version,
+    Reported, Secret, ShardId, Tenant, Tier, Version,
 };
 
 use crate::bytes::{Reader, u32_at, u64_at, utf8};
@@ -163,6 +163,15 @@ fn blocks(kind: Kind, request: u32, body: &mut Reader<'_>) -> Result<Message, Wi
             let (namespace, deadline_us) = (NamespaceId(body.u32()?), body.u32()?);
             let keys = body.keys(KEYS_PER_MESSAGE_MAX)?;
             unnumbered(request, Message::Prefetch { namespace, deadline_us, keys })?
+        }
+        Kind::Report => {
+            let namespace = NamespaceId(body.u32()?);
+            let (requests, prompt_tokens) = (body.u64()?, body.u64()?);
+            let reported = Reported { requests, prompt_tokens, engine_tokens: body.u64()?, used_tokens: body.u64()? };
+            if !reported.adds_up() {
+                return Err(WireError::Malformed("a report of more tokens than its prompts have"));
+            }
+            unnumbered(request, Message::Report { namespace, reported })?
         }
         Kind::Corrupt => {
             let (namespace, key) = (NamespaceId(body.u32()?), Key(*body.array()?));

@@ -1,7 +1,7 @@
 //! Messages to bytes. What is over a limit is an error here, so that no peer ever sees it.
 
 use forebay_types::limits::{KEYS_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX, NAMESPACES_MAX};
-use forebay_types::{FINGERPRINT_FIELDS, Fingerprint, Namespace};
+use forebay_types::{FINGERPRINT_FIELDS, Fingerprint, Namespace, Reported};
 
 use crate::bytes::{Put, within};
 use crate::frame::{FrameHeader, HEADER_BYTES, Kind};
@@ -93,6 +93,7 @@ fn head(message: &Message) -> (Kind, u32) {
         Message::ForgetOutcomes { request, .. } => (Kind::ForgetOutcomes, request),
         Message::Touch { .. } => (Kind::Touch, 0),
         Message::Prefetch { .. } => (Kind::Prefetch, 0),
+        Message::Report { .. } => (Kind::Report, 0),
         Message::Corrupt { .. } => (Kind::Corrupt, 0),
         Message::Cancel { request } => (Kind::Cancel, request),
         Message::Credit { .. } => (Kind::Credit, 0),
@@ -212,6 +213,11 @@ fn blocks(message: &Message, out: &mut Vec<u8>) -> Result<(), EncodeError> {
             out.u32(namespace.0);
             hint(*reuse, out);
             out.keys(keys, KEYS_PER_MESSAGE_MAX)?;
+        }
+        Message::Report { namespace, reported } => {
+            let Reported { requests, prompt_tokens, engine_tokens, used_tokens } = *reported;
+            out.u32(namespace.0);
+            [requests, prompt_tokens, engine_tokens, used_tokens].into_iter().for_each(|count| out.u64(count));
         }
         Message::Corrupt { namespace, key, version } => {
             out.u32(namespace.0);

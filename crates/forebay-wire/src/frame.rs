@@ -110,6 +110,8 @@ kinds! {
     Cancel = 44 Client,
     /// [`crate::Message::Credit`].
     Credit = 45 Client,
+    /// [`crate::Message::Report`].
+    Report = 46 Client,
     /// Payload: the header is a [`DataHeader`].
     Data = 48 Either,
 }

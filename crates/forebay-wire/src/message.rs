@@ -7,8 +7,8 @@
 use std::fmt;
 
 use forebay_types::{
-    Class, Epoch, Fingerprint, Key, LandingKind, MissReason, Namespace, NamespaceId, PutOutcome, RegionId, Reuse,
-    ShardId, Tier, Version,
+    Class, Epoch, Fingerprint, Key, LandingKind, MissReason, Namespace, NamespaceId, PutOutcome, RegionId, Reported,
+    Reuse, ShardId, Tier, Version,
 };
 
 use crate::RegionKind;
@@ -31,6 +31,8 @@ pub mod features {
     /// A region may say that its owner has lent it, so that the node counts what lands there apart. Where it is not in force, such a region is told as
     /// an owned one.
     pub const LENT: u64 = 1 << 5;
+    /// `Report` is acted upon. It may not be sent where it is not in force.
+    pub const REPORTS: u64 = 1 << 6;
 }
 
 /// First message of a client.
@@ -490,6 +492,13 @@ pub enum Message {
         deadline_us: u32,
         /// Keys.
         keys: Vec<Key>,
+    },
+    /// Says what became of requests' prompts. No answer.
+    Report {
+        /// Namespace in which their blocks are.
+        namespace: NamespaceId,
+        /// What became of them; it adds up.
+        reported: Reported,
     },
     /// Served bytes did not verify at the client: drop them if they are still that version. No answer.
     Corrupt {

@@ -189,6 +189,42 @@ class Refusals:
             self.saw(*(reason for reason, count in client.stats()["put"]["refused"].items() if count))
 
 
+#: Seconds between two reports of prompts. What is not told yet is lost with the engine.
+PROMPTS_S = 1.0
+
+
+class Prompts:
+    """What became of prompts, for the node's usage log: summed, and told once a second. Nothing is told twice; what could not be told is told with the next."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(("requests", "prompt_tokens", "engine_tokens", "used_tokens"), 0)
+        self._next = 0.0
+
+    def add(self, prompt_tokens: int, *, engine_tokens: int = 0, used_tokens: int = 0) -> None:
+        """One request: of its prompt, so many tokens were in the engine's own memory and so many were loaded; the rest is computed."""
+        self.back({"requests": 1, "prompt_tokens": prompt_tokens, "engine_tokens": engine_tokens, "used_tokens": used_tokens})
+
+    def back(self, counts: dict[str, int]) -> None:
+        """What was taken and could not be told."""
+        for name, count in counts.items():
+            self._counts[name] += count
+
+    def take(self, *, at_once: bool = False) -> dict[str, int] | None:
+        """What is to be told: once a second, if there is anything."""
+        now = time.monotonic()
+        if not self._counts["requests"] or (now < self._next and not at_once):
+            return None
+        self._next = now + PROMPTS_S
+        counts, self._counts = self._counts, dict.fromkeys(self._counts, 0)
+        return counts
+
+    def tell(self, space: forebay.Namespace | None, *, at_once: bool = False) -> None:
+        """Tells it now, for callers who may wait 20 ms."""
+        counts = self.take(at_once=at_once) if space is not None else None
+        if space is not None and counts is not None and not space.report(**counts):
+            self.back(counts)
+
+
 class Report:
     """What an adapter counted, and the line that says it: each minute in which something happened, and at the end."""
 

@@ -33,7 +33,7 @@ import forebay
 from forebay import Fingerprint, Region
 from forebay._forebay import hash_bytes
 from forebay.integrations import _versions
-from forebay.integrations._common import Link, Report, digest_text
+from forebay.integrations._common import Link, Prompts, Report, digest_text
 from forebay.integrations._decide import LoadSpeed, Now, Prefill, PrefillSpeed, Reason, decide
 
 #: Tokens of a chunk unless asked otherwise: 8 MiB for an 8B model in bfloat16, well under the largest block of a default drive.
@@ -139,6 +139,7 @@ class PrefixCache:
         self._marks: tuple[tuple[int, int], ...] = ()
         self._link: Link
         self.report: Report
+        self._prompts = Prompts()
         self.last = Loaded(0, 0, 0)
         self._attach(model)
 
@@ -178,6 +179,8 @@ class PrefixCache:
         """Looks at the weights anew. Changes that torch counts are noticed by themselves; writes through `.data` are not."""
         model = self._model()
         if model is not None:
+            # They are the old namespace's.
+            self._tell_prompts(at_once=True)
             self._link.close()
             self._attach(model)
 
@@ -210,6 +213,8 @@ class PrefixCache:
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         stored = self._guarded(lambda: self._store(cache, sequences[0], loaded), 0)
         self.last = Loaded(len(tokens), loaded * self._chunk, stored, self._reason)
+        self._prompts.add(len(tokens), used_tokens=loaded * self._chunk)
+        self._tell_prompts(at_once=False)
         self.report.tick()
         return output
 
@@ -268,7 +273,12 @@ class PrefixCache:
     def close(self) -> None:
         """Says the last line and lets the connection go."""
         self.report.say()
+        self._tell_prompts(at_once=True)
         self._link.close()
+
+    def _tell_prompts(self, at_once: bool) -> None:
+        with contextlib.suppress(forebay.ForebayError):
+            self._prompts.tell(self._link.namespace, at_once=at_once)
 
     def _guarded(self, run: Any, otherwise: int) -> int:
         try:

@@ -129,6 +129,28 @@ def test_what_was_promised_is_loaded_and_what_is_computed_is_saved(half: Half) -
     assert [(save.block_ids, save.position) for save in second.saves] == [([10], 3)]
 
 
+def test_what_became_of_prompts_is_told_to_the_node(half: Half) -> None:
+    """Of 69 tokens the engine had a block, and of the three that were loaded behind it one failed."""
+    asked = request("a", 4 * TOKENS + 5)
+    half.put(asked, range(4))
+    assert half.matched(asked, computed=TOKENS) == (3 * TOKENS, True)
+    half.half.allocated(asked, [7, 8, 9, 10, 11], 3 * TOKENS)
+    half.half.take_loads()
+    half.half.step(output(new=[("a", [7, 8, 9, 10, 11], 3 * TOKENS)], scheduled={"a": 2 * TOKENS + 5}))
+    client, space = half.link.client, half.link.namespace
+    assert client is not None and space is not None
+
+    def told() -> Any:
+        half.half.matched_tokens(request("other", TOKENS - 1), 0)
+        half.half.step(output(scheduled={}))
+        (usage,) = [one["usage"] for one in client.node_stats()["namespaces"] if one["name"] == half.link.name]
+        return usage
+
+    wait_for(lambda: told()["reported_requests"] == 1)
+    usage = told()
+    assert (usage["reported_prompt_tokens"], usage["reported_engine_tokens"], usage["used_tokens"]) == (69, TOKENS, 2 * TOKENS)
+
+
 def test_a_load_that_failed_is_computed_and_saved(half: Half) -> None:
     asked = request("a", 4 * TOKENS)
     half.put(asked, range(3))

@@ -110,6 +110,7 @@ impl Handshake {
         let offered = features::HINTS
             | features::TTL
             | features::CALLER_KEEPS
+            | features::REPORTS
             | if with_regions { features::REGIONS | features::DIRECT | features::LENT } else { 0 };
         let hello = Hello {
             version: WIRE_VERSION,

@@ -11,7 +11,7 @@ use crate::shard::conn::HandedOver;
 use crate::slab::Id;
 
 /// Features that need no Unix socket.
-const EVERYWHERE: u64 = features::HINTS | features::TTL | features::CALLER_KEEPS;
+const EVERYWHERE: u64 = features::HINTS | features::TTL | features::CALLER_KEEPS | features::REPORTS;
 const ON_UNIX_SOCKETS: u64 = features::REGIONS | features::DIRECT | features::LENT;
 
 impl Control {

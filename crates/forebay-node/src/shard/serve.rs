@@ -53,6 +53,13 @@ impl Shard {
                 }
             }
             Message::Touch { namespace, hint, keys } => self.on_touch(id, namespace, hint.into(), keys),
+            Message::Report { namespace, reported } => {
+                let tenant = self.conns.get(id).map(|conn| conn.tenant);
+                self.core.counters.requests.add(1);
+                if tenant.is_some_and(|tenant| self.core.allows(tenant, namespace)) {
+                    self.core.space(namespace).usage.report(&reported);
+                }
+            }
             Message::Prefetch { namespace, deadline_us, keys } => self.on_prefetch(id, namespace, deadline_us, keys),
             _ => return Err(Refusal::protocol(NOT_A_SHARDS)),
         }

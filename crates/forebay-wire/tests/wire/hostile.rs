@@ -97,6 +97,18 @@ fn a_newer_hello_or_welcome_may_say_more_and_is_still_understood() {
     }
 }
 
+/// Of 10 prompt tokens the engine had 6 and 5 were used; and sums that would wrap.
+#[test]
+fn a_report_that_does_not_add_up_is_refused() {
+    let body = |counts: [u64; 4]| {
+        let numbers = counts.iter().flat_map(|count| count.to_le_bytes());
+        7u32.to_le_bytes().into_iter().chain(numbers).collect::<Vec<u8>>()
+    };
+    for counts in [[1, 10, 6, 5], [1, 10, 11, 0], [1, 10, u64::MAX, 5]] {
+        assert!(matches!(refused(Kind::Report, 0, &body(counts)), WireError::Malformed(_)), "{counts:?}");
+    }
+}
+
 #[test]
 fn a_number_on_a_message_that_is_no_request_is_refused() {
     assert!(matches!(refused(Kind::Credit, 1, &[0; 8]), WireError::Malformed(_)));

@@ -2,7 +2,7 @@
 
 use forebay_types::{
     Class, Epoch, FINGERPRINT_FIELDS, Fingerprint, Key, LandingKind, MissReason, Namespace, NamespaceId, PutOutcome,
-    RefusedReason, RegionId, Secret, ShardId, Tenant, Tier, Version,
+    RefusedReason, RegionId, Reported, Secret, ShardId, Tenant, Tier, Version,
 };
 use forebay_wire::*;
 use proptest::collection::vec;
@@ -216,6 +216,14 @@ fn hints() -> impl Strategy<Value = Message> {
             namespace: NamespaceId(namespace),
             deadline_us,
             keys
+        }),
+        any::<(u32, u64, u64, u32, u32)>().prop_map(|(namespace, requests, computed, engine, used)| {
+            let (engine_tokens, used_tokens) = (u64::from(engine), u64::from(used));
+            let prompt_tokens = computed / 2 + engine_tokens + used_tokens;
+            Message::Report {
+                namespace: NamespaceId(namespace),
+                reported: Reported { requests, prompt_tokens, engine_tokens, used_tokens },
+            }
         }),
         any::<(u32, [u8; 16], u64)>().prop_map(|(namespace, key, version)| Message::Corrupt {
             namespace: NamespaceId(namespace),

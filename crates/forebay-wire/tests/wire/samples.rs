@@ -3,7 +3,7 @@
 use forebay_types::{BlockMeta, PartName};
 use forebay_types::{
     Class, Descriptor, Epoch, Fingerprint, Key, LandingKind, MissReason, Namespace, NamespaceId, PutOutcome,
-    RefusedReason, RegionId, Secret, ShardId, Tenant, Tier, Version,
+    RefusedReason, RegionId, Reported, Secret, ShardId, Tenant, Tier, Version,
 };
 use forebay_wire::*;
 
@@ -270,6 +270,13 @@ fn hints() -> Vec<(&'static str, Message)> {
             Message::Touch { namespace: NamespaceId(7), hint: ReuseHint { kind: 1, seconds: 0 }, keys: vec![key(4)] },
         ),
         ("prefetch", Message::Prefetch { namespace: NamespaceId(7), deadline_us: 400_000, keys: vec![key(5)] }),
+        (
+            "report",
+            Message::Report {
+                namespace: NamespaceId(7),
+                reported: Reported { requests: 3, prompt_tokens: 9000, engine_tokens: 1024, used_tokens: 4096 },
+            },
+        ),
         ("corrupt", Message::Corrupt { namespace: NamespaceId(7), key: key(6), version: Version(0x55) }),
     ]
 }

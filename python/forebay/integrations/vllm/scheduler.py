@@ -5,6 +5,7 @@ A request is looked up once, by a question that is answered while the scheduler 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import time
@@ -15,7 +16,7 @@ from typing import Any
 from vllm.distributed.kv_events import BlockStored, KVCacheEvent
 
 import forebay
-from forebay.integrations._common import Link, Report
+from forebay.integrations._common import Link, Prompts, Report
 from forebay.integrations._decide import LoadSpeed, decide
 from forebay.integrations._wishes import Wishes, wishes
 from forebay.integrations.vllm.messages import Move, Step, Stored, suffix_of
@@ -105,6 +106,9 @@ class SchedulerHalf:
         # Requests that ended while puts of theirs were under way, for their events.
         self._ended: dict[str, _Tracked] = {}
         self._touches = Touches()
+        self._prompts = Prompts()
+        # The report of prompts that is under way: its ticket, and what it says.
+        self._told: tuple[int, dict[str, int]] | None = None
 
     def _space(self) -> forebay.Namespace | None:
         space, client = self._link.namespace, self._link.client
@@ -232,6 +236,11 @@ class SchedulerHalf:
         if self._queue is None:
             return
         for ticket, answer in self._queue.drain():
+            if self._told is not None and ticket == self._told[0]:
+                if answer is not True:
+                    self._prompts.back(self._told[1])
+                self._told = None
+                continue
             match = self._matches.get(self._tickets.pop(ticket, ""))
             if match is None or match.ticket != ticket:
                 continue
@@ -308,6 +317,10 @@ class SchedulerHalf:
             tracked = self._tracked.get(new.req_id)
             own = self._own.pop(new.req_id, 0)
             if tracked is not None:
+                # As many as vLLM itself calls cached; what of a load failed is computed and not among them.
+                engine_tokens = min(own * self._block_tokens, new.num_computed_tokens)
+                used_tokens = new.num_computed_tokens - engine_tokens
+                self._prompts.add(tracked.request.num_tokens, engine_tokens=engine_tokens, used_tokens=used_tokens)
                 tracked.block_ids = list(new.block_ids[0])
                 hashes = tracked.request.block_hashes
                 if 0 < own <= len(hashes):
@@ -327,10 +340,17 @@ class SchedulerHalf:
         if space is not None and queue is not None:
             self._touches.tell(queue, space)
             self._prefetch(space, queue)
+            self._tell_prompts(space, queue)
         if self._pace is not None:
             self._pace.began(output, {name: tracked.request.num_tokens for name, tracked in self._tracked.items()})
         self._report.tick()
         return step
+
+    def _tell_prompts(self, space: forebay.Namespace, queue: forebay.CallQueue) -> None:
+        """One report at a time: the next has what this one could not say."""
+        counts = self._prompts.take() if self._told is None else None
+        if counts is not None:
+            self._told = queue.submit_report(space, **counts), counts
 
     def _save(self, step: Step, tracked: _Tracked, computed: int, output: Any, begins_at: int | None) -> None:
         """Whatever blocks of this request are whole after this step and were not given to the worker before."""
@@ -413,6 +433,10 @@ class SchedulerHalf:
         if self._queue is not None:
             for ticket in self._tickets:
                 self._queue.cancel(ticket)
+            if self._told is not None and self._queue.wait(timeout_ms=100.0):
+                self._drain()
         self._report.say()
+        with contextlib.suppress(forebay.ForebayError):
+            self._prompts.tell(self._link.namespace, at_once=True)
         self._queue = None
         self._link.close()
