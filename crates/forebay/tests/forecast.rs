@@ -150,6 +150,12 @@ fn sweeps_choose_the_cheapest_fleet_that_holds_and_none_the_trace_cannot_speak_o
     let text =
         place.run(&["plan", "--trace", "load.jsonl", "--model", "llama-3.1-8b", "--sweep", "nvme=1GB..64TB"]).ok().out;
     assert!(text.contains("not supported by this trace") && text.contains("cheapest that keeps the promise"), "{text}");
+    // Where the trace can speak of none, it is said what to ask instead, and that is an answer.
+    let all = ["plan", "--trace", "load.jsonl", "--model", "llama-3.1-8b", "--draws", "0", "--sweep", "gpus=8..16"];
+    let text = place.run(&all).ok().out;
+    let instead = text.split("Ask of less as well: ").nth(1).unwrap_or_else(|| panic!("{text}")).trim();
+    let text = place.run(&[&all[..], &instead.split(' ').collect::<Vec<_>>()[..]].concat()).ok().out;
+    assert!(!text.contains("Ask of less") && text.contains("cheapest that keeps the promise"), "{text}");
 }
 
 #[test]

@@ -69,6 +69,8 @@ pub(crate) struct Sweep {
 pub(crate) struct Point {
     pub(crate) side: Side,
     drive_bytes: f64,
+    /// The most that the trace can speak of at this load.
+    supported_bytes: f64,
     sessions_per_hour: Option<f64>,
     pub(crate) supported: bool,
     pub(crate) met: bool,
@@ -142,14 +144,16 @@ fn point(question: &Question, sized: &Scenario, servers: u32, draws: u32) -> Res
     let distinct = load.distinct_tokens() as f64 * sized.model.kv_bytes_per_token() as f64;
     let drives = f64::from(sized.storage.drives_per_server * servers);
     let drive_bytes = sized.drive.capacity_bytes * drives;
+    let supported_bytes = 2.0 * distinct / sized.storage.fill;
     let side = run_side(sized, &load, servers, true);
     Ok(Point {
         met: side.goodput >= sized.targets.share,
-        supported: drive_bytes * sized.storage.fill / 2.0 <= distinct,
+        supported: drive_bytes <= supported_bytes,
         spread: spread(sized, &question.work, servers, draws),
         sessions_per_hour: sized.load.sessions_per_hour,
         side,
         drive_bytes,
+        supported_bytes,
     })
 }
 
@@ -195,6 +199,16 @@ fn show(scenario: &Scenario, sweep: &Sweep) -> Result<(), Stop> {
     say::show(&table)?;
     if sweep.points.iter().any(|point| point.spread.is_some()) {
         say::line("In brackets: nine of ten draws of the trace's sessions with replacement lie there.")?;
+    }
+    if sweep.points.iter().all(|point| !point.supported) {
+        let most = sweep.points.iter().map(|point| point.supported_bytes).fold(0.0, f64::max);
+        let (unit, name) = if most < 1e12 { (1e9, "GB") } else { (1e12, "TB") };
+        say::line(&format!(
+            "All that is written in this trace fits into {:.1} {name} twice, and of more it says nothing. Ask of less as well: --sweep nvme={:.1}{name}..{:.1}{name}",
+            most / unit,
+            most / 4.0 / unit,
+            most / 2.0 / unit,
+        ))?;
     }
     Ok(())
 }
