@@ -47,6 +47,7 @@ mod probe;
 mod promises;
 mod put;
 mod report;
+mod request;
 mod shard;
 
 pub use asynchronous::{AsyncClient, AsyncNamespace, Call, Completions};

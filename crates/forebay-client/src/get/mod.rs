@@ -22,6 +22,7 @@ use crate::link::{Link, LinkError, Nothing};
 use crate::memory::Memory;
 use crate::mesh::Core;
 use crate::options::{ALWAYS_IN_FLIGHT, Mutant};
+use crate::request::Request;
 use call::GetCall;
 pub(crate) use call::{Ask, Taker, run};
 
@@ -82,12 +83,6 @@ pub(crate) struct Item {
     /// What it lands in is the caller's.
     pub(crate) own: bool,
     pub(crate) state: State,
-}
-
-pub(crate) struct Request {
-    pub(crate) number: u32,
-    pub(crate) items: Vec<u32>,
-    pub(crate) left: usize,
 }
 
 /// The keys of a call that one shard owns.

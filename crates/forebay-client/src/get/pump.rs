@@ -10,6 +10,7 @@ use super::{GetCall, GetPart, State};
 use crate::drive::{Moment, Part, Why};
 use crate::link::{Link, LinkError, Nothing, Owed};
 use crate::options::Mutant;
+use crate::request;
 
 impl Part<GetCall<'_>> for GetPart {
     fn pump(&mut self, link: &mut Link, call: &mut GetCall<'_>, at: Moment) -> Result<bool, LinkError> {
@@ -74,22 +75,21 @@ impl Part<GetCall<'_>> for GetPart {
     }
 
     fn give_up(&mut self, link: &mut Link) -> Result<(), LinkError> {
-        for request in std::mem::take(&mut self.requests) {
-            let mut owed = Vec::new();
-            for (slot, at) in request.items.iter().enumerate() {
-                let item = &mut self.items[*at as usize];
-                if item.request == request.number {
-                    item.request = 0;
-                    match std::mem::replace(&mut item.state, State::Waiting) {
-                        State::Landing(_, loan) if self.reuse_overdue => self.early.push((item.index, loan.returned())),
-                        State::Landing(_, loan) => owed.push((slot as u32, Owed::Landing(loan))),
-                        _ => {}
-                    }
-                }
+        request::give_up(&mut self.requests, link, |number, at| {
+            let item = &mut self.items[at as usize];
+            if item.request != number {
+                return None;
             }
-            link.give_up(request.number, owed)?;
-        }
-        Ok(())
+            item.request = 0;
+            match std::mem::replace(&mut item.state, State::Waiting) {
+                State::Landing(_, loan) if self.reuse_overdue => {
+                    self.early.push((item.index, loan.returned()));
+                    None
+                }
+                State::Landing(_, loan) => Some(Owed::Landing(loan)),
+                _ => None,
+            }
+        })
     }
 
     fn fail(&mut self, why: Why, call: &mut GetCall<'_>) {

@@ -17,6 +17,7 @@ use crate::drive::{Moment, Part, Why};
 use crate::link::{Link, LinkError, Owed};
 use crate::mesh::Core;
 use crate::options::{ALWAYS_IN_FLIGHT, Mutant};
+use crate::request::{self, Request};
 use answers::Answers;
 pub use block::{PutBlock, PutBytes};
 pub(crate) use item::PutItemState;
@@ -52,12 +53,6 @@ impl PutCall<'_, '_> {
         }
         self.outcomes[index as usize] = Some(outcome);
     }
-}
-
-struct Request {
-    number: u32,
-    items: Vec<u32>,
-    left: usize,
 }
 
 /// The blocks of a call that one shard owns.
@@ -274,20 +269,17 @@ impl<'b> Part<PutCall<'_, 'b>> for PutPart<'b> {
     }
 
     fn give_up(&mut self, link: &mut Link) -> Result<(), LinkError> {
-        for request in std::mem::take(&mut self.requests) {
-            let mut owed = Vec::new();
-            for (slot, at) in request.items.iter().enumerate() {
-                let item = &mut self.items[*at as usize];
-                if item.request == request.number && item.state == State::InRegion {
-                    match std::mem::replace(&mut item.bytes, PutBytes::from(Vec::new())) {
-                        PutBytes::Slice(slice) => owed.push((slot as u32, Owed::Reading(slice))),
-                        PutBytes::Shared(slice, _) => owed.push((slot as u32, Owed::Sharing(slice))),
-                        PutBytes::Memory(_) | PutBytes::Scattered(_) => {}
-                    }
-                }
+        request::give_up(&mut self.requests, link, |number, at| {
+            let item = &mut self.items[at as usize];
+            if item.request != number || item.state != State::InRegion {
+                return None;
             }
-            link.give_up(request.number, owed)?;
-        }
+            match std::mem::replace(&mut item.bytes, PutBytes::from(Vec::new())) {
+                PutBytes::Slice(slice) => Some(Owed::Reading(slice)),
+                PutBytes::Shared(slice, _) => Some(Owed::Sharing(slice)),
+                PutBytes::Memory(_) | PutBytes::Scattered(_) => None,
+            }
+        })?;
         self.to_send.clear();
         Ok(())
     }
