@@ -115,10 +115,11 @@ pub fn decode_usage_log(bytes: &[u8]) -> Result<UsageLog, FormatError> {
 }
 
 fn decode_header(bytes: &[u8]) -> Result<UsageLog, FormatError> {
-    let header = bytes.get(..USAGE_HEADER_BYTES).ok_or(FormatError::Short(WHAT))?;
-    if header[..8] != *MAGIC {
+    // A short one that does not begin as ours is somebody else's, not cut short.
+    if !bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]) {
         return Err(FormatError::NotForebay(WHAT));
     }
+    let header = bytes.get(..USAGE_HEADER_BYTES).ok_or(FormatError::Short(WHAT))?;
     if crc64(&header[..HEADER_CRC_AT]) != u64_at(header, HEADER_CRC_AT) {
         return Err(FormatError::Checksum(WHAT));
     }

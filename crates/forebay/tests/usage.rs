@@ -172,3 +172,20 @@ fn a_usage_log_that_is_none_stops_the_start_and_is_left_alone() {
     refused.complains(1, &["drive.usage", "move it away"]);
     assert_eq!(std::fs::read(place.path("drive.usage")).expect("the log is there"), [9; 300]);
 }
+
+/// Somebody gives the drive, a text, or a folder in place of the log.
+#[test]
+fn what_is_no_usage_log_is_told_with_what_to_give_instead() {
+    let place = Place::new();
+    let foreign = [place.file("notes.txt", b"notes"), place.file("long.txt", &[b'n'; 5000])];
+    for name in &foreign {
+        let ran = place.run(&["stat", "--usage", "--log", name]);
+        ran.complains(1, &[name, "no usage log", ".usage", "stat --json"]).once();
+    }
+    place.run(&["stat", "--usage", "--log", "nowhere.usage"]).complains(1, &["nowhere.usage"]).once();
+    // A log that was damaged is one all the same, and nobody is told to move away what he only wants to read.
+    let mut log = b"FBUSAGE\0".to_vec();
+    log.resize(4096, 0);
+    let ran = place.run(&["stat", "--usage", "--log", &place.file("damaged.usage", &log)]);
+    ran.complains(1, &["damaged.usage"]).once();
+}

@@ -1,7 +1,7 @@
 //! The usage log as a file: opened, appended to, and made anew with fewer rows before it grows over its ceiling. What it holds is `forebay-format`'s.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Error, ErrorKind, Write};
+use std::io::{Error, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -32,14 +32,32 @@ pub enum UsageError {
         /// What the kernel said.
         source: Error,
     },
-    /// What is in it.
-    #[error("{}: {source}; move it away to begin a new one, and keep it if what was used matters", path.display())]
-    Format {
+    /// What is in it, for who only reads it.
+    #[error("{}: {source}{}", path.display(), instead(source))]
+    Unreadable {
         /// Which.
         path: PathBuf,
         /// Why.
         source: FormatError,
     },
+    /// What is in it, for a node that wants to write there.
+    #[error("{}: {source}; move it away to begin a new one, and keep it if what was used matters", path.display())]
+    InTheWay {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: FormatError,
+    },
+}
+
+/// What a reader may give in place of a file that is no log.
+fn instead(source: &FormatError) -> &'static str {
+    match source.is_foreign() {
+        true => {
+            "; give a node's usage log: the file NAME.usage beside its catalogue NAME.catalog, which `forebay stat --json` names as usage_log.path"
+        }
+        false => "",
+    }
 }
 
 /// An open log. One writer: the catalogue beside it has a lock.
@@ -62,18 +80,27 @@ pub(crate) struct Log {
 pub fn read_usage_log(path: &Path) -> Result<UsageLog, UsageError> {
     let io = |source| UsageError::Io { path: path.to_owned(), doing: "read", source };
     let length = std::fs::metadata(path).map_err(io)?.len();
+    let unreadable = |source| UsageError::Unreadable { path: path.to_owned(), source };
     if length > BYTES_MAX {
-        return Err(io(Error::new(ErrorKind::InvalidData, "it is larger than a usage log can be")));
+        return Err(unreadable(FormatError::NotForebay("usage log")));
     }
     let bytes = std::fs::read(path).map_err(io)?;
-    decode_usage_log(&bytes).map_err(|source| UsageError::Format { path: path.to_owned(), source })
+    decode_usage_log(&bytes).map_err(unreadable)
+}
+
+/// What stops a reader stands in a writer's way.
+fn in_the_way(error: UsageError) -> UsageError {
+    match error {
+        UsageError::Unreadable { path, source } => UsageError::InTheWay { path, source },
+        error => error,
+    }
 }
 
 impl Log {
     /// Opens the log, or begins one. Gives its rows, too.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<UsageRow>), UsageError> {
         let is_there = path.metadata().is_ok_and(|found| found.len() > 0);
-        let found = if is_there { read_usage_log(path)? } else { UsageLog::default() };
+        let found = if is_there { read_usage_log(path).map_err(in_the_way)? } else { UsageLog::default() };
         let io = |source| UsageError::Io { path: path.to_owned(), doing: "written", source };
         if !is_there || found.is_damaged {
             let log = Log::make(path, &found.rows, found.next_sequence, found.lost_entries).map_err(io)?;
