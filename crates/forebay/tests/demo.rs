@@ -56,6 +56,7 @@ fn a_kill_in_the_middle_costs_next_to_nothing() {
     let killed = demo(&place, &[]);
     went_well(&killed);
     assert!(killed["recovery_seconds"].as_f64().unwrap() > 0.0, "{killed}");
+    assert!(killed["policy"].as_str().is_some_and(|policy| !policy.is_empty()), "{killed}");
     let twin = demo(&place, &["--no-kill"]);
     went_well(&twin);
     let after = |told: &Value| told["hit_rate_after_kill"].as_f64().unwrap();
@@ -71,6 +72,7 @@ fn a_kill_in_the_middle_costs_next_to_nothing() {
         "get_p999_us",
         "gpu_seconds_saved",
         "dollars_saved",
+        "drive_dollars_worn",
     ] {
         assert!(killed[field].is_number(), "{field} in {killed}");
     }

@@ -27,6 +27,7 @@ use forebay_client::{Client, Options};
 use forebay_tokenomics::cost::{Assumptions, CostCurve, MODEL_DEFAULT, Model, model_by_name, models};
 use forebay_types::{Address, SystemClock, format_size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
 
 pub(crate) use args::DemoArgs;
 use error::DemoError;
@@ -96,6 +97,7 @@ fn play(args: &DemoArgs, parent: &Path) -> Result<Option<String>, DemoError> {
         curve: CostCurve::new(model, &assumed),
         clock: &clock,
     };
+    let policy = policy(&pool)?;
     let played = replay_all(args, &course, [&pool, &hasty], &mut node)?;
     drop(node);
     let summary = Summary {
@@ -114,6 +116,7 @@ fn play(args: &DemoArgs, parent: &Path) -> Result<Option<String>, DemoError> {
         replay_s: played.replay_s,
         seed: args.seed,
         io: &args.io,
+        policy: &policy,
     };
     let text = if args.json {
         format!("{}\n", summary.json())
@@ -243,16 +246,27 @@ fn connect(node: &Child, sizes: &Sizes, patience: Duration) -> Result<Node, Demo
     Node::new(Client::connect(&address, options).map_err(failed)?).map_err(failed)
 }
 
+/// What the node says of itself.
+fn figures(pool: &Node) -> Result<Value, DemoError> {
+    let stats = pool.stats().map_err(|e| DemoError::new(format!("the node's figures cannot be read: {e}")))?;
+    serde_json::from_str(&stats).map_err(|e| DemoError::new(format!("the node's figures are not JSON: {e}")))
+}
+
 /// Blocks that the node says it has evicted.
 fn evicted(pool: &Node) -> Result<u64, DemoError> {
-    let stats = pool.stats().map_err(|e| DemoError::new(format!("the node's figures cannot be read: {e}")))?;
-    evicted_of(&stats)
+    let of = |stats: Value| -> Option<u64> {
+        stats["shards"].as_array()?.iter().map(|shard| shard["evicted"].as_u64()).sum()
+    };
+    of(figures(pool)?)
         .ok_or_else(|| DemoError::new("the node's figures do not say how many blocks it evicted".to_owned()))
 }
 
-fn evicted_of(stats: &str) -> Option<u64> {
-    let stats: serde_json::Value = serde_json::from_str(stats).ok()?;
-    stats["shards"].as_array()?.iter().map(|shard| shard["evicted"].as_u64()).sum()
+/// The policy by which the node says it keeps blocks.
+fn policy(pool: &Node) -> Result<String, DemoError> {
+    match figures(pool)?["policy"].as_str() {
+        Some(policy) => Ok(policy.to_owned()),
+        None => Err(DemoError::new("the node's figures do not say by which policy it keeps blocks".to_owned())),
+    }
 }
 
 fn model_of(args: &DemoArgs) -> Result<&'static Model, DemoError> {

@@ -1,7 +1,8 @@
 //! What a run found, for people and for programs.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use forebay_tokenomics::cost::{Assumptions, Model, source_of};
+use forebay_tokenomics::cost::{Assumptions, GPU_DEFAULT, Model, source_of};
+use forebay_tokenomics::written_byte_dollars;
 use forebay_types::format_size;
 use serde_json::{Value, json};
 
@@ -41,6 +42,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) seed: u64,
     /// The node's engine, as asked for.
     pub(crate) io: &'a str,
+    /// The policy by which the node kept blocks, as it says itself.
+    pub(crate) policy: &'a str,
 }
 
 /// A kill that loses more than this share of keys is a failure.
@@ -116,6 +119,7 @@ impl Summary<'_> {
             "get_p999_us": latencies.quantile_us(0.999),
             "gpu_seconds_saved": self.tally.gpu_s_saved,
             "dollars_saved": self.assumed.gpu_dollars(self.tally.gpu_s_saved),
+            "drive_dollars_worn": self.worn_dollars(),
         })
     }
 
@@ -166,6 +170,7 @@ impl Summary<'_> {
             "capacity_bytes": self.sizes.capacity,
             "memory_bytes": self.sizes.memory,
             "io": self.io,
+            "policy": self.policy,
         })
     }
 
@@ -179,7 +184,32 @@ impl Summary<'_> {
             let value = Cell::new(value).set_alignment(CellAlignment::Right);
             table.add_row([Cell::new(name), value, Cell::new(meaning)]);
         }
-        format!("{table}\n\n{}", self.basis())
+        format!("{table}\n\n{}{}", self.saved(), self.basis())
+    }
+
+    /// What writing the blocks would have worn off a drive of the default book, had they been of the model's own size.
+    fn worn_dollars(&self) -> f64 {
+        let tokens = self.tally.put_blocks as f64 * self.block_tokens as f64;
+        tokens * self.model.kv_bytes_per_token() as f64 * written_byte_dollars()
+    }
+
+    /// What it was worth, in a sentence.
+    fn saved(&self) -> String {
+        format!(
+            "Saved     {} GPU seconds, which is {} of {} rent at {:.2} $ an hour: prefill of {} that did\n          \
+             not run again, for the node kept {} blocks by its policy, {}. Writing them would wear {} off\n          \
+             a drive, at {}'s KV and {:.3} $ a TB written.\n",
+            count(self.tally.gpu_s_saved.round() as u64),
+            dollars(self.assumed.gpu_dollars(self.tally.gpu_s_saved)),
+            GPU_DEFAULT.to_uppercase(),
+            self.assumed.gpu_dollars_per_hour,
+            self.model.name,
+            count(self.tally.put_blocks),
+            self.policy,
+            dollars(self.worn_dollars()),
+            self.model.name,
+            written_byte_dollars() * 1e12,
+        )
     }
 
     fn rows(&self) -> Vec<[String; 3]> {
@@ -283,7 +313,8 @@ fn percent(share: f64) -> String {
 }
 
 fn dollars(amount: f64) -> String {
-    format!("{amount:.2} $")
+    // Cents, and of less than a cent as much as says something.
+    if amount == 0.0 || amount >= 0.01 { format!("{amount:.2} $") } else { format!("{amount:.5} $") }
 }
 
 fn micros(us: f64) -> String {
@@ -316,7 +347,8 @@ mod tests {
     fn with_summary(kill: Option<Kill>, wrong_bytes: u64, check: impl FnOnce(&Summary)) {
         let half =
             ReplayCount { requests: 50, blocks: 1000, hit_blocks: 900, prompt_tokens: 65_000, hit_tokens: 57_600 };
-        let mut tally = Tally { before: half, after: half, gpu_s_saved: 7200.0, ..Tally::default() };
+        let mut tally =
+            Tally { before: half, after: half, gpu_s_saved: 7200.0, put_blocks: 1_000_000, ..Tally::default() };
         tally.fetched.tiers = TierBlocks { dram: 1350, nvme: 450 };
         tally.fetched.wrong_bytes = wrong_bytes;
         let sizes =
@@ -337,6 +369,7 @@ mod tests {
             replay_s: 1.0,
             seed: 5,
             io: "auto",
+            policy: "the-one-it-has",
         });
     }
 
@@ -389,6 +422,30 @@ mod tests {
                 assert!(text.contains(words), "{words} is not in\n{text}");
             }
         });
+    }
+
+    /// 7,200 s are two hours at 2.50 $. A million blocks of 64 tokens of 128 KiB are 8.4 TB, at 100 $ for 1,825 TB.
+    #[test]
+    fn what_was_saved_is_a_sentence_with_price_model_and_the_nodes_own_policy() {
+        with_summary(None, 0, |summary| {
+            let text = summary.text(Table::new());
+            for words in [
+                "7 200 GPU seconds, which is 5.00 $ of H100 rent at 2.50 $ an hour",
+                "of llama-3.1-8b",
+                "kept 1 000 000 blocks by its policy, the-one-it-has",
+                "would wear 0.46 $",
+                "0.055 $ a TB",
+            ] {
+                assert!(text.contains(words), "{words} is not in\n{text}");
+            }
+            assert!(text.lines().filter(|line| line.starts_with("Saved")).count() == 1);
+            assert_eq!(summary.json()["policy"], "the-one-it-has");
+            assert!((summary.json()["drive_dollars_worn"].as_f64().unwrap() - 0.4597).abs() < 1e-3);
+        });
+        assert_eq!(
+            (dollars(0.0), dollars(0.000_123), dollars(1.5)),
+            ("0.00 $".into(), "0.00012 $".into(), "1.50 $".into())
+        );
     }
 
     #[test]
