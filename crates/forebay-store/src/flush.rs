@@ -55,8 +55,18 @@ impl<D: Disk> Store<D> {
         if !self.flusher.demand || self.flusher.in_flight {
             return;
         }
+        if self.mutant(Mutant::FlushInCompany) {
+            let acks = self.flusher.ready.iter().filter(|action| matches!(action, Action::Ack { .. }));
+            if acks.count() == 1 {
+                return;
+            }
+        }
         self.flusher.demand = false;
         self.flusher.flying = std::mem::take(&mut self.flusher.ready);
+        if self.mutant(Mutant::FlushForOne) && self.flusher.flying.len() > 1 {
+            self.flusher.ready = self.flusher.flying.split_off(1);
+            self.flusher.demand = true;
+        }
         if self.mutant(Mutant::NoFlush) {
             return self.flush_done(Ok(()));
         }
@@ -67,7 +77,9 @@ impl<D: Disk> Store<D> {
 
     pub(crate) fn flush_done(&mut self, result: Result<(), DiskError>) {
         self.flusher.in_flight = false;
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !self.mutant(Mutant::FailedFlushDone)
+        {
             return self.fail_writes(error);
         }
         self.counted.flushes += 1;
@@ -85,7 +97,7 @@ impl<D: Disk> Store<D> {
                 if self.undurable.get(&(ns, key)).is_some_and(|(waits_for, _)| *waits_for == seq)
                     && let Some((_, others)) = self.undurable.remove(&(ns, key))
                 {
-                    if !ok {
+                    if !ok && !self.mutant(Mutant::RefusedStays) {
                         // Whoever put it was told that it is not kept. A later put that was told `exists` would believe that it is durable.
                         self.drop_entry(ns, &key);
                     }

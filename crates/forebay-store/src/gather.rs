@@ -10,6 +10,7 @@ use forebay_io::{Arena, Buf, Disk, DiskError, Shared};
 use forebay_types::limits::STEP_BYTES;
 
 use crate::lanes::Lane;
+use crate::mutant::Mutant;
 use crate::store::{Op, Store};
 use crate::write::RecordOf;
 
@@ -37,8 +38,8 @@ impl Buffers {
         Buffers { idle, span }
     }
 
-    fn give_back(&mut self, buf: Buf) {
-        if self.span.contains(&buf.arena_offset()) {
+    fn give_back(&mut self, buf: Buf, any: bool) {
+        if any || self.span.contains(&buf.arena_offset()) {
             self.idle.push(buf);
         }
     }
@@ -62,9 +63,13 @@ pub(crate) struct Gather {
 }
 
 impl Gather {
+    fn end(&self) -> u64 {
+        self.offset + self.bytes as u64
+    }
+
     /// True when a record at `offset` of `bytes` goes on where this ends, and there is room for it.
     fn takes(&self, offset: u64, bytes: usize) -> bool {
-        self.offset + self.bytes as u64 == offset && self.bytes + bytes <= WRITE_BYTES_MAX
+        self.end() == offset && self.bytes + bytes <= WRITE_BYTES_MAX
     }
 }
 
@@ -84,11 +89,13 @@ impl<D: Disk> Store<D> {
         let Some(at) = self.writing.iter().position(|open| open.segment == segment) else {
             return self.write_one(lane, segment, offset, record);
         };
-        let fits = self.writing[at].gather.as_ref().is_some_and(|gather| gather.takes(offset, bytes));
+        let strangers = self.mutant(Mutant::StrangersGathered);
+        let takes = |gather: &Gather| gather.takes(if strangers { gather.end() } else { offset }, bytes);
+        let fits = self.writing[at].gather.as_ref().is_some_and(takes);
         if !fits {
             self.write_gathered(at);
         }
-        if bytes > RECORD_BYTES_MAX {
+        if bytes > RECORD_BYTES_MAX || self.mutant(Mutant::NothingGathered) {
             return self.write_one(lane, segment, offset, record);
         }
         let empty = || Gather { lane, offset, bytes: 0, records: Vec::new() };
@@ -146,7 +153,8 @@ impl<D: Disk> Store<D> {
         result: Result<(), DiskError>,
     ) {
         if let Some(Ok(buf)) = gathered.map(Shared::thaw) {
-            self.gathering_buffers.give_back(buf);
+            let any = self.mutant(Mutant::BuffersKept);
+            self.gathering_buffers.give_back(buf, any);
         }
         for Gathered { number, of, .. } in records {
             self.record_done(segment, number, of, result);

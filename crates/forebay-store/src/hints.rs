@@ -14,6 +14,7 @@ use crate::dram::Cached;
 use crate::face::Event;
 use crate::index::Place;
 use crate::lanes::Lane;
+use crate::mutant::Mutant;
 use crate::store::{Batch, Op, Store};
 use crate::verify::{Purpose, VerifyJob};
 
@@ -95,9 +96,11 @@ impl<D: Disk> Store<D> {
             && let Some(old) = self.index.find(ns, key).map(|entry| entry.rank)
         {
             let name = self.index.seed().hash(ns, key);
-            let rank = self.rank_use(ns, key, name, old, batch, depth);
+            if !self.mutant(Mutant::TouchIgnored) {
+                let rank = self.rank_use(ns, key, name, old, batch, depth);
+                self.dram.set_rank(ns, key, rank);
+            }
             self.asked_for(batch, name);
-            self.dram.set_rank(ns, key, rank);
         }
         Ok(tier)
     }
@@ -214,7 +217,7 @@ impl<D: Disk> Store<D> {
             return self.prefetch_again(fetching);
         }
         let here = self.dram.contains(ns, &key);
-        if here || self.cache(ns, key, place, cached) {
+        if here || self.mutant(Mutant::PrefetchNotKept) || self.cache(ns, key, place, cached) {
             if !here {
                 self.ahead.take_unused(&(ns, key));
                 self.ahead.unused.insert((ns, key), (until, bytes));

@@ -103,6 +103,9 @@ impl<D: Disk> Store<D> {
     pub(crate) fn end_leases(&mut self, now: Millis) -> bool {
         let mut spots = Vec::with_capacity(SIDE_BY_SIDE);
         let mut more = false;
+        if self.mutant(Mutant::LeasesUnending) {
+            return more;
+        }
         while let Some((mark, names)) = self.leases.due(now) {
             for names in names.chunks(SIDE_BY_SIDE) {
                 self.index.spots(names.iter().map(|(ns, key)| (*ns, key)), &mut spots);

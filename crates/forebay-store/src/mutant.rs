@@ -44,4 +44,46 @@ pub enum Mutant {
     LargeReadsWhole,
     /// What nobody waits for any more is read all the same.
     NothingDropped,
+    /// A put of a key that is held takes room for its bytes all the same.
+    RoomForWhatExists,
+    /// Blocks may have any length.
+    AnyLength,
+    /// A shard that is full of what may not be evicted is busy for ever.
+    FullIsBusy,
+    /// Blocks that make room for others are not remembered.
+    GhostsForgotten,
+    /// Leases hold all that is asked for, not a tenth.
+    LeasesUnbounded,
+    /// Leases do not end.
+    LeasesUnending,
+    /// A touch changes no rank.
+    TouchIgnored,
+    /// What is prefetched is read, and not kept.
+    PrefetchNotKept,
+    /// A segment takes records up to twice its size.
+    SegmentsTwice,
+    /// A flush is for one of those that wait for it.
+    FlushForOne,
+    /// A durable put waits for company before it is flushed.
+    FlushInCompany,
+    /// A failed flush is taken for done.
+    FailedFlushDone,
+    /// A failed write is taken for done.
+    FailedWriteDone,
+    /// What a failed flush did not cover stays.
+    RefusedStays,
+    /// Who waits for room has none kept.
+    NoRoomKept,
+    /// Of large puts one is taken at a time.
+    OneLargePut,
+    /// Of large puts three are taken at a time.
+    ThreeLargePuts,
+    /// Puts on their way may take the whole arena.
+    PutsTakeAll,
+    /// Every record is a write of its own.
+    NothingGathered,
+    /// Records are gathered whether they are neighbours or not.
+    StrangersGathered,
+    /// Buffers that were taken for gathered writes are kept for them.
+    BuffersKept,
 }

@@ -97,7 +97,7 @@ impl<D: Disk> Store<D> {
         // The caller has decoded it: what does not decode here is told what a block of 0 bytes is told.
         let Ok(descriptor) = Descriptor::decode(encoded) else { return refused(RefusedReason::TooLarge) };
         let meta = &descriptor.meta;
-        if meta.length == 0 || meta.length > self.block_bytes_max() {
+        if meta.length == 0 || meta.length > self.block_bytes_max() && !self.mutant(Mutant::AnyLength) {
             return refused(RefusedReason::TooLarge);
         }
         let Some(ns) = self.namespaces.find(meta.namespace) else { return refused(RefusedReason::Namespace) };
@@ -114,7 +114,8 @@ impl<D: Disk> Store<D> {
         }
         // A durable put may not be told `exists` before the first one is durable: it takes its bytes and waits at the commit.
         let present = self.index.find(ns, &meta.key).is_some() && !(durable && self.undurable.contains_key(&name));
-        if present || (!durable && self.claims.borrow().contains(&name)) {
+        let exists = present || (!durable && self.claims.borrow().contains(&name));
+        if exists && !self.mutant(Mutant::RoomForWhatExists) {
             return Reserve::Exists;
         }
         if self.write_failed || self.closing {
@@ -135,7 +136,8 @@ impl<D: Disk> Store<D> {
             return refused(RefusedReason::Admission);
         }
         if !self.has_place(kind, units, 1, Whose::Put) {
-            return refused(if self.can_make_room() { RefusedReason::Busy } else { RefusedReason::Full });
+            let busy = self.can_make_room() || self.mutant(Mutant::FullIsBusy);
+            return refused(if busy { RefusedReason::Busy } else { RefusedReason::Full });
         }
         let bytes = self.geometry.bytes(units) as usize;
         if !self.dram.has_room(self.claims.borrow().len()) || !self.may_hold(now, bytes) {
@@ -167,10 +169,14 @@ impl<D: Disk> Store<D> {
     fn may_hold(&mut self, now: Millis, bytes: usize) -> bool {
         let held = *self.put_bytes.borrow();
         let bytes = bytes.next_multiple_of(ARENA_ALIGN);
-        let most = UNWRITTEN_BYTES_MAX.max(2 * bytes).min(self.arena.len() / 2);
+        let large =
+            2 + usize::from(self.mutant(Mutant::ThreeLargePuts)) - usize::from(self.mutant(Mutant::OneLargePut));
+        let share = if self.mutant(Mutant::PutsTakeAll) { 1 } else { 2 };
+        let most = UNWRITTEN_BYTES_MAX.max(large * bytes).min(self.arena.len() / share);
         self.awaited.retain(|awaited| now < awaited.until);
         let mine = self.awaited.iter().position(|awaited| awaited.bytes == bytes);
-        let kept = self.awaited.front().map_or(0, |first| if mine == Some(0) { 0 } else { first.bytes });
+        let first = self.awaited.front().filter(|_| !self.mutant(Mutant::NoRoomKept));
+        let kept = first.map_or(0, |first| if mine == Some(0) { 0 } else { first.bytes });
         let may = held == 0 && kept == 0 || held + bytes + kept <= most;
         let until = now + ROOM_KEPT_MS;
         match mine {

@@ -156,6 +156,9 @@ impl<D: Disk> Store<D> {
             #[cfg(feature = "mutants")]
             mutant: config.mutant,
         };
+        if store.mutant(Mutant::LeasesUnbounded) {
+            store.leases = Leases::new(u64::MAX, shares.leases);
+        }
         let rows = store.namespaces.rows().filter_map(|row| Some((store.namespaces.find(row.id)?, cost_of(row))));
         let costs: Vec<(u16, SpaceCost)> = rows.collect();
         costs.into_iter().for_each(|(at, cost)| store.policy.space(at, cost));

@@ -382,7 +382,9 @@ impl<D: Disk> Store<D> {
     /// Drops a block for room, and remembers that it did.
     pub(crate) fn evict_entry(&mut self, ns: u16, key: &Key) -> u64 {
         let Some(entry) = self.drop_entry(ns, key) else { return 0 };
-        self.ghosts.insert(self.index.seed().hash(ns, key), self.index.len());
+        if !self.mutant(Mutant::GhostsForgotten) {
+            self.ghosts.insert(self.index.seed().hash(ns, key), self.index.len());
+        }
         self.counted.evicted += 1;
         self.geometry.bytes(entry.place().units())
     }

@@ -119,6 +119,12 @@ impl<D: Disk> Store<D> {
         self.writing.iter().position(|open| open.kind == kind && open.seal == Seal::No)
     }
 
+    /// What fits into a segment.
+    fn room(&self) -> Geometry {
+        let times = if self.mutant(Mutant::SegmentsTwice) { 2 } else { 1 };
+        Geometry { segment_units: times * self.geometry.segment_units, ..self.geometry }
+    }
+
     /// True when a record would find a place now.
     ///
     /// Segments are opened while others stay free: two for puts, one for tombstones, since forgetting makes room, none for cleaning. While none is
@@ -127,7 +133,7 @@ impl<D: Disk> Store<D> {
     pub(crate) fn has_place(&self, kind: SegmentKind, units: u32, entries: usize, whose: Whose) -> bool {
         let free = self.segments.free_len();
         let open = self.open_at(kind).map(|at| &self.writing[at]);
-        let fits = open.is_some_and(|open| open.fits(units, entries, self.entries_max_now(), &self.geometry));
+        let fits = open.is_some_and(|open| open.fits(units, entries, self.entries_max_now(), &self.room()));
         let theirs = kind == SegmentKind::Durable && free == 0;
         match whose {
             Whose::Cleaning => fits || free > 0,
@@ -153,7 +159,7 @@ impl<D: Disk> Store<D> {
         if !self.has_place(kind, units, entries, whose) {
             return false;
         }
-        let fits = |open: &OpenSegment| open.fits(units, entries, self.entries_max_now(), &self.geometry);
+        let fits = |open: &OpenSegment| open.fits(units, entries, self.entries_max_now(), &self.room());
         self.open_at(kind).is_some_and(|at| fits(&self.writing[at])) || self.open_segment(kind).is_some()
     }
 
@@ -268,7 +274,9 @@ impl<D: Disk> Store<D> {
         if let RecordOf::Put { held, .. } = &of {
             *self.put_bytes.borrow_mut() -= held;
         }
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !self.mutant(Mutant::FailedWriteDone)
+        {
             if let RecordOf::Put { ns, key, place, .. } = of
                 && self.index.find(ns, &key).is_some_and(|e| e.place() == place)
             {

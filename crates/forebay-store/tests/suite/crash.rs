@@ -63,7 +63,7 @@ pub(crate) fn segments_written_anew_are_not_taken_for_what_they_were() {
 }
 
 #[test]
-fn small_records_of_one_turn_are_one_write_and_each_is_as_durable_as_alone() {
+pub(crate) fn small_records_of_one_turn_are_one_write_and_each_is_as_durable_as_alone() {
     let mut rig = Rig::new(Options { orderly: true, ..Options::default() });
     assert_eq!(rig.put(DURABLE, key(1000), 5000), PutOutcome::Durable);
     let writes = rig.medium.counts().writes;

@@ -7,7 +7,7 @@ use forebay_types::{MissReason, PutOutcome, RefusedReason};
 use crate::rig::*;
 
 #[test]
-fn a_failed_flush_refuses_what_waited_and_all_later_puts_and_still_serves() {
+pub(crate) fn a_failed_flush_refuses_what_waited_and_all_later_puts_and_still_serves() {
     let mut rig = Rig::new(Options::default());
     assert_eq!(rig.put(DURABLE, key(1), 5000), PutOutcome::Durable);
     rig.settle();
@@ -32,7 +32,7 @@ fn a_failed_flush_refuses_what_waited_and_all_later_puts_and_still_serves() {
 }
 
 #[test]
-fn a_failed_write_takes_its_block_along_and_a_failed_read_does_not() {
+pub(crate) fn a_failed_write_takes_its_block_along_and_a_failed_read_does_not() {
     // What failed may have reached the drive all the same. Then the next start finds it, whole, as if the process had died before the answer.
     for (reaches, again) in [(Reaches::Nothing, PutOutcome::Cached), (Reaches::All, PutOutcome::Exists)] {
         let mut rig = Rig::new(Options::default());

@@ -11,21 +11,23 @@ fn acks(rig: &Rig) -> usize {
 }
 
 #[test]
-fn a_durable_put_alone_is_flushed_in_the_turn_that_finds_it_written() {
+pub(crate) fn a_durable_put_alone_is_flushed_in_the_turn_that_finds_it_written() {
     let mut rig = Rig::new(Options { orderly: true, ..Options::default() });
     let before = rig.medium.counts().flushes;
+    rig.medium.hold(OpKind::Write);
     assert!(rig.begin_put(DURABLE, key(1), 5000).1.is_ok());
-    rig.turn();
+    rig.turns(3);
+    assert_eq!(rig.medium.counts().flushes, before, "it is not written");
+    rig.medium.release();
     // Written and found so in one turn, flushed in the same.
-    while rig.medium.counts().flushes == before {
-        rig.turn();
-    }
+    rig.turn();
+    assert_eq!(rig.medium.counts().flushes, before + 1);
     rig.turn();
     assert_eq!(acks(&rig), 1);
 }
 
 #[test]
-fn durable_puts_at_once_share_flushes() {
+pub(crate) fn durable_puts_at_once_share_flushes() {
     let mut rig = Rig::new(Options { orderly: true, ..Options::default() });
     let before = rig.medium.counts().flushes;
     let puts = 64;
@@ -39,7 +41,7 @@ fn durable_puts_at_once_share_flushes() {
 }
 
 #[test]
-fn large_puts_and_small_ones_let_each_other_in() {
+pub(crate) fn large_puts_and_small_ones_let_each_other_in() {
     let mut rig = Rig::new(Options { arena: 64 << 20, len: 803 * MIB, orderly: true, ..Options::default() });
     let busy = Err(PutOutcome::Refused(RefusedReason::Busy));
     // As many of one size as the shard will take, again and again, and one of the other size that tries between: it gets in.
@@ -73,7 +75,7 @@ fn large_puts_and_small_ones_let_each_other_in() {
 }
 
 #[test]
-fn of_large_puts_one_is_filled_while_the_other_is_written_and_no_third() {
+pub(crate) fn of_large_puts_one_is_filled_while_the_other_is_written_and_no_third() {
     for align in [512, 4096] {
         let (segment, arena) = (64 * MIB, 128 << 20);
         let len = 3 * MIB + 17 * segment;

@@ -54,7 +54,7 @@ pub(crate) fn a_block_that_is_only_touched_stays_while_ten_times_the_capacity_go
 }
 
 #[test]
-fn a_prefetched_block_is_in_dram_when_it_is_asked_for() {
+pub(crate) fn a_prefetched_block_is_in_dram_when_it_is_asked_for() {
     let mut rig = Rig::new(Options::default());
     let keys: Vec<Key> = (0..12).map(key).collect();
     for (i, key) in keys.iter().enumerate() {
@@ -105,7 +105,7 @@ fn a_prefetch_that_comes_too_late_or_meets_a_bad_record_says_so_and_costs_nothin
 }
 
 #[test]
-fn who_prefetches_more_than_he_gets_holds_half_of_dram_and_no_more() {
+pub(crate) fn who_prefetches_more_than_he_gets_holds_half_of_dram_and_no_more() {
     let mut rig = Rig::new(Options { len: 3 * MIB + 40 * 4 * MIB, ..Options::default() });
     for i in 0..40 {
         rig.put(CACHE, key(i), 1_000_000);

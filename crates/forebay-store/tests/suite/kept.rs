@@ -248,7 +248,7 @@ pub(crate) fn with_room_on_the_drive_nothing_acknowledged_goes_missing() {
 }
 
 #[test]
-fn memory_that_gathered_writes_took_for_a_while_is_there_again_for_blocks() {
+pub(crate) fn memory_that_gathered_writes_took_for_a_while_is_there_again_for_blocks() {
     let mut rig = Rig::new(Options { arena: 6 << 20, orderly: true, ..Options::default() });
     // A drive that takes nothing: each turn gathers two records in one more buffer, until there is no memory for any.
     rig.medium.hold(OpKind::Write);

@@ -12,6 +12,7 @@ mod flips;
 mod grouping;
 mod hints;
 mod kept;
+mod left_out;
 mod model;
 mod money;
 mod mutants;

@@ -1,6 +1,6 @@
 //! Promises of a shard, each held here and broken on purpose: the scenario that finds nothing wrong with the store must find the mutant.
 
-use forebay_store::{Event, Mutant};
+use forebay_store::{Event, Mutant, Reserve};
 use forebay_types::{Class, Key, MissReason, NamespaceId, PutOutcome, RefusedReason};
 
 use crate::rig::*;
@@ -35,6 +35,47 @@ fn two_puts_of_one_key(mutant: Option<Mutant>) -> Option<String> {
 #[test]
 pub(crate) fn the_first_put_wins() {
     held_and_found(two_puts_of_one_key, Mutant::LastPutWins);
+}
+
+/// What is held takes no room for a second time: it is told before its bytes move.
+fn room_for_what_is_held(mutant: Option<Mutant>) -> Option<String> {
+    let mut rig = Rig::new(Options { mutant, ..Options::default() });
+    assert!(rig.put(CACHE, key(1), 4000).is_kept());
+    rig.settle();
+    let encoded = describe(CACHE, key(1), 2, &content(2, 4000));
+    let batch = rig.store.begin_batch(1);
+    let told = rig.store.reserve(rig.now, &encoded, batch, 0);
+    (!matches!(told, Reserve::Exists)).then(|| format!("{told:?}"))
+}
+
+#[test]
+fn what_is_held_takes_no_room_for_a_second_time() {
+    held_and_found(room_for_what_is_held, Mutant::RoomForWhatExists);
+}
+
+/// A shard that is full of what may not be evicted says so, and not that it is busy.
+fn full_of_durable_blocks(mutant: Option<Mutant>) -> Option<String> {
+    let mut rig = Rig::new(Options { mutant, len: 3 * MIB + 16 * 4 * MIB, ..Options::default() });
+    let mut busy = 0;
+    for i in 0..200 {
+        match rig.begin_put(DURABLE, key(i), 900_000).1 {
+            Err(PutOutcome::Refused(RefusedReason::Full)) => return None,
+            Err(PutOutcome::Refused(RefusedReason::Busy)) => busy += 1,
+            Err(other) => return Some(format!("a put was told {other}")),
+            Ok(_) => busy = 0,
+        }
+        // All is written then, and nothing is left to clean.
+        rig.settle();
+        if busy > 20 {
+            return Some("it is busy for ever".to_owned());
+        }
+    }
+    Some("200 blocks of 900 kB were taken into 64 MiB".to_owned())
+}
+
+#[test]
+fn a_full_shard_says_full() {
+    held_and_found(full_of_durable_blocks, Mutant::FullIsBusy);
 }
 
 /// A forgotten block is never served again, also not after a crash.

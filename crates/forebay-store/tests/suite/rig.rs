@@ -16,6 +16,7 @@ use forebay_types::{
     RefusedReason, Reuse, Secret, SeededEntropy, ShardId, Tenant, Version,
 };
 
+use crate::left_out::left_out;
 use crate::under_worth::policy;
 
 pub(crate) const CACHE: NamespaceId = NamespaceId(1);
@@ -238,6 +239,7 @@ impl Rig {
         oracle: Rc<RefCell<Oracle>>,
         utc: u64,
     ) -> Result<Rig, StoreError> {
+        let mutant = mutant.or_else(left_out);
         let arena = Arena::new(arena_bytes).unwrap();
         let config = StoreConfig { policy: policy(), index_bytes_max, mutant, ..StoreConfig::default() };
         let chance = Arc::new(SeededEntropy::new(seed));

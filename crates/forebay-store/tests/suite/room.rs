@@ -321,7 +321,7 @@ pub(crate) fn an_index_at_its_ceiling_evicts_and_never_passes_it() {
 }
 
 #[test]
-fn puts_on_their_way_never_take_the_whole_arena() {
+pub(crate) fn puts_on_their_way_never_take_the_whole_arena() {
     let mut rig = Rig::new(Options::default());
     rig.put(DURABLE, key(1), 900_000);
     rig.settle();
