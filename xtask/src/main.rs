@@ -1,10 +1,11 @@
-//! Chores of the house: `cargo xtask test | tidy | python | bench | soak | fuzz`.
+//! Chores of the house: `cargo xtask test | tidy | python | bench | soak | breaks | fuzz`.
 //!
 //! Each is what a person would type by hand, in the right order, with a sentence for what could not be done here. It knows how the house is kept
 //! and nothing of what the house does.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the person who started it")]
 
 mod bench;
+mod breaks;
 mod engines;
 mod fuzz;
 mod python;
@@ -38,6 +39,9 @@ cargo xtask bench --replay CARD [--dir DIR] [--json] | --report
     Runs a claim card again and shows both results; writes docs/measurements.md from docs/cards.
 cargo xtask soak [--minutes N] [--json]
     Builds a release and runs it under load and faults for an hour, or N minutes: no wrong byte, flat memory, flat descriptors.
+cargo xtask breaks [--only TEXT]
+    Breaks each guard of xtask/breaks.txt in the source, one after the other, and runs the test that must find it: some 20 s each. --only: those that contain this.
+    The files are put back; if it is ended in between, `git checkout` puts the last one back.
 cargo xtask fuzz [SECONDS]
     Runs the cargo-fuzz targets where cargo-fuzz is installed; `cargo xtask test` runs the same functions on seeded input.";
 
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&root, &args[1..]),
         Some("soak") => bench::soak(&root, &args[1..]),
         Some("python") => python::run(&root, &args[1..]),
+        Some("breaks") => breaks::run(&root, &args[1..]),
         Some("fuzz") => fuzz::run(&root, &args[1..]),
         Some("help" | "-h" | "--help") => {
             println!("{HELP}");

@@ -4,11 +4,15 @@
 mod hand;
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_coord::Coordinator;
 use forebay_node::Node;
-use forebay_types::{Class, Fingerprint, PutOutcome, Secret, ShardId};
-use forebay_wire::{ErrorCode, GetOutcome, Message};
+use forebay_types::{
+    Class, Fingerprint, MissReason, PutOutcome, RefusedReason, Secret, SeededEntropy, ShardId, Tenant,
+};
+use forebay_wire::{ErrorCode, GetOutcome, Message, Presence};
 use hand::{Folder, Hand, assert_identity, block, hello, key};
 
 #[test]
@@ -70,6 +74,31 @@ fn namespaces_are_made_listed_and_deleted() {
     assert!(
         matches!(hand.ask(&attach("default", &none)), Message::NamespaceIs { namespace, .. } if namespace == default)
     );
+}
+
+#[test]
+fn what_is_another_tenants_is_as_if_it_were_not_there() {
+    let folder = Folder::new();
+    folder.start().shutdown(Duration::from_secs(5));
+    let catalogue = folder.0.join("drive.catalog");
+    let coordinator = forebay_coord::Embedded::open(&catalogue, Arc::new(SeededEntropy::new(1))).unwrap();
+    let theirs = Tenant(rustix::process::getuid().as_raw() + 1);
+    let row = coordinator.create(theirs, "a", Class::Cache, None, None, &Fingerprint::default()).unwrap();
+    drop(coordinator);
+    let node = folder.start();
+    let mut hand = Hand::shard(&node);
+    // Whoever knows its number, and even its secret, is told what is told of a number that nobody has.
+    assert!(matches!(hand.get_stream(row.id, &[key(1)])[0].0, GetOutcome::Miss(MissReason::Namespace)));
+    assert_eq!(hand.put_stream(row.id, key(1), b"x"), PutOutcome::Refused(RefusedReason::Namespace));
+    let request = hand.number();
+    let (deadline_us, hold_ms, stop_at_gap, keys) = (1_000_000, 0, false, vec![key(1)]);
+    let ask = Message::Match { request, namespace: row.id, deadline_us, hold_ms, stop_at_gap, keys };
+    let presence = vec![Presence::Not(MissReason::Namespace)];
+    assert_eq!(hand.ask(&ask), Message::MatchOutcomes { request, presence });
+    let attach = Message::Attach { request: 1, name: "a".into(), fingerprint: Fingerprint::default() };
+    let told = Hand::control(&node).ask(&attach);
+    assert!(matches!(told, Message::Error { code: ErrorCode::NamespaceUnknown, .. }), "{told:?}");
+    assert_identity(&node.metrics_text());
 }
 
 #[test]

@@ -309,8 +309,9 @@ fn a_namespace_that_is_not_there_is_a_miss_of_its_own_kind() {
     let mut hand = Hand::shard(&node);
     assert!(matches!(hand.get_stream(other, &[key(1)])[0].0, GetOutcome::Miss(MissReason::Namespace)));
     assert_eq!(hand.put_stream(other, key(1), b"x"), PutOutcome::Refused(RefusedReason::Namespace));
-    // A descriptor that names another namespace than its request does not slip through.
-    let item = PutItem { descriptor: descriptor(other, key(1), b"x"), from: Place::default() };
+    // A descriptor that names another namespace than its request does not slip through, also where that one is there.
+    let second = Hand::control(&node).namespace("b", Class::Cache).id;
+    let item = PutItem { descriptor: descriptor(second, key(1), b"x"), from: Place::default() };
     let (request, put) = hand.put_message(ns, vec![item]);
     hand.send(&put);
     assert_eq!(hand.put_outcome(request), PutOutcome::Refused(RefusedReason::Namespace));

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::Stop;
-use source::Source;
+use crate::{Stop, breaks};
+pub(crate) use source::Source;
 
 /// Today's sizes and papers, as they were last accepted.
 const BASELINE: &str = "xtask/tidy-baseline.json";
@@ -42,6 +42,7 @@ pub(crate) fn check(root: &Path) -> Result<(), Stop> {
     findings.extend(heads::findings(&sources));
     findings.extend(papers::findings(root, &baseline["papers"])?);
     findings.extend(promises::findings(root, &sources)?);
+    findings.extend(breaks::findings(root, &sources)?);
     findings.extend(growth::findings(&sources, &baseline["sizes"]));
     if findings.is_empty() {
         println!("tidy: {} modules, nothing to mend", sources.len());
