@@ -233,7 +233,7 @@ pub enum NodeError {
     },
     /// Namespaces of another catalogue.
     #[error(
-        "{} holds namespace {name:?} of another catalogue than {}; name first the drive beside which its own catalogue lies, say with --catalog where that is, or give another --data",
+        "{} holds namespace {name:?} of another catalogue than {}; name first the drive beside which its own catalogue lies, say with --catalog where that is, or give another --data. Nothing on it was changed",
         path.display(), catalogue.display()
     )]
     OtherCatalogue {

@@ -44,6 +44,25 @@ pub(crate) fn refuse_orphans(links: &[Link], catalogue: &Path) -> Result<(), Nod
     }
 }
 
+/// A drive's namespaces that the catalogue does not know were deleted while the drive was away. If it knows none of them, it is another's catalogue, and
+/// deleting all that the drive holds would be the end of it.
+fn refuse_strangers(links: &[Link], all: &[Namespace], catalogue: &Path) -> Result<(), NodeError> {
+    let is_known = |held: &NamespaceRow| all.iter().any(|namespace| namespace.id == held.id);
+    let strange = links.iter().find_map(|link| {
+        let rows = &link.shard.started.namespaces;
+        let (first, _) = rows.first()?;
+        (!rows.iter().any(|(held, _)| is_known(held))).then_some((link, first))
+    });
+    match strange {
+        None => Ok(()),
+        Some((link, held)) => Err(NodeError::OtherCatalogue {
+            path: link.path.clone(),
+            name: held.name.clone(),
+            catalogue: catalogue.into(),
+        }),
+    }
+}
+
 /// Makes drives and catalogue agree: the catalogue says what exists; numbers a drive has seen are never given again.
 pub(crate) fn reconcile(
     links: &[Link],
@@ -51,11 +70,12 @@ pub(crate) fn reconcile(
     saved: &Receiver<Saved>,
     catalogue: &Path,
 ) -> Result<(), NodeError> {
+    let all = coordinator.all()?;
+    refuse_strangers(links, &all, catalogue)?;
     let seen = links.iter().flat_map(|link| &link.shard.started.namespaces).map(|(held, _)| held.id).max();
     if let Some(seen) = seen {
         coordinator.reserve_ids(NamespaceId(seen.0))?;
     }
-    let all = coordinator.all()?;
     let parts: Vec<Option<Vec<u64>>> = all.iter().map(|namespace| parts_of(links, namespace)).collect();
     let mut sent = 0;
     for (at, link) in links.iter().enumerate() {

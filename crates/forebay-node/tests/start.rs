@@ -112,6 +112,33 @@ fn drives_may_change_places_and_be_joined() {
     assert!(hand::Hand::shard(&node).get_stream(ns, &[hand::key(1)])[0].1 == bytes);
 }
 
+/// With the catalogue of another node a drive was served, and all that it held was deleted: none of it was in that catalogue.
+#[test]
+fn a_drive_is_not_served_with_the_catalogue_of_another_node() {
+    use forebay_types::{Class, PutOutcome};
+    let folder = Folder::new();
+    let config = |drive: &str, catalogue: &str| {
+        let mut config = folder.config();
+        config.data = vec![DataConfig { path: folder.0.join(drive), capacity: Some(128 * MIB) }];
+        config.catalogue = Some(folder.0.join(catalogue));
+        config
+    };
+    let bytes = hand::block(1, 50_000);
+    let mut spaces = Vec::new();
+    for (drive, catalogue) in [("d1", "c1"), ("d2", "c2")] {
+        let node = Node::start(config(drive, catalogue)).unwrap();
+        let ns = hand::Hand::control(&node).namespace(drive, Class::Durable).id;
+        assert_eq!(hand::Hand::shard(&node).put_stream(ns, hand::key(1), &bytes), PutOutcome::Durable);
+        spaces.push(ns);
+    }
+    let text = refused(config("d1", "c2"));
+    assert!(text.contains("another catalogue") && text.contains("\"d1\"") && text.contains("--catalog"), "{text}");
+    for (at, (drive, catalogue)) in [("d1", "c1"), ("d2", "c2")].into_iter().enumerate() {
+        let node = Node::start(config(drive, catalogue)).unwrap();
+        assert!(hand::Hand::shard(&node).get_stream(spaces[at], &[hand::key(1)])[0].1 == bytes, "{drive}");
+    }
+}
+
 #[test]
 fn both_engines_serve() {
     for io in [EngineKind::Auto, EngineKind::Threads] {
