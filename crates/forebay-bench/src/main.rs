@@ -16,6 +16,7 @@ mod queued;
 mod raw;
 mod recover;
 mod report;
+mod scratch;
 mod siege;
 mod soak;
 mod tokenomics;
@@ -30,6 +31,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use card::{Measured, Quiet, Table};
+use scratch::Scratch;
 
 #[derive(Parser)]
 #[command(
@@ -84,6 +86,9 @@ enum Verb {
     /// One who besieges a node: a child of this program.
     #[command(hide = true)]
     Besieger(siege::BesiegerArgs),
+    /// Clears up behind a bench: a child of this program.
+    #[command(hide = true)]
+    Janitor(scratch::JanitorArgs),
     /// The far end of a ping-pong: a child of this program.
     #[command(hide = true)]
     Echo(raw::sockets::EchoArgs),
@@ -106,6 +111,7 @@ impl Verb {
             Verb::Soak(args) => soak::run(args).map(|()| None),
             Verb::SoakWorker(args) => soak::work(args).map(|()| None),
             Verb::Besieger(args) => siege::besiege(args).map(|()| None),
+            Verb::Janitor(args) => scratch::clear_when_it_ends(args).map(|()| None),
             Verb::Echo(args) => raw::sockets::echo(args).map(|()| None),
         }
     }
@@ -123,7 +129,7 @@ impl Verb {
             Verb::Plan(args) => Some(&args.common),
             Verb::Tokenomics(args) => Some(&args.common),
             Verb::Soak(args) => Some(&args.common),
-            Verb::SoakWorker(_) | Verb::Besieger(_) | Verb::Echo(_) => None,
+            Verb::SoakWorker(_) | Verb::Besieger(_) | Verb::Janitor(_) | Verb::Echo(_) => None,
         }
     }
 }
@@ -170,24 +176,7 @@ impl Common {
     /// A folder of this run's own under `--dir`.
     fn scratch(&self, name: &str) -> Outcome<Scratch> {
         let base = std::env::current_dir().map_err(why("the current folder"))?.join(&self.dir);
-        let dir = base.join(format!("{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).map_err(why("making the bench folder"))?;
-        Ok(Scratch(dir))
-    }
-}
-
-/// A folder that goes when the bench ends, however it ends.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        Scratch::new(&base, name)
     }
 }
 
