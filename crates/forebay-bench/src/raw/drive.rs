@@ -60,6 +60,11 @@ pub(crate) struct Fio {
 
 impl Fio {
     pub(crate) fn start(job: &Job<'_>) -> Outcome<Fio> {
+        Fio::start_with(job, &[])
+    }
+
+    /// The same with further flags.
+    pub(crate) fn start_with(job: &Job<'_>, flags: &[String]) -> Outcome<Fio> {
         let mode = match (job.write, job.random) {
             (true, true) => "randwrite",
             (true, false) => "write",
@@ -85,7 +90,7 @@ impl Fio {
         if job.sync_every > 0 {
             command.arg(format!("--fdatasync={}", job.sync_every));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(flags).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(Fio { child: Some(command.spawn().map_err(why("starting fio"))?), write: job.write })
     }
 

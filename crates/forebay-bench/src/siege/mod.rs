@@ -4,23 +4,26 @@
 //! stands what is left of it when the time is taken off in which the client's thread or the shard's was ready to run and had no core.
 
 mod besieger;
+mod drive;
 
 use std::path::PathBuf;
 
 use clap::Args;
-use forebay_client::NamespaceHandle;
+use forebay_client::{Client, NamespaceHandle};
 use forebay_types::{Class, Fingerprint, Key, MissReason};
 use serde_json::{Value, json};
 
 use crate::card::{Measured, Stolen, Table};
 use crate::node::{Node, Setup};
 use crate::queued::Queued;
+use crate::raw;
 use crate::report::{Samples, percentile, round, say, shown, shown_value};
 use crate::watch::{Watch, pause, threads_ns};
-use crate::work::{attach, fill};
+use crate::work::{attach, fill, shard_sum};
 use crate::{Common, Failed, Outcome, why};
 pub(crate) use besieger::{BesiegerArgs, run as besiege};
 use besieger::{Crowd, LARGE, Siege};
+use drive::Drive;
 
 #[derive(Args)]
 pub(crate) struct SiegeArgs {
@@ -48,6 +51,7 @@ const CALL: usize = 4;
 const TIMES: f64 = 2.0;
 
 pub(crate) fn run(args: &SiegeArgs) -> Outcome<Measured> {
+    let tools = raw::tools(!args.common.no_install);
     let dir = args.common.scratch("siege")?;
     let place = dir.join("n");
     let setup = Setup {
@@ -78,18 +82,11 @@ pub(crate) fn run(args: &SiegeArgs) -> Outcome<Measured> {
             continue;
         }
         say(&format!("siege: {}", siege.name()));
-        let (mut alone, mut beside, mut burnt) = (Tails::default(), Tails::default(), Tails::default());
-        let (mut cores, stolen) = (Samples::default(), Stolen::start());
-        for _ in 0..args.rounds {
-            alone.add(&ground.calls(&space, &keys)?);
-            let (calls, used) = ground.beside(&space, &keys, siege, 1.0)?;
-            beside.add(&calls);
-            cores.0.push(used);
-            // What the besiegers' use of the CPU does by itself: no node can mend that.
-            let share = (used / f64::from(args.besiegers)).min(1.0);
-            burnt.add(&ground.beside(&space, &keys, Siege::Burners, share)?.0);
-        }
-        rows.push(row(siege, &alone, &beside, &burnt, &cores, stolen.share()));
+        let drive = match siege {
+            Siege::Putters => Drive::new(&tools, &dir.join("raw"), args.seconds)?,
+            _ => None,
+        };
+        rows.push(ground.row(args, (&client, &space, &keys), siege, drive)?);
     }
     if rows.is_empty() {
         return Err(Failed("no siege has that in its name".into()));
@@ -99,10 +96,10 @@ pub(crate) fn run(args: &SiegeArgs) -> Outcome<Measured> {
         bench: "siege",
         workload: format!(
             "Medians of {} rounds on a drive that was written once before. One client gets {CALL} blocks of 64 KiB a call, a call at a time, for {} s alone and then for as long beside {} \
-             besiegers of one kind, each a process of its own. Then the same beside as many processes that use as much of the CPU and do not touch the node. Every get is a hit, or the bench fails.",
+             besiegers of one kind, each a process of its own. Then the same beside as many processes that use as much of the CPU and do not touch the node. Beside greedy puts fio reads as the client does on a file of its own, alone and beside its own writes at the putters' rate: what the drive does by itself. Every get is a hit, or the bench fails.",
             args.rounds, args.seconds, args.besiegers
         ),
-        tools: json!({}),
+        tools: tools.json(),
         result: json!({ "rows": rows, "met": met }),
     })
 }
@@ -127,6 +124,37 @@ struct Calls {
 }
 
 impl Ground {
+    /// All rounds of one siege.
+    fn row(
+        &self,
+        args: &SiegeArgs,
+        (client, space, keys): (&Client, &NamespaceHandle, &[Key]),
+        siege: Siege,
+        mut drive: Option<Drive>,
+    ) -> Outcome<Value> {
+        let (mut alone, mut beside, mut burnt) = (Tails::default(), Tails::default(), Tails::default());
+        let (mut cores, stolen) = (Samples::default(), Stolen::start());
+        for _ in 0..args.rounds {
+            alone.add(&self.calls(space, keys)?);
+            let (watch, put) = (Watch::start(), shard_sum(client, "drive_put_bytes")?);
+            let (calls, used) = self.beside(space, keys, siege, 1.0)?;
+            let put_gb_s = (shard_sum(client, "drive_put_bytes")? - put) / 1e9 / watch.s();
+            beside.add(&calls);
+            cores.0.push(used);
+            // What the besiegers' use of the CPU does by itself: no node can mend that.
+            let share = (used / f64::from(args.besiegers)).min(1.0);
+            burnt.add(&self.beside(space, keys, Siege::Burners, share)?.0);
+            if let Some(drive) = &mut drive {
+                drive.round(put_gb_s)?;
+            }
+        }
+        let mut row = row(siege, &alone, &beside, &burnt, &cores, stolen.share());
+        if let Some(drive) = drive {
+            row["drive"] = drive.json();
+        }
+        Ok(row)
+    }
+
     /// The calls of the steady client beside a crowd, and how many cores the crowd used.
     fn beside(&self, space: &NamespaceHandle, keys: &[Key], siege: Siege, share: f64) -> Outcome<(Calls, f64)> {
         let crowd = Crowd::start(siege, &self.socket, self.besiegers, share)?;
@@ -209,6 +237,7 @@ pub(crate) fn tables(result: &Value) -> Vec<Table> {
                 .map(|name| shown_value(&row[name])),
         );
         line.extend(["ratio", "burners_ratio", "with_a_core_ratio"].map(|name| times(&row[name])));
+        line.push(times(&row["drive"]["ratio"]));
         line.push(if row["met"] == true { "yes".into() } else { "no".into() });
         line.extend(["cores", "stolen"].map(|name| shown_value(&row[name])));
         line
@@ -225,6 +254,7 @@ pub(crate) fn tables(result: &Value) -> Vec<Table> {
         "p99",
         "burners",
         "with a core",
+        "fio beside fio",
         "within 2 x",
         "cores used",
         "stolen",
