@@ -80,7 +80,8 @@ def config(**more: Any) -> HiCacheStorageConfig:
 
 def backend(node: Any, pool: Any, **more: Any) -> Any:
     """The backend, from SGLang's factory, with a pool."""
-    extra = {**EXTRA, "address": node.address, "weights_digest": "one"}
+    # No machine is too slow for these deadlines.
+    extra = {**EXTRA, "address": node.address, "weights_digest": "one", "lookup_deadline_ms": 20_000, "transfer_deadline_ms": 60_000}
     for name in ("weights_digest", "transfer_deadline_ms", "lookup_deadline_ms", "strict", "region_bytes", "quota"):
         if name in more:
             extra[name] = more.pop(name)

@@ -23,6 +23,8 @@ from typing import Any, ClassVar
 sys.path.append(str(Path(__file__).parents[1]))
 from another_version import TEXT, NodeOfAnotherVersion
 
+import forebay
+
 __all__ = ["NodeOfAnotherVersion"]
 HERE = Path(__file__).parent
 #: A start and a stop of a node on a machine that does ten other things.
@@ -81,6 +83,21 @@ class Node:
             self._process.kill()
             self._process.wait(PATIENCE_S)
             self._process = None
+
+    def await_writes(self) -> None:
+        """Until what was acknowledged is on the drive. Puts of the cache are answered before that, and a SIGKILL may cost the last of them
+        (docs/operations.md). Durable ones, some for each shard, are answered when what stands before them is written; twice, since a segment may just have
+        been full."""
+        space = forebay.Client(self.address, deadline_ms=1000 * PATIENCE_S).namespace("marks", create=True, cls="durable")
+        for _ in range(2):
+            keys = space.keys([os.urandom(16) for _ in range(64)])
+            assert space.put(keys, [b"mark"] * 64) == [forebay.Stored.DURABLE] * 64
+
+    def restart(self) -> None:
+        """SIGKILL as soon as what was acknowledged is on the drive, and a start."""
+        self.await_writes()
+        self.kill()
+        self.start()
 
     def end(self) -> None:
         """SIGTERM, and waits for its end: all that was put is on the drive then."""

@@ -86,8 +86,7 @@ def load(at: Any, of: list[ObjectKey], into: list[Any]) -> list[bool]:
 def test_what_one_stored_another_finds_and_loads(node: Node, one: Any) -> None:
     chunks = [chunk(seed) for seed in range(3)]
     assert store(one, keys(3), chunks)
-    node.kill()
-    node.start()
+    node.restart()
     two = adapter(node)
     assert found(two, keys(4)) == [True, True, True, False]
     into = [chunk(None) for _ in range(4)]

@@ -51,8 +51,7 @@ def test_pages_come_back_bit_for_bit_in_other_places(node: Node, make: Any, layo
     assert store.batch_exists(keys) == 0
     assert store.batch_set_v1(keys, indices) == [True] * 5
     assert store.batch_exists([*keys, "f" * 64]) == 5
-    node.kill()
-    node.start()
+    node.restart()
     # Another life of the engine: another pool, elsewhere.
     other = make(layout)
     again = backend(node, other)
@@ -200,6 +199,7 @@ def test_a_node_that_ends_in_mid_batch_is_false_in_time(node: Node, end: signal.
     store = backend(node, pool, transfer_deadline_ms=1000, lookup_deadline_ms=200)
     keys, indices = hashes(128), written(pool, 7, 128)
     assert all(store.batch_set_v1(keys, indices))
+    node.await_writes()
     to = pool.alloc(128 * PAGE)
     for number in range(3):
         threading.Timer(0.002 * number, node.signal, (end,)).start()
@@ -334,8 +334,7 @@ def test_another_life_of_the_engine_finds_what_the_first_stored(node: Node) -> N
     for _ in range(2):
         said = run_script("sglang_program.py", node.address, "2", modules=SGLANG)
         lives.append([json.loads(line) for line in re.findall(r"^RESULT (.*)$", said, re.MULTILINE)])
-        node.kill()
-        node.start()
+        node.restart()
     cold, warm = lives
     assert [rank["loaded"] for rank in cold] == [0, 0] and [rank["loaded"] for rank in warm] == [12 * PAGE] * 2
     assert [rank["digest"] for rank in warm] == [rank["digest"] for rank in cold]

@@ -44,8 +44,7 @@ def test_a_restarted_node_gives_the_same_logits_as_a_cold_run(model: Any, node: 
     # Of 201 + 8 tokens all but the last have KV.
     assert cache.last.stored_chunks == 208 // CHUNK
     cache.close()
-    node.kill()
-    node.start()
+    node.restart()
     again = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
     warm = go_on(again, ids)
     assert again.last.loaded_tokens == 192, "the whole chunks of all but the prompt's last token"

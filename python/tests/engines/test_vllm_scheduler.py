@@ -50,7 +50,7 @@ def output(*, new: list[Any] = (), cached: list[Any] = (), resumed: set[str] = f
 class Half:
     """A scheduler's half, and the store beside it."""
 
-    def __init__(self, node: Node, world: int = 1, events: bool = True, lora_digest: Any = lambda lora: lora, pace: Pace | None = None, block_bytes: int = 0, lookup_deadline_ms: float = 500) -> None:
+    def __init__(self, node: Node, world: int = 1, events: bool = True, lora_digest: Any = lambda lora: lora, pace: Pace | None = None, block_bytes: int = 0, lookup_deadline_ms: float = 20_000) -> None:
         self.link = Link(Fingerprint(model="scheduler"), engine="test", address=node.address)
         self.half = SchedulerHalf(
             self.link, Report(self.link), block_tokens=TOKENS, world=world, lora_digest=lora_digest, events=events, lookup_deadline_ms=lookup_deadline_ms, pace=pace, block_bytes=block_bytes
@@ -194,7 +194,8 @@ def test_tokens_that_nothing_is_known_of_fail_instead_of_waiting_for_ever(half: 
     assert load.block_ids == [1, 2] and load.rows == b""
 
 
-def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node, half: Half) -> None:
+def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node) -> None:
+    half = Half(node, lookup_deadline_ms=500)
     asked = request("a", 4 * TOKENS)
     half.put(asked, range(4))
     node.stop()
@@ -202,6 +203,7 @@ def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node, half: Ha
         assert half.matched(asked) == (0, False)
     finally:
         node.signal(signal.SIGCONT)
+    half.half.close()
 
 
 def test_adapters_of_one_name_do_not_share(half: Half) -> None:

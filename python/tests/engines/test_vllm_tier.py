@@ -45,6 +45,8 @@ class Scheduler:
 
     def __init__(self, node: Node, chunks: int = CHUNKS, **tier: Any) -> None:
         tier = {"type": "ForebayTier", "module_path": "forebay.integrations.vllm", "address": node.address, "weights_digest": "one", **tier}
+        # No machine is too slow for these.
+        tier = {"lookup_deadline_ms": 20_000, "transfer_deadline_ms": 60_000, **tier}
         self.config = OffloadingConfig(
             groups=(OffloadingGroupConfig(tokens_per_block=16, layer_names=("layer",), group_id=0),),
             worker_kv_bytes_per_block=CHUNK_BYTES,
@@ -155,7 +157,8 @@ def test_what_one_engine_stored_another_one_loads_with_one_call(node: Node, sche
     assert scheduler.tier._report.counts["stored"] == 6 and other.tier._report.counts["loaded"] == 6
 
 
-def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node, scheduler: Scheduler) -> None:
+def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node) -> None:
+    scheduler = Scheduler(node, lookup_deadline_ms=250)
     request = scheduler.begin()
     assert scheduler.look_until_known([key(1)], request) == [LookupResult.MISS]
     node.stop()
@@ -165,6 +168,7 @@ def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node, schedule
         node.signal(signal.SIGCONT)
     assert seen == [LookupResult.MISS] * 2
     scheduler.end(request)
+    scheduler.close()
 
 
 def test_a_load_that_fails_is_a_miss_and_not_asked_for_again(node: Node) -> None:
@@ -401,7 +405,7 @@ def test_random_schedules_never_serve_a_byte_that_was_not_computed(node: Node, s
     """Against a model that knows two things: what was never stored cannot be a hit, and what is one has the bytes of its key."""
     chance = random.Random(seed)
     # Fewer places than keys, so that chunks come and go all the time.
-    schedulers = [Scheduler(node, chunks=16, transfer_deadline_ms=2000) for _ in range(2)]
+    schedulers = [Scheduler(node, chunks=16, lookup_deadline_ms=250, transfer_deadline_ms=2000) for _ in range(2)]
     ever_stored: set[OffloadKey] = set()
     live: list[tuple[Scheduler, ReqContext]] = []
     up = True
