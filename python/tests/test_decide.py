@@ -64,6 +64,8 @@ def test_an_idle_engine_takes_what_gives_the_first_token_soonest() -> None:
     tokens = 16 * BLOCK + 1
     assert decide(prefill, loads(0.001), bytes(16), 0, BLOCK, tokens, IDLE) == Decision(16, Reason.FASTER)
     assert decide(prefill, loads(0.02), bytes(16), 0, BLOCK, tokens, IDLE) == Decision(0, Reason.SLOWER)
+    # Where all is loaded one step computes the last token, as one step would have computed all of it.
+    assert decide(Prefill(1.0, 0.0, 0.0), loads(0.001), bytes(16), 0, BLOCK, 16 * BLOCK, IDLE) == Decision(0, Reason.SLOWER)
     # The first half in DRAM is worth it, the rest on a slow drive is not.
     mixed = bytes(8) + b"\1" * 8
     assert decide(prefill, loads(0.001, 0.05), mixed, 0, BLOCK, tokens, IDLE) == Decision(8, Reason.PART)

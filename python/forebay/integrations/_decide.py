@@ -241,7 +241,8 @@ def decide(prefill: Prefill | None, load: LoadSpeed, tiers: bytes, own: int, blo
             is_late = True
             break
         fits = True
-        rest = prefill.seconds((own + blocks) * block_tokens, tokens)
+        # Where all is loaded the last token is computed all the same.
+        rest = prefill.seconds(min((own + blocks) * block_tokens, tokens - 1), tokens)
         stall = load.stall_block_s * blocks
         cost = stall + rest if now.is_busy else max(seconds, now.wait_s) + rest
         # Of two that are as good, the longer: computing leaves the engine less for what comes next.

@@ -12,8 +12,14 @@ from support import vllm_life as live
 import forebay
 from forebay.integrations._decide import Reason
 
-#: Whole blocks of each prompt, less one where nothing would be left to compute.
+#: Tokens of each prompt's whole blocks; and of those that are found in any case: an engine that has all but a prompt's last block computes that one.
+WHOLE = [length // BLOCK_TOKENS * BLOCK_TOKENS for length in LENGTHS]
 LOADABLE = [(length - 1) // BLOCK_TOKENS * BLOCK_TOKENS for length in LENGTHS]
+
+
+def is_all(cached: list[int]) -> bool:
+    """Whether a turn found all there is. The third prompt is the second's beginning and one block more."""
+    return all(tokens in (least, most) for tokens, least, most in zip(cached, LOADABLE, WHOLE, strict=True))
 
 
 def transfer(node: Node, **extra: Any) -> dict[str, Any]:
@@ -40,12 +46,12 @@ def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Pat
     node.restart()
     warm = live(model_folder, transfer=transfer(node))
     assert warm["tokens"] == [plain]
-    assert warm["cached"] == [LOADABLE]
+    assert all(map(is_all, warm["cached"])), warm["cached"]
     assert warm["counts"]["load_failed"] == 0 and warm["counts"]["loaded"] >= sum(LOADABLE) // BLOCK_TOKENS - 4, warm["line"]
     # As much as is worth it and as fits a request's deadline: of what takes 0.1 s a block, two in 250 ms, or one where the lookup stood in line.
     decided = live(model_folder, "--turns", "2", "--then-slow", transfer=transfer(node, load_or_recompute=True, lookup_deadline_ms=250, prefill_s=[0, 10, 0]))
     assert decided["tokens"] == [plain, plain]
-    assert decided["cached"][0] == LOADABLE and max(decided["cached"][1][:3]) <= 2 * BLOCK_TOKENS
+    assert is_all(decided["cached"][0]) and max(decided["cached"][1][:3]) <= 2 * BLOCK_TOKENS
     assert decided["reasons"][Reason.UNKNOWN] == 3 and sum(decided["reasons"].values()) == 6, decided["reasons"]
     assert decided["reasons"][Reason.PART] >= 2, decided["reasons"]
     # And the node is killed while the next engine loads: what was promised is computed, and said all the same, in this turn and after it.
@@ -71,7 +77,7 @@ def test_each_rank_loads_its_own_part_and_another_number_of_ranks_loads_none(mod
     blocks = sum(LENGTHS[i] // BLOCK_TOKENS for i in range(4)) - 4
     stored = ("--then-stored", node.address, str(2 * blocks))
     two = live(model_folder, "--tp", "2", "--turns", "2", *stored, transfer=transfer(node), **IN_PROCESSES)
-    assert two["cached"][1] == LOADABLE, two["cached"]
+    assert is_all(two["cached"][1]), two["cached"]
     assert two["tokens"][0] == two["tokens"][1]
     one = live(model_folder, transfer=transfer(node))
     assert one["tokens"] == [plain] and one["counts"]["loaded"] == 0, "heads are dealt out otherwise"
@@ -106,7 +112,7 @@ def test_beside_another_connector_each_loads_what_it_has(model_folder: Path, nod
     # The other has forgotten everything in the second turn, and has all of it again in the third.
     first, second, third = said["loaded"]
     # Prompts two and three share four blocks, which the engine may have itself when the third asks.
-    assert said["cached"][1:] == [LOADABLE, LOADABLE] and first == 0 and second >= sum(LOADABLE) // BLOCK_TOKENS - 4, said
+    assert all(map(is_all, said["cached"][1:])) and first == 0 and second >= sum(LOADABLE) // BLOCK_TOKENS - 4, said
     assert third == second, said
     assert said["counts"]["load_failed"] == 0
 

@@ -82,11 +82,13 @@ def half(node: Node) -> Iterator[Half]:
     half.half.close()
 
 
-def test_the_longest_prefix_is_promised_and_the_last_token_never(half: Half) -> None:
+def test_the_longest_prefix_is_promised(half: Half) -> None:
     asked = request("a", 5 * TOKENS)
     half.put(asked, range(5))
     assert half.half.matched_tokens(asked, 0) == (None, False), "the scheduler goes on with others meanwhile"
-    assert half.matched(asked) == (4 * TOKENS, True)
+    assert half.matched(asked) == (5 * TOKENS, True)
+    assert half.matched(asked, computed=3 * TOKENS) == (2 * TOKENS, True)
+    assert half.half.matched_tokens(asked, 4 * TOKENS) == (0, False), "the step that computes its last token is not waited for"
     with_gap = request("b", 5 * TOKENS + 3, seed=1)
     half.put(with_gap, range(2))
     half.put(with_gap, range(3, 5))
@@ -127,6 +129,19 @@ def test_what_was_promised_is_loaded_and_what_is_computed_is_saved(half: Half) -
     assert save.parent == asked.block_hashes[1] and save.rows == asked.block_hashes[2]
     second = half.half.step(output(cached=[("a", [], 3 * TOKENS + 3)], scheduled={"a": TOKENS + 2}))
     assert [(save.block_ids, save.position) for save in second.saves] == [([10], 3)]
+
+
+@pytest.mark.parametrize("failed", [set(), {"a"}])
+def test_a_prompt_that_is_loaded_to_its_end_is_not_saved_again(half: Half, failed: set[str]) -> None:
+    """vLLM computes its last token anew, in a block that the store has. Unless that block is what did not come."""
+    asked = request("a", 2 * TOKENS)
+    half.put(asked, range(2))
+    assert half.matched(asked) == (2 * TOKENS, True)
+    half.half.allocated(asked, [7, 8], 2 * TOKENS)
+    half.half.worker_said(Stored(failed=failed))
+    computed = TOKENS if failed else 2 * TOKENS - 1
+    step = half.half.step(output(new=[("a", [7, 8], computed)], scheduled={"a": 2 * TOKENS - computed}))
+    assert [save.block_ids for save in step.saves] == ([[8]] if failed else [])
 
 
 def test_what_became_of_prompts_is_told_to_the_node(half: Half) -> None:

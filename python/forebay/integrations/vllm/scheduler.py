@@ -71,6 +71,8 @@ class _Tracked:
     wishes: Wishes
     #: Blocks of it that are in the store, or were given to the worker to be put there.
     saved: int = 0
+    #: Where its last load ends, in tokens.
+    loaded_until: int = 0
 
 
 class SchedulerHalf:
@@ -175,10 +177,14 @@ class SchedulerHalf:
         wish = wishes(request.kv_transfer_params)
         if wish.skip_read or request.request_id in self._failed:
             return 0, False
-        # At least one token is computed: its logits are what generation goes on from.
-        last = min((request.num_tokens - 1) // self._block_tokens, len(request.block_hashes))
         space, queue = self._space(), self._queue
-        if space is None or queue is None or last <= first or computed_tokens % self._block_tokens:
+        # At least one token is computed: its logits are what generation goes on from. So nothing is asked where all that is missing is the block with
+        # that token: computing it is the step that would be waited for.
+        if space is None or queue is None or (request.num_tokens - 1) // self._block_tokens <= first or computed_tokens % self._block_tokens:
+            return 0, False
+        # With others before it that block is loaded, too, where it is whole: vLLM then computes the last token alone.
+        last = min(request.num_tokens // self._block_tokens, len(request.block_hashes))
+        if last <= first:
             return 0, False
         match = self._matches.get(request.request_id)
         now = time.monotonic()
@@ -283,6 +289,7 @@ class SchedulerHalf:
             load.rows = self._rows_of(request)
         self._loads.append(load)
         tracked.saved = max(tracked.saved, first + blocks)
+        tracked.loaded_until = (first + blocks) * self._block_tokens
 
     def _move(self, tracked: _Tracked, block_ids: list[int], position: int, rows: bytes = b"", first: int | None = None) -> Move:
         """Blocks of a request from one on. rows: their hashes, from number `first` on, which is their position unless said otherwise."""
@@ -318,14 +325,15 @@ class SchedulerHalf:
             own = self._own.pop(new.req_id, 0)
             if tracked is not None:
                 # As many as vLLM itself calls cached; what of a load failed is computed and not among them.
-                engine_tokens = min(own * self._block_tokens, new.num_computed_tokens)
-                used_tokens = new.num_computed_tokens - engine_tokens
+                held = self._held(tracked, new.num_computed_tokens)
+                engine_tokens = min(own * self._block_tokens, held)
+                used_tokens = held - engine_tokens
                 self._prompts.add(tracked.request.num_tokens, engine_tokens=engine_tokens, used_tokens=used_tokens)
                 tracked.block_ids = list(new.block_ids[0])
                 hashes = tracked.request.block_hashes
                 if 0 < own <= len(hashes):
                     self._touches.add(hashes, own, hashes[own - 1], self._suffixes(tracked.salt), time.monotonic())
-                self._save(step, tracked, new.num_computed_tokens, output, new.num_computed_tokens)
+                self._save(step, tracked, new.num_computed_tokens, output, held)
         cached = output.scheduled_cached_reqs
         for request_id, new_ids, computed in zip(cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True):
             tracked = self._tracked.get(request_id)
@@ -345,6 +353,11 @@ class SchedulerHalf:
             self._pace.began(output, {name: tracked.request.num_tokens for name, tracked in self._tracked.items()})
         self._report.tick()
         return step
+
+    def _held(self, tracked: _Tracked, computed: int) -> int:
+        """Tokens that a request begins with. Of one that was loaded to its end vLLM computes the last token again, and that one is there as well."""
+        was_loaded = computed + 1 == tracked.loaded_until and tracked.request.request_id not in self._failed
+        return tracked.loaded_until if was_loaded else computed
 
     def _tell_prompts(self, space: forebay.Namespace, queue: forebay.CallQueue) -> None:
         """One report at a time: the next has what this one could not say."""
