@@ -1,7 +1,8 @@
 """What the adapters cost the engine's scheduler, call by call: vLLM's tier behind vLLM's own tiering manager, and the connector's scheduler side.
 
-A step's cost is the sum of all its hooks but `lookup`, which stands alone; of each request the dearest step counts. Blocks are small: what is measured
-handles names of blocks, never bytes.
+A step's cost is the sum of all its hooks but `lookup`, which stands alone; of each request the dearest step counts. Beside the time on the clock stands
+the scheduler's thread's time on a core, in the dearest step by that: with few cores the threads that make the calls, and the node, take the scheduler's
+place now and then. Blocks are small: what is measured handles names of blocks, never bytes.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ class Steps:
 
     def __init__(self) -> None:
         self.now: dict[str, float] = {}
-        self.steps: list[dict[str, float]] = []
-        #: The dearest step of each request.
-        self.dearest: list[dict[str, float]] = []
+        self._now_core_us = 0.0
+        self.steps: list[tuple[dict[str, float], float]] = []
+        #: The dearest step of each request, and the time on a core of the one that is dearest by that.
+        self.dearest: list[tuple[dict[str, float], float]] = []
 
     def time(self, owner: Any, names: list[str]) -> None:
         """From now on."""
@@ -66,9 +68,11 @@ class Steps:
 
     def _timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            begun = time.perf_counter_ns()
+            on_core, begun = time.thread_time_ns(), time.perf_counter_ns()
             answer = method(*args, **kwargs)
-            self.now[name] = self.now.get(name, 0.0) + (time.perf_counter_ns() - begun) / 1000
+            ended = time.perf_counter_ns()
+            self._now_core_us += (time.thread_time_ns() - on_core) / 1000
+            self.now[name] = self.now.get(name, 0.0) + (ended - begun) / 1000
             return answer
 
         return call
@@ -76,23 +80,26 @@ class Steps:
     def end(self) -> None:
         """A step is over."""
         if self.now:
-            self.steps.append(self.now)
-            self.now = {}
+            self.steps.append((self.now, self._now_core_us))
+            self.now, self._now_core_us = {}, 0.0
 
     def over(self) -> None:
         """A request is over."""
         self.end()
-        self.dearest.append(max(self.steps, key=lambda step: sum(step.values())))
+        dearest, _ = max(self.steps, key=lambda step: sum(step[0].values()))
+        self.dearest.append((dearest, max(on_core for _, on_core in self.steps)))
         self.steps = []
 
     def row(self, path: str, limit: float | None = STEP_US) -> dict[str, Any]:
         """The dearest steps of the requests since the last row, and which hook cost most of them."""
         dearest, self.dearest = self.dearest[WARM_UP:], []
-        sums = [sum(step.values()) for step in dearest]
-        hooks = {name: median([step.get(name, 0.0) for step in dearest]) for name in sorted({name for step in dearest for name in step})}
+        steps, on_core = [step for step, _ in dearest], median([us for _, us in dearest])
+        sums = [sum(step.values()) for step in steps]
+        hooks = {name: median([step.get(name, 0.0) for step in steps]) for name in sorted({name for step in steps for name in step})}
         name = max(hooks, key=lambda name: hooks[name])
-        say(f"calls: {path}: p50 {median(sums):.1f}, p99 {percentile(sums, 0.99):.1f} us: { {name: round(us, 1) for name, us in hooks.items()} }")
-        return _row(path, sums, limit) | {"dearest": name, "dearest_us": hooks[name]}
+        said = {name: round(us, 1) for name, us in hooks.items()}
+        say(f"calls: {path}: p50 {median(sums):.1f} ({on_core:.1f} on a core), p99 {percentile(sums, 0.99):.1f} us: {said}")
+        return _row(path, sums, limit) | {"dearest": name, "dearest_us": hooks[name], "p50_on_core": on_core}
 
 
 def _row(path: str, samples: list[float], limit: float | None) -> dict[str, Any]:
