@@ -335,8 +335,11 @@ class Region:
     def spans(self, offsets: Sequence[int], nbytes: int) -> Spans:
         """``nbytes`` bytes at each of these offsets, for ``put`` and ``get(into=...)``: cheaper than as many views."""
 
-    def rows(self, numbers: Buffer, nbytes: int) -> Spans:
-        """The same for a region that is rows of ``nbytes``: numbers of rows, as a contiguous buffer of 64-bit integers."""
+    def rows(self, numbers: Buffer, nbytes: int, *, first: int = 0, count: int | None = None) -> Spans:
+        """The same for a region that is rows of ``nbytes``: numbers of rows, as a contiguous buffer of 32-bit or 64-bit integers.
+
+        first, count: only so many of the numbers, from this one on; all of them unless said otherwise.
+        """
 
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
@@ -410,9 +413,16 @@ class Hashes:
     call. Goes wherever keys go."""
 
     def __new__(
-        cls, rows: Buffer, width: int, /, *, suffixes: Sequence[bytes] | None = None, first: int = 0, count: int | None = None
+        cls,
+        rows: Buffer | list[bytes] | tuple[bytes, ...],
+        width: int,
+        /,
+        *,
+        suffixes: Sequence[bytes] | None = None,
+        first: int = 0,
+        count: int | None = None,
     ) -> Hashes:
-        """rows: hashes of ``width`` bytes each, one behind the other. ``bytes`` are kept as they are, anything else is copied.
+        """rows: hashes of ``width`` bytes each, one behind the other, or as an object each. ``bytes`` are kept as they are, anything else is copied.
         suffixes: each hash is a key with each of these behind it, hash by hash; one empty suffix unless said otherwise.
         first, count: only so many of the rows, from this one on; all of them unless said otherwise.
 
@@ -557,6 +567,38 @@ class CallQueue:
         packed: bool = False,
     ) -> int:
         """``Namespace.put``. packed: the answer is ``bytes``, one for each key: 0 refused, 1 cached, 2 durable, 3 exists."""
+
+    def submit_get_parts(
+        self,
+        namespace: Namespace,
+        keys: _Keys,
+        each: int,
+        /,
+        *,
+        into: _Buffers,
+        deadline_ms: float | None = None,
+        reuse: _Reuse | None = None,
+    ) -> list[int]:
+        """As many ``submit_get(..., packed=True)`` as there are parts of ``each`` keys, the last of which may be shorter; their tickets, in order. Parts
+        are made side by side, and no buffer may overlap any other. Raises InvalidArgument."""
+
+    def submit_put_parts(
+        self,
+        namespace: Namespace,
+        keys: _Keys,
+        each: int,
+        buffers: _Buffers,
+        /,
+        *,
+        tokens: int = 0,
+        chain: int = 0,
+        parent: _Key | None = None,
+        position: int | None = None,
+        reuse: _Reuse | None = None,
+        deadline_ms: float | None = None,
+        caller_keeps: bool = False,
+    ) -> list[int]:
+        """The same of ``submit_put(..., packed=True)``. Blocks of a chain are behind one another across parts, too."""
 
     def submit_contains(
         self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None, packed: bool = False

@@ -278,6 +278,45 @@ def test_answers_of_a_queue_may_be_packed(space: forebay.Namespace, client: fore
         queue.submit_get(space, hashes, packed=True)
 
 
+def test_hashes_may_be_objects_and_a_call_may_be_made_in_parts(space: forebay.Namespace, client: forebay.Client) -> None:
+    queue = client.queue()
+    hashes = [os.urandom(36) for _ in range(9)]
+    region = forebay.Region.borrow(np.arange(16 * 64, dtype=np.int64).astype(np.uint8).reshape(16, 64))
+    numbers = np.arange(15, -1, -1, dtype=np.int32)
+
+    def answers(tickets: list[int]) -> list[object]:
+        found: dict[int, object] = {}
+        while len(found) < len(tickets):
+            assert queue.wait(60_000)
+            found.update(queue.drain())
+        return [found.pop(ticket) for ticket in tickets]
+
+    some = forebay.Hashes(hashes, 36, first=1, count=7)
+    assert len(some) == 7
+    tickets = queue.submit_put_parts(space, some, 3, region.rows(numbers, 64, first=2, count=7), tokens=16, chain=1, position=1, parent=space.key(hashes[0]))
+    assert answers(tickets) == [bytes([1] * 3), bytes([1] * 3), bytes([1])]
+    into = np.zeros((16, 64), dtype=np.uint8)
+    rows = forebay.Region.borrow(into).rows(numbers.astype(np.int64), 64, first=1, count=9)
+    tickets = queue.submit_get_parts(space, forebay.Hashes(tuple(hashes), 36), 4, into=rows)
+    assert answers(tickets) == [bytes([0, 1, 1, 1]), bytes([1] * 4), bytes([0])]
+    # Hash 1 came from row 13 of the one, the third from its end, and went to row 13 of the other.
+    assert (into[7:14] == np.frombuffer(region, dtype=np.uint8).reshape(16, 64)[7:14]).all() and not into[:7].any() and not into[14:].any()
+    keys = space.keys(hashes)
+    assert [bool(one) for one in space.contains(keys)] == [False] + [True] * 7 + [False]
+    with pytest.raises(forebay.InvalidArgument, match="at least 1 key"):
+        queue.submit_get_parts(space, some, 0, into=region.rows(numbers, 64, count=7))
+    with pytest.raises(forebay.InvalidArgument, match="9 hashes, and not 9 from 1 on"):
+        forebay.Hashes(hashes, 36, first=1, count=9)
+    with pytest.raises(forebay.InvalidArgument, match="has 36 bytes, and should have 32"):
+        forebay.Hashes(hashes, 32)
+    with pytest.raises(TypeError):
+        forebay.Hashes([1], 32)  # type: ignore[list-item]
+    with pytest.raises(forebay.InvalidArgument, match="16 numbers of rows, and not 9 from 8 on"):
+        region.rows(numbers, 64, first=8, count=9)
+    with pytest.raises(forebay.InvalidArgument, match="not inside"):
+        region.rows(np.array([-1], dtype=np.int32), 64)
+
+
 def test_what_the_caller_keeps_is_on_the_drive_alone(space: forebay.Namespace) -> None:
     keys = space.keys([b"one", b"two"])
     assert space.put(keys, blocks(2), caller_keeps=True) == [Stored.CACHED] * 2

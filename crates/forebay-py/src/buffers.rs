@@ -18,6 +18,8 @@ use crate::region::{Region, Spans};
 enum Keep {
     Buffer(PyUntypedBuffer),
     Region(Py<Region>),
+    /// That of the memory that this is a part of.
+    Shared(Arc<Vec<Keep>>),
 }
 
 #[derive(Clone, Copy)]
@@ -69,7 +71,8 @@ impl Memory {
         Ok(memory)
     }
 
-    fn add(&mut self, given: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Gives the bytes of an item.
+    fn add(&mut self, given: &Bound<'_, PyAny>) -> PyResult<usize> {
         let buffer = PyUntypedBuffer::get(given)?;
         if !buffer.is_c_contiguous() {
             return Err(PyBufferError::new_err(
@@ -78,8 +81,9 @@ impl Memory {
         }
         self.readonly |= buffer.readonly();
         self.spans.push(Span { at: buffer.buf_ptr().cast(), len: buffer.len_bytes() });
+        let item_bytes = buffer.item_size();
         self.keep.push(Keep::Buffer(buffer));
-        Ok(())
+        Ok(item_bytes)
     }
 
     /// Blocks.
@@ -113,6 +117,18 @@ impl Memory {
             return Err(invalid(py, "two of the buffers overlap: each block needs memory of its own"));
         }
         Ok(self)
+    }
+
+    /// The same as several, of at most so many blocks each, which keep it together.
+    pub(crate) fn in_parts(self, blocks: usize) -> Vec<Memory> {
+        let keep = Arc::new(self.keep);
+        let part = |spans: &[Span]| Memory {
+            spans: spans.to_vec(),
+            per_block: self.per_block,
+            readonly: self.readonly,
+            keep: vec![Keep::Shared(keep.clone())],
+        };
+        self.spans.chunks(blocks * self.per_block).map(part).collect()
     }
 
     /// The bytes, to be read.
@@ -182,9 +198,14 @@ pub(crate) struct Source(Memory);
 
 impl Source {
     pub(crate) fn new(given: &Bound<'_, PyAny>) -> PyResult<Source> {
+        Self::with_items(given).map(|(source, _)| source)
+    }
+
+    /// And the bytes of each of its items.
+    pub(crate) fn with_items(given: &Bound<'_, PyAny>) -> PyResult<(Source, usize)> {
         let mut memory = Memory { spans: Vec::new(), per_block: 1, readonly: false, keep: Vec::new() };
-        memory.add(given)?;
-        Ok(Source(memory))
+        let item_bytes = memory.add(given)?;
+        Ok((Source(memory), item_bytes))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

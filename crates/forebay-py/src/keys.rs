@@ -56,25 +56,34 @@ impl Hashes {
         count: Option<usize>,
     ) -> PyResult<Hashes> {
         let py = rows.py();
-        let bytes = match rows.cast_exact::<PyBytes>() {
-            Ok(bytes) => Bytes::Python(Arc::new(bytes.clone().into())),
-            Err(_) => Bytes::Own(Arc::new(Source::new(rows)?.copied())),
-        };
-        let len = bytes.as_slice().len();
-        if width == 0 || !len.is_multiple_of(width) {
-            return Err(invalid(py, format!("{len} bytes are no whole number of hashes of {width} bytes")));
-        }
-        let all = len / width;
-        let end = count.map_or(Some(all), |count| first.checked_add(count)).filter(|end| first <= *end && *end <= all);
-        let Some(end) = end else {
-            return Err(invalid(py, format!("there are {all} hashes, and not {} from {first} on", count.unwrap_or(0))));
-        };
         let suffixes = suffixes.unwrap_or_else(|| vec![Vec::new()]);
         if suffixes.is_empty() {
             return Err(invalid(py, "each hash is a key with each suffix: without one there are no keys"));
         }
-        let runs = vec![Run { bytes, range: first * width..end * width }];
-        Ok(Hashes { rows: Arc::new(Rows { runs, width, suffixes }) })
+        let some = |all: usize| {
+            let end =
+                count.map_or(Some(all), |count| first.checked_add(count)).filter(|end| first <= *end && *end <= all);
+            end.map(|end| first..end).ok_or_else(|| {
+                invalid(py, format!("there are {all} hashes, and not {} from {first} on", count.unwrap_or(0)))
+            })
+        };
+        let run = if let Ok(list) = rows.cast::<PyList>() {
+            gathered(py, width, some(list.len())?.map(|at| list.get_item(at)))?
+        } else if let Ok(tuple) = rows.cast::<PyTuple>() {
+            gathered(py, width, some(tuple.len())?.map(|at| tuple.get_item(at)))?
+        } else {
+            let bytes = match rows.cast_exact::<PyBytes>() {
+                Ok(bytes) => Bytes::Python(Arc::new(bytes.clone().into())),
+                Err(_) => Bytes::Own(Arc::new(Source::new(rows)?.copied())),
+            };
+            let len = bytes.as_slice().len();
+            if width == 0 || !len.is_multiple_of(width) {
+                return Err(invalid(py, format!("{len} bytes are no whole number of hashes of {width} bytes")));
+            }
+            let some = some(len / width)?;
+            Run { bytes, range: some.start * width..some.end * width }
+        };
+        Ok(Hashes { rows: Arc::new(Rows { runs: vec![run], width, suffixes }) })
     }
 
     #[staticmethod]
@@ -101,6 +110,25 @@ impl Hashes {
     }
 }
 
+/// Hashes that are an object each, copied behind one another.
+fn gathered<'py>(
+    py: Python<'py>,
+    width: usize,
+    hashes: impl ExactSizeIterator<Item = PyResult<Bound<'py, PyAny>>>,
+) -> PyResult<Run> {
+    let mut bytes = Vec::with_capacity(hashes.len() * width);
+    for hash in hashes {
+        let hash = hash?;
+        let hash = hash.cast::<PyBytes>()?.as_bytes();
+        if hash.len() != width || width == 0 {
+            return Err(invalid(py, format!("a hash has {} bytes, and should have {width}", hash.len())));
+        }
+        bytes.extend_from_slice(hash);
+    }
+    let range = 0..bytes.len();
+    Ok(Run { bytes: Bytes::Own(Arc::new(bytes)), range })
+}
+
 impl Hashes {
     /// Hashes that the package has gathered itself.
     pub(crate) fn own(bytes: Arc<Vec<u8>>, width: usize) -> Hashes {
@@ -124,19 +152,17 @@ impl Rows {
         self.runs.iter().map(|run| run.range.len()).sum::<usize>() / self.width * self.suffixes.len()
     }
 
-    fn keys(&self, handle: &NamespaceHandle) -> Vec<Key> {
-        let mut keys = Vec::with_capacity(self.len());
+    fn keys(&self, some: Range<usize>, handle: &NamespaceHandle) -> Vec<Key> {
         let mut hash = Vec::new();
         let rows = self.runs.iter().flat_map(|run| run.bytes.as_slice()[run.range.clone()].chunks_exact(self.width));
-        for row in rows {
-            for suffix in &self.suffixes {
-                hash.clear();
-                hash.extend_from_slice(row);
-                hash.extend_from_slice(suffix);
-                keys.push(handle.derive_key(&hash));
-            }
-        }
-        keys
+        let parts = rows.flat_map(|row| self.suffixes.iter().map(move |suffix| (row, suffix)));
+        let key = |(row, suffix): (&[u8], &Vec<u8>)| {
+            hash.clear();
+            hash.extend_from_slice(row);
+            hash.extend_from_slice(suffix);
+            handle.derive_key(&hash)
+        };
+        parts.skip(some.start).take(some.len()).map(key).collect()
     }
 }
 
@@ -144,7 +170,8 @@ impl Rows {
 #[derive(Debug)]
 pub(crate) enum Asked {
     Keys(Vec<Key>),
-    Hashes(Arc<Rows>),
+    /// These of the keys that they make.
+    Hashes(Arc<Rows>, Range<usize>),
 }
 
 impl Asked {
@@ -152,7 +179,7 @@ impl Asked {
     pub(crate) fn len(&self) -> usize {
         match self {
             Asked::Keys(keys) => keys.len(),
-            Asked::Hashes(rows) => rows.len(),
+            Asked::Hashes(_, some) => some.len(),
         }
     }
 
@@ -160,7 +187,15 @@ impl Asked {
     pub(crate) fn of(self, handle: &NamespaceHandle) -> Vec<Key> {
         match self {
             Asked::Keys(keys) => keys,
-            Asked::Hashes(rows) => rows.keys(handle),
+            Asked::Hashes(rows, some) => rows.keys(some, handle),
+        }
+    }
+
+    /// Some of them.
+    pub(crate) fn some(&self, some: Range<usize>) -> Asked {
+        match self {
+            Asked::Keys(keys) => Asked::Keys(keys[some].to_vec()),
+            Asked::Hashes(rows, all) => Asked::Hashes(rows.clone(), all.start + some.start..all.start + some.end),
         }
     }
 }
@@ -168,7 +203,11 @@ impl Asked {
 /// The keys of a call.
 pub(crate) fn asked(given: &Bound<'_, PyAny>) -> PyResult<Asked> {
     match given.cast::<Hashes>() {
-        Ok(hashes) => Ok(Asked::Hashes(hashes.get().rows.clone())),
+        Ok(hashes) => {
+            let rows = hashes.get().rows.clone();
+            let all = 0..rows.len();
+            Ok(Asked::Hashes(rows, all))
+        }
         Err(_) => keys(given).map(Asked::Keys),
     }
 }

@@ -119,22 +119,37 @@ impl Region {
         Ok(Spans(vec![(slf.clone().unbind(), ranges)]))
     }
 
-    #[pyo3(signature = (numbers, nbytes))]
-    fn rows(slf: &Bound<'_, Self>, numbers: &Bound<'_, PyAny>, nbytes: usize) -> PyResult<Spans> {
+    #[pyo3(signature = (numbers, nbytes, *, first=0, count=None))]
+    fn rows(
+        slf: &Bound<'_, Self>,
+        numbers: &Bound<'_, PyAny>,
+        nbytes: usize,
+        first: usize,
+        count: Option<usize>,
+    ) -> PyResult<Spans> {
         let py = slf.py();
-        let numbers = Source::new(numbers)?.copied();
-        let (numbers, rest) = numbers.as_chunks::<8>();
-        if !rest.is_empty() {
-            return Err(invalid(py, "numbers of rows are a contiguous buffer of 64-bit integers"));
-        }
-        // As unsigned numbers negative ones are the largest: if the largest is inside, all are.
-        let largest = numbers.iter().map(|number| u64::from_ne_bytes(*number)).max().unwrap_or(0);
+        let (numbers, item_bytes) = Source::with_items(numbers)?;
+        let all = numbers.bytes().len() / item_bytes.max(1);
+        let end = count.map_or(Some(all), |count| first.checked_add(count)).filter(|end| first <= *end && *end <= all);
+        let some = end.and_then(|end| numbers.bytes().get(first * item_bytes..end * item_bytes));
+        let Some(some) = some else {
+            let count = count.unwrap_or(0);
+            return Err(invalid(py, format!("there are {all} numbers of rows, and not {count} from {first} on")));
+        };
+        // As unsigned numbers negative ones are the largest: they are outside.
+        let numbers: Vec<u64> = match item_bytes {
+            4 => some.as_chunks().0.iter().map(|number| u64::from(u32::from_ne_bytes(*number))).collect(),
+            8 => some.as_chunks().0.iter().map(|number| u64::from_ne_bytes(*number)).collect(),
+            _ => return Err(invalid(py, "numbers of rows are a contiguous buffer of 32-bit or 64-bit integers")),
+        };
+        // If the largest is inside, all are.
+        let largest = numbers.iter().max().copied().unwrap_or(0);
         let at = usize::try_from(largest).ok().and_then(|largest| largest.checked_mul(nbytes));
         if !numbers.is_empty() {
             slf.get().inside(py, at.unwrap_or(usize::MAX), nbytes)?;
         }
-        let range = |number: &[u8; 8]| {
-            let at = u64::from_ne_bytes(*number) as usize * nbytes;
+        let range = |number: &u64| {
+            let at = *number as usize * nbytes;
             at..at + nbytes
         };
         let ranges = numbers.iter().map(range).collect();

@@ -51,10 +51,12 @@ class Prefill:
 
     def seconds(self, begin: int, end: int) -> float:
         """Of tokens `begin` to `end` of a prompt whose tokens before are there."""
-        if end <= begin:
-            return 0.0
-        steps = math.ceil((end - begin) / self.step_tokens)
-        return self.step_s * steps + self.token_s * (end - begin) + self.pair_s * (end * end - begin * begin) / 2
+        return self.several([begin], end)[0] if begin < end else 0.0
+
+    def several(self, begins: Sequence[int], end: int) -> list[float]:
+        """The same for several beginnings, each before the end: one call in place of as many, since an engine's step waits for it."""
+        step_s, token_s, half_pair_s, step_tokens, square = self.step_s, self.token_s, self.pair_s / 2, self.step_tokens, end * end
+        return [step_s * -((begin - end) // step_tokens) + token_s * (end - begin) + half_pair_s * (square - begin * begin) for begin in begins]
 
 
 @dataclass(slots=True)
@@ -221,6 +223,23 @@ def decide(prefill: Prefill | None, load: LoadSpeed, tiers: bytes, own: int, blo
     if prefill is None or load.seen < SEEN_MIN:
         return Decision(stored, Reason.UNKNOWN)
     stride = max(1, math.ceil(stored / LENGTHS_MAX))
+    wait_s, is_busy, deadline_s, stall_s = now.wait_s, now.is_busy, now.deadline_s, load.stall_block_s
+    nvme = tiers.count(1)
+    all_s = load.seconds((stored - nvme, nvme))
+    if all_s is None:
+        return Decision(stored, Reason.UNKNOWN)
+    # The most there is to load, and the next shorter length. Where all is loaded the last token is computed all the same.
+    begins = [min((own + blocks) * block_tokens, tokens - 1) for blocks in (stored, (stored - 1) // stride * stride)]
+    rest_s, next_rest_s = prefill.several(begins, tokens)
+    if all_s <= deadline_s and (stall_s * stored if is_busy else max(0.0, all_s - wait_s)) + rest_s <= next_rest_s:
+        # Shorter ones leave at least that to be computed, which takes as long as all of it: none of them has to be weighed.
+        return Decision(stored, Reason.FREES if is_busy else Reason.FASTER)
+    return _weighed(prefill, load, tiers, own, block_tokens, tokens, now, stride)
+
+
+def _weighed(prefill: Prefill, load: LoadSpeed, tiers: bytes, own: int, block_tokens: int, tokens: int, now: Now, stride: int) -> Decision:
+    """The best of the lengths that are a multiple of `stride`, and of all there is."""
+    stored = len(tiers)
     lengths = [*range(stride, stored, stride), stored]
     loads, nvme, before = [], 0, 0
     for blocks in lengths:
@@ -228,23 +247,19 @@ def decide(prefill: Prefill | None, load: LoadSpeed, tiers: bytes, own: int, blo
         before = blocks
         loads.append((blocks - nvme, nvme))
     times = load.several(loads)
-    if times[-1] is None:
-        return Decision(stored, Reason.UNKNOWN)
-
-    best, best_cost = 0, now.wait_s + prefill.seconds(own * block_tokens, tokens)
+    rests = prefill.several([min((own + blocks) * block_tokens, tokens - 1) for blocks in lengths], tokens)
+    wait_s, is_busy, deadline_s, stall_s = now.wait_s, now.is_busy, now.deadline_s, load.stall_block_s
+    best, best_cost = 0, prefill.seconds(own * block_tokens, tokens)
+    if not is_busy:
+        best_cost += wait_s
     is_late = fits = False
-    if now.is_busy:
-        best_cost -= now.wait_s
-    for blocks, known in zip(lengths, times, strict=True):
+    for blocks, known, rest in zip(lengths, times, rests, strict=True):
         seconds = known or 0.0
-        if seconds > now.deadline_s:
+        if seconds > deadline_s:
             is_late = True
             break
         fits = True
-        # Where all is loaded the last token is computed all the same.
-        rest = prefill.seconds(min((own + blocks) * block_tokens, tokens - 1), tokens)
-        stall = load.stall_block_s * blocks
-        cost = stall + rest if now.is_busy else max(seconds, now.wait_s) + rest
+        cost = (stall_s * blocks if is_busy else max(seconds, wait_s)) + rest
         # Of two that are as good, the longer: computing leaves the engine less for what comes next.
         if cost <= best_cost:
             best, best_cost = blocks, cost

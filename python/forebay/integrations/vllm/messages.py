@@ -15,7 +15,8 @@ class Move:
     """Blocks of one request. Their keys are made by whoever calls: thousands of them would take the scheduler's time."""
 
     request: str
-    block_ids: list[int]
+    #: The engine's blocks are `count` of these from number `begin` on: a list of thousands is not copied in a step.
+    ids: list[int]
     #: vLLM's hashes of blocks, one behind the other, `width` bytes each; those of this move begin at `first`. Of another worker's process they
     #: are all that is sent.
     rows: bytes
@@ -31,6 +32,22 @@ class Move:
     parent: bytes | None = None
     #: When the blocks will be used again, if the request says it.
     hint: Any = None
+    begin: int = 0
+    #: Unless said otherwise, all that there are.
+    count: int = -1
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            self.count = len(self.ids) - self.begin
+
+    def some_ids(self, at: int, count: int) -> list[int]:
+        """Of `count` blocks from number `at` of this move on."""
+        return self.ids[self.begin + at : self.begin + at + count]
+
+    @property
+    def block_ids(self) -> list[int]:
+        """All of them."""
+        return self.some_ids(0, self.count)
 
     def hashes(self, suffix: bytes, at: int, count: int) -> forebay.Hashes:
         """Those of `count` blocks from number `at` of this move on."""
@@ -38,7 +55,7 @@ class Move:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Rows are shared inside a process; only what is meant goes to another one.
-        mine = self.rows[self.first * self.width : (self.first + len(self.block_ids)) * self.width]
+        mine = self.rows[self.first * self.width : (self.first + self.count) * self.width]
         return Move, (self.request, self.block_ids, mine, 0, self.width, self.salt, self.position, self.chain, self.parent, self.hint)
 
 

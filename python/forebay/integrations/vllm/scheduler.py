@@ -61,13 +61,35 @@ class _Waiting:
     steps: int = 0
 
 
+class _BlockIds:
+    """Of a request's blocks: vLLM's own list, which only ever grows, as it was when it was given, and what came since. Thousands are not copied in a
+    step."""
+
+    __slots__ = ("_count", "_given", "_more")
+
+    def __init__(self, given: list[int]) -> None:
+        self._given, self._count, self._more = given, len(given), list[int]()
+
+    def __len__(self) -> int:
+        return self._count + len(self._more)
+
+    def extend(self, ids: list[int]) -> None:
+        """Blocks behind them."""
+        self._more.extend(ids)
+
+    def some(self, begin: int, end: int) -> list[int]:
+        """Those from number `begin` on, before `end`."""
+        count = self._count
+        return self._given[begin : min(end, count)] + self._more[max(0, begin - count) : max(0, end - count)]
+
+
 @dataclass(slots=True)
 class _Tracked:
     """A request that lives."""
 
     request: Any
     salt: bytes
-    block_ids: list[int]
+    block_ids: _BlockIds
     wishes: Wishes
     #: Blocks of it that are in the store, or were given to the worker to be put there.
     saved: int = 0
@@ -125,6 +147,8 @@ class SchedulerHalf:
 
     def _suffixes(self, salt: bytes) -> tuple[bytes, ...]:
         """What the keys of a block, one for each rank, have behind its hash."""
+        if self._world == 1:
+            return (suffix_of(salt, 0, 1),)
         return tuple(suffix_of(salt, rank, self._world) for rank in range(self._world))
 
     def _rows_of(self, request: Any) -> bytes:
@@ -274,7 +298,7 @@ class SchedulerHalf:
             if salt is None:
                 return
             # Its blocks are told again when it is scheduled.
-            tracked = self._tracked[request_id] = _Tracked(request, salt, [], wishes(request.kv_transfer_params))
+            tracked = self._tracked[request_id] = _Tracked(request, salt, _BlockIds([]), wishes(request.kv_transfer_params))
         self._prefetched.discard(request_id)
         match = self._matches.pop(request_id, None)
         if external_tokens <= 0:
@@ -282,7 +306,8 @@ class SchedulerHalf:
         first = match.first if match is not None else 0
         blocks = external_tokens // self._block_tokens
         # In line before anything can go wrong: the request waits for this load, and one without hashes fails and is computed.
-        load = self._move(tracked, block_ids[first : first + blocks], first)
+        load = self._move(tracked, block_ids, first)
+        load.begin, load.count = first, min(blocks, len(block_ids) - first)
         if match is not None:
             nvme = match.tiers.count(1, 0, blocks)
             self._loading[request_id] = (blocks - nvme, nvme)
@@ -329,7 +354,7 @@ class SchedulerHalf:
                 engine_tokens = min(own * self._block_tokens, held)
                 used_tokens = held - engine_tokens
                 self._prompts.add(tracked.request.num_tokens, engine_tokens=engine_tokens, used_tokens=used_tokens)
-                tracked.block_ids = list(new.block_ids[0])
+                tracked.block_ids = _BlockIds(new.block_ids[0])
                 hashes = tracked.request.block_hashes
                 if 0 < own <= len(hashes):
                     self._touches.add(hashes, own, hashes[own - 1], self._suffixes(tracked.salt), time.monotonic())
@@ -340,7 +365,7 @@ class SchedulerHalf:
             if tracked is None:
                 continue
             if request_id in cached.resumed_req_ids:
-                tracked.block_ids = list(new_ids[0]) if new_ids else []
+                tracked.block_ids = _BlockIds(new_ids[0] if new_ids else [])
             elif new_ids:
                 tracked.block_ids.extend(new_ids[0])
             self._save(step, tracked, computed, output, None)
@@ -381,7 +406,7 @@ class SchedulerHalf:
                 tracked.saved = max(tracked.saved, whole)
             return
         first, tracked.saved = tracked.saved, whole
-        save = self._move(tracked, tracked.block_ids[first:whole], first, b"".join(request.block_hashes[first:whole]), 0)
+        save = self._move(tracked, tracked.block_ids.some(first, whole), first, b"".join(request.block_hashes[first:whole]), 0)
         save.parent = request.block_hashes[first - 1] if first else None
         step.saves.append(save)
 

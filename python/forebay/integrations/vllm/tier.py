@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -47,7 +47,7 @@ CALL_BYTES = 32 << 20
 #: Calls that what is handed over in one step becomes, at most: each costs the step about ten microseconds, and more of them are no faster.
 STEP_CALLS = 3
 #: Chunks that are handed to the client in one step, so that no step takes long for them. The rest of a large job follows in the next ones.
-STEP_KEYS = 256
+STEP_KEYS = 128
 
 #: How far a prefix is walked, from its nearer end, for the chunk before a store: some microseconds. Behind that its first chunk has no parent.
 PARENT_STEPS_MAX = 1024
@@ -89,10 +89,11 @@ class _Transfer:
     """A job, handed over call by call."""
 
     job: TransferJob
-    keys: Sequence[OffloadKey]
+    keys: list[OffloadKey] | tuple[OffloadKey, ...]
     is_load: bool
     begun: float
     done: bytearray
+    hint: Any
     #: Chunks that were handed over, and calls that are not answered yet.
     given: int = 0
     waiting: int = 0
@@ -246,20 +247,22 @@ class ForebayTier(SecondaryTierManager):
 
     def _ask(self) -> None:
         requests, self._to_ask = self._to_ask, {}
-        asked: dict[int, list[tuple[forebay.Presence, int, int]]] = {}
-        questions: dict[int, list[forebay.Hashes]] = {}
+        asked: dict[int, tuple[list[tuple[forebay.Presence, int, int]], list[forebay.Hashes]]] = {}
         for request in requests.values():
-            question = request.presence.question() if request.presence is not None else None
+            presence = request.presence
+            question = presence.question() if presence is not None else None
             # It may be gone before its question was asked.
-            if question is None or request.presence is None or self._requests.get(request.context.req_id) is not request:
+            if presence is None or question is None or self._requests.get(request.context.req_id) is not request:
                 continue
-            width = question.width
-            asked.setdefault(width, []).append((request.presence, request.asked, len(question)))
-            questions.setdefault(width, []).append(question)
-            request.asked += len(question)
+            parts, questions = asked.setdefault(question.width, ([], []))
+            count = len(question)
+            parts.append((presence, request.asked, count))
+            questions.append(question)
+            request.asked += count
         until = time.monotonic() + self._lookup_deadline_ms / 1000
-        for width, parts in asked.items():
-            self._ask_for(_Lookup(parts, sum(count for _, _, count in parts), until), forebay.Hashes.joined(*questions[width]))
+        for parts, questions in asked.values():
+            hashes = questions[0] if len(questions) == 1 else forebay.Hashes.joined(*questions)
+            self._ask_for(_Lookup(parts, len(hashes), until), hashes)
 
     def _ask_for(self, lookup: _Lookup, hashes: forebay.Hashes) -> None:
         space, queue = self._space(), self._queue
@@ -301,7 +304,8 @@ class ForebayTier(SecondaryTierManager):
         keys = _listed(job_metadata.keys)
         nbytes = len(keys) * self._stride
         space, queue = self._space(), self._queue
-        if wishes(job_metadata.req_context.kv_transfer_params).skip_write:
+        wish = wishes(job_metadata.req_context.kv_transfer_params)
+        if wish.skip_write:
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
         if space is None or queue is None or queue.pending >= CALLS_MAX or self._store_bytes + nbytes > STORE_BYTES_MAX:
@@ -309,7 +313,7 @@ class ForebayTier(SecondaryTierManager):
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
         self._store_bytes += nbytes
-        transfer = _Transfer(job_metadata, keys, False, time.monotonic(), bytearray(len(keys)))
+        transfer = _Transfer(job_metadata, keys, False, time.monotonic(), bytearray(len(keys)), wish.hint)
         self._place_in_chain(transfer)
         self._line.append(transfer)
 
@@ -356,52 +360,59 @@ class ForebayTier(SecondaryTierManager):
             self._load_failed(keys)
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
-        self._line.append(_Transfer(job_metadata, keys, True, time.monotonic(), bytearray(len(keys))))
+        hint = wishes(job_metadata.req_context.kv_transfer_params).hint
+        self._line.append(_Transfer(job_metadata, keys, True, time.monotonic(), bytearray(len(keys)), hint))
 
     def _pump(self) -> None:
         """Hands over as much as a step may. At the step's end, and at once: each time costs the step, however much it is."""
         while self._line and self._room > 0:
             transfer = self._line[0]
-            left = min(self._room, len(transfer.keys) - transfer.given)
-            until, part = transfer.given + left, max(self._chunks_per_call, -(-left // STEP_CALLS))
-            while transfer.given < until:
-                space, queue = self._space(), self._queue
-                if space is None or queue is None or queue.pending >= CALLS_MAX:
-                    # The rest fails as if it had been asked for.
-                    transfer.given = until = len(transfer.keys)
-                else:
-                    self._give(transfer, min(part, until - transfer.given), space, queue)
+            count = min(self._room, len(transfer.keys) - transfer.given)
+            each = max(self._chunks_per_call, -(-count // STEP_CALLS))
+            space, queue = self._space(), self._queue
+            if space is None or queue is None or queue.pending >= CALLS_MAX:
+                # The rest fails as if it had been asked for.
+                transfer.given = len(transfer.keys)
+            else:
+                self._give(transfer, count, each, space, queue)
             if transfer.given == len(transfer.keys):
                 self._line.popleft()
                 if transfer.waiting == 0:
                     self._finish(transfer)
 
-    def _give(self, transfer: _Transfer, count: int, space: forebay.Namespace, queue: forebay.CallQueue) -> None:
+    def _give(self, transfer: _Transfer, count: int, each: int, space: forebay.Namespace, queue: forebay.CallQueue) -> None:
+        """Hands over some chunks, in calls of so many each. One that the queue has no room for fails."""
         assert self._region is not None, "a transfer after the shutdown"
-        first = transfer.given
-        keys = transfer.keys[first : first + count]
-        hashes = forebay.Hashes(b"".join(keys), len(keys[0]))
-        spans = self._region.rows(transfer.job.chunk_ids[first : first + count].astype("int64"), self._stride)
+        first, keys = transfer.given, transfer.keys
+        place = {} if transfer.is_load else self._place(transfer, first, count, space)
+        if count > each and transfer.chain and "position" not in place:
+            # They do not all follow one another; those of one call still may.
+            for at in range(0, count, each):
+                self._give(transfer, min(each, count - at), each, space, queue)
+            return
+        hashes = forebay.Hashes(keys, len(keys[first]), first=first, count=count)
+        spans = self._region.rows(transfer.job.chunk_ids, self._stride, first=first, count=count)
         deadline_ms = self._transfer_deadline_ms
-        hint: Any = wishes(transfer.job.req_context.kv_transfer_params).hint
         if transfer.is_load:
-            ticket = queue.submit_get(space, hashes, into=spans, deadline_ms=deadline_ms, reuse=hint, packed=True)
+            tickets = queue.submit_get_parts(space, hashes, each, into=spans, deadline_ms=deadline_ms, reuse=transfer.hint)
         else:
-            ticket = queue.submit_put(
+            tickets = queue.submit_put_parts(
                 space,
                 hashes,
+                each,
                 spans,
                 tokens=self._chunk_tokens(),
                 deadline_ms=deadline_ms,
-                reuse=hint,
+                reuse=transfer.hint,
                 caller_keeps=True,
-                packed=True,
-                **self._place(transfer, first, count, space),
+                **place,
             )
-        self._calls[ticket] = (transfer, first, count)
-        transfer.given += count
-        transfer.waiting += 1
+        transfer.given = until = first + count
+        transfer.waiting += len(tickets)
         self._room -= count
+        for ticket in tickets:
+            self._calls[ticket] = (transfer, first, min(each, until - first))
+            first += each
 
     def _chunk_tokens(self) -> int:
         return int(self._config.cache.tokens_per_hash * self._config.cache.blocks_per_chunk)
@@ -557,7 +568,7 @@ def _number(positions: dict[OffloadKey, int], number: int) -> OffloadKey | None:
     return next(itertools.islice(positions, number, None) if number <= behind else itertools.islice(reversed(positions), behind, None))
 
 
-def _listed(keys: Collection[OffloadKey]) -> Sequence[OffloadKey]:
+def _listed(keys: Collection[OffloadKey]) -> list[OffloadKey] | tuple[OffloadKey, ...]:
     """As a sequence; as it is, if it is one."""
     return keys if isinstance(keys, (list, tuple)) else list(keys)
 

@@ -18,7 +18,7 @@ REMEMBERED_MAX = 4096
 #: Hashes in line. What comes on top is not told: it comes again.
 LINE_MAX = 65_536
 #: Hashes told with one step, and of so many prefixes, so that no step takes long for them.
-STEP_MAX = 256
+STEP_MAX = 128
 PREFIXES_MAX = 2
 
 

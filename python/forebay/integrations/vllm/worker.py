@@ -69,7 +69,7 @@ class _Load:
 
     @property
     def blocks(self) -> int:
-        return len(self.move.block_ids)
+        return self.move.count
 
     @property
     def is_over(self) -> bool:
@@ -292,7 +292,7 @@ class WorkerHalf:
         if good and (load.failed_at is None or call.first < load.failed_at):
             begun = time.monotonic()
             try:
-                self._copy_in(call.rows[:good], load.move.block_ids[call.first : call.first + good])
+                self._copy_in(call.rows[:good], load.move.some_ids(call.first, good))
             except Exception:
                 logger.exception("forebay: loaded blocks cannot be copied to the engine's memory; computed instead")
                 load.failed_at = call.first
@@ -332,11 +332,11 @@ class WorkerHalf:
         per_call = max(1, CALL_BYTES // self._row_bytes)
         for move in moves:
             at = 0
-            while at < len(move.block_ids):
-                rows = self._save_rows.take(min(per_call, len(move.block_ids) - at))
+            while at < move.count:
+                rows = self._save_rows.take(min(per_call, move.count - at))
                 if not rows:
                     # A block is of no use behind a gap.
-                    self._outcome("dropped", len(move.block_ids) - at)
+                    self._outcome("dropped", move.count - at)
                     break
                 self._copy_out(rows, move, at)
                 at += len(rows)
@@ -344,13 +344,13 @@ class WorkerHalf:
     def _copy_out(self, rows: list[int], move: Move, at: int) -> None:
         assert self._save_rows is not None
         if self._layers[0].blocks.device.type == "cpu":
-            for row, block_id, count in _runs(rows, move.block_ids[at : at + len(rows)]):
+            for row, block_id, count in _runs(rows, move.some_ids(at, len(rows))):
                 for layer in self._layers:
                     part = self._save_rows.memory[row : row + count, layer.start : layer.start + layer.nbytes]
                     layer.shaped(part).copy_(layer.of(block_id, count))
             self._put(rows, move, at)
             return
-        block_ids = torch.tensor(move.block_ids[at : at + len(rows)], device=self._layers[0].blocks.device)
+        block_ids = torch.tensor(move.some_ids(at, len(rows)), device=self._layers[0].blocks.device)
         where = torch.tensor(rows)
         gathered = torch.empty((len(rows), self._row_bytes), dtype=torch.uint8, device=block_ids.device)
         for layer in self._layers:
@@ -453,7 +453,7 @@ class WorkerHalf:
                 continue
             over.add(load.move.request)
             good = load.blocks if load.failed_at is None else load.failed_at
-            self._bad_blocks.update(load.move.block_ids[good:])
+            self._bad_blocks.update(load.move.some_ids(good, load.blocks - good))
             self._said.loaded += good
             if good == load.blocks:
                 # Not what was waited for before anything could be asked.
