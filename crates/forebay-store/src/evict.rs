@@ -7,6 +7,7 @@
 mod age;
 mod choose;
 mod footer;
+mod moves;
 mod shed;
 
 use forebay_format::{
@@ -24,6 +25,7 @@ use crate::store::{Op, Store};
 use crate::verify::{Purpose, VerifyJob};
 use crate::write::{RecordOf, Whose};
 use choose::Chosen;
+pub(crate) use moves::Moves;
 
 /// More than any trailer and the footer of a segment of large records take.
 const FOOTER_AND_TRAILER_BYTES: u64 = 64 << 10;
@@ -105,7 +107,7 @@ impl Cleaning {
 impl<D: Disk> Store<D> {
     /// Free segments at which cleaning rests: the spares, and some in advance, so that puts need not wait and there is time to write again what is
     /// warm.
-    fn free_target(&self) -> usize {
+    pub(crate) fn free_target(&self) -> usize {
         SPARE_SEGMENTS + 2 + self.segments.len() / 64
     }
 
@@ -176,8 +178,9 @@ impl<D: Disk> Store<D> {
             return Some(aging);
         }
         let heed_pins = !self.mutant(Mutant::ReuseWhileRead);
-        let cache = || self.segments.cache_victim(&self.geometry, heed_pins, self.policy.is_clock());
-        let victim = short.then(|| cache().or_else(|| self.movable(self.least_gain()))).flatten();
+        let cache = if short { self.segments.cache_victim(&self.geometry, heed_pins) } else { None };
+        self.close_what_was_moved(cache);
+        let victim = cache.or_else(|| short.then(|| self.movable(self.least_gain())).flatten());
         if victim.is_none() && !burdened && self.tombstones_lack_room() {
             return self.oldest_to_empty();
         }

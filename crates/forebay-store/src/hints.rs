@@ -92,17 +92,21 @@ impl<D: Disk> Store<D> {
             self.wanted_in_vain(ns, key);
         }
         let tier = found?;
-        if let Some(ns) = self.namespaces.find(namespace)
-            && let Some(old) = self.index.find(ns, key).map(|entry| entry.rank)
-        {
-            let name = self.index.seed().hash(ns, key);
-            if !self.mutant(Mutant::TouchIgnored) {
-                let rank = self.rank_use(ns, key, name, old, batch, depth);
-                self.dram.set_rank(ns, key, rank);
-            }
-            self.asked_for(batch, name);
+        if let Some(ns) = self.namespaces.find(namespace) {
+            self.used(ns, key, batch, depth);
         }
         Ok(tier)
+    }
+
+    /// Ranks a block that is here as used, the `depth`-th of its request.
+    pub(crate) fn used(&mut self, ns: u16, key: &Key, batch: Batch, depth: u32) {
+        let Some(old) = self.index.find(ns, key).map(|entry| entry.rank) else { return };
+        let name = self.index.seed().hash(ns, key);
+        if !self.mutant(Mutant::TouchIgnored) {
+            let rank = self.rank_use(ns, key, name, old, batch, depth);
+            self.dram.set_rank(ns, key, rank);
+        }
+        self.asked_for(batch, name);
     }
 
     /// Brings a block to DRAM before `until`. `Some`: that is the answer; `None`: [`Event::Prefetched`] follows.

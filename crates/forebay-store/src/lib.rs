@@ -32,6 +32,7 @@ mod money;
 mod mutant;
 mod namespaces;
 mod neighbours;
+mod order;
 mod parts;
 mod put;
 mod range;

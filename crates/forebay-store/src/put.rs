@@ -116,6 +116,10 @@ impl<D: Disk> Store<D> {
         let present = self.index.find(ns, &meta.key).is_some() && !(durable && self.undurable.contains_key(&name));
         let exists = present || (!durable && self.claims.borrow().contains(&name));
         if exists && !self.mutant(Mutant::RoomForWhatExists) {
+            if present {
+                // Whoever puts it has just used it.
+                self.used(ns, &meta.key, batch, depth);
+            }
             return Reserve::Exists;
         }
         if self.write_failed || self.closing {
@@ -305,6 +309,9 @@ impl<D: Disk> Store<D> {
 
         self.counted.puts += 1;
         self.counted.put_bytes += total as u64;
+        if !durable {
+            self.moves.put(units);
+        }
         self.count_computed(ns, block, depth, true);
         self.count_written(ns, total as u64);
         // From here the write owns the memory, and gives it back to the budget when it is completed.

@@ -24,6 +24,7 @@ use crate::budget::Budget;
 use crate::clock::ExpiryClock;
 use crate::curve::Live;
 use crate::dram::{Dram, OVERHEAD_BYTES};
+use crate::evict::Moves;
 use crate::face::{RecoveryReport, StoreError};
 use crate::flush::Flusher;
 use crate::gather::Buffers;
@@ -40,6 +41,7 @@ use crate::segments::{Geometry, SPARE_SEGMENTS, Segments, State};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
 use crate::store::{Store, StoreConfig};
+use crate::sums::Sums;
 use crate::taking::{Findings, Taking};
 use crate::write::{ENTRIES_STEP, FOOTER_SHARE};
 
@@ -113,8 +115,7 @@ impl<D: Disk> Store<D> {
             geometry,
             policy: config.policy,
             rebases: 0,
-            anew: None,
-            summed_at: 0,
+            sums: Sums::default(),
             live: Live::new(config.curve_bytes_max),
             entropy,
             utc_s,
@@ -139,7 +140,7 @@ impl<D: Disk> Store<D> {
             gathering_buffers,
             flusher: Flusher::default(),
             cleaning: None,
-            left_over_units: 0,
+            moves: Moves::new(layout.segments, geometry.segment_units),
             claims: Rc::new(RefCell::new(BTreeSet::new())),
             put_bytes: Rc::new(RefCell::new(0)),
             undurable: BTreeMap::new(),
@@ -363,8 +364,8 @@ impl<D: Disk> Store<D> {
                 let rank = self.policy.found_again(((recency(entry, &self.segments) - least) >> shift) as u32);
                 entry.settle(rank);
                 let place = entry.place();
-                let (units, value) = (place.units(), self.policy.value(rank, entry.ns));
-                self.segments.add_live(entry.segment(), units, value);
+                let (units, count) = (place.units(), self.sums.order.count(self.policy.value(rank, entry.ns)));
+                self.segments.add_live(entry.segment(), units, count);
                 self.namespaces.add_block(entry.ns, self.geometry.bytes(units), place.length(self.geometry.align));
             }
         }
@@ -420,8 +421,7 @@ impl<D: Disk> Store<D> {
         }
         // Cleaning needs somewhere to move to. If every crash came in the middle of it, the cache pays.
         while self.segments.free_len() < SPARE_SEGMENTS {
-            let clock = self.policy.is_clock();
-            let Some(victim) = self.segments.cache_victim(&self.geometry, true, clock) else { break };
+            let Some(victim) = self.segments.cache_victim(&self.geometry, true) else { break };
             for table in 0..self.index.tables() {
                 let here: Vec<(u16, Key)> =
                     self.index.table(table).filter(|e| e.segment() == victim).map(|e| (e.ns, e.key)).collect();

@@ -70,7 +70,7 @@ pub(crate) struct Segment {
     /// Entries of its footer; `None` when it has none that can be read.
     pub(crate) footer_count: Option<u32>,
     pub(crate) live_units: u32,
-    /// Sum over live blocks of units x what a unit is worth.
+    /// Sum over live blocks of units x what a unit counts for.
     pub(crate) worth: u64,
     pub(crate) leased_units: u32,
     /// Reads in flight. A segment that is read is never rewritten, so a recycled one can never leak into a client's memory.
@@ -231,17 +231,17 @@ impl Segments {
         }
     }
 
-    pub(crate) fn add_live(&mut self, segment: u16, units: u32, value: u32) {
+    pub(crate) fn add_live(&mut self, segment: u16, units: u32, count: u32) {
         let s = self.get_mut(segment);
         s.live_units += units;
-        s.worth += u64::from(units) * u64::from(value);
+        s.worth += u64::from(units) * u64::from(count);
     }
 
-    pub(crate) fn remove_live(&mut self, segment: u16, units: u32, value: u32) {
+    pub(crate) fn remove_live(&mut self, segment: u16, units: u32, count: u32) {
         let s = self.get_mut(segment);
         s.live_units -= units;
-        // A value may have changed since it was added.
-        s.worth = if s.live_units == 0 { 0 } else { s.worth.saturating_sub(u64::from(units) * u64::from(value)) };
+        // What it counts for may have changed since it was added.
+        s.worth = if s.live_units == 0 { 0 } else { s.worth.saturating_sub(u64::from(units) * u64::from(count)) };
     }
 
     /// Counts blocks and tombstones that are written to a segment.
@@ -284,23 +284,15 @@ impl Segments {
     }
 
     /// The segment of the cache whose eviction loses least, for which fewer than a quarter of its bytes are leased.
-    ///
-    /// Where values are a clock, worth is counted above the coldest segment's mean, so that age weighs against fullness: with values that grow for
-    /// ever, worth above zero would be the same for all.
-    pub(crate) fn cache_victim(&self, geometry: &Geometry, heed_pins: bool, clock: bool) -> Option<u16> {
-        let candidates = || {
-            self.iter().filter(|(_, s)| {
+    pub(crate) fn cache_victim(&self, geometry: &Geometry, heed_pins: bool) -> Option<u16> {
+        self.iter()
+            .filter(|(_, s)| {
                 s.state == State::Sealed
                     && s.kind != SegmentKind::Durable
                     && (s.pins == 0 || !heed_pins)
                     && s.leased_units <= geometry.segment_units / 4
             })
-        };
-        let mean = |s: &Segment| if s.live_units == 0 { u64::MAX } else { s.worth / u64::from(s.live_units) };
-        let base = candidates().map(|(_, s)| mean(s)).min()?;
-        let base = if base == u64::MAX || !clock { 0 } else { base.saturating_sub(1) };
-        candidates()
-            .min_by_key(|(_, s)| (s.worth.saturating_sub(u64::from(s.live_units) * base), s.generation))
+            .min_by_key(|(_, s)| (s.worth, s.generation))
             .map(|(i, _)| i)
     }
 
@@ -319,16 +311,5 @@ impl Segments {
             .filter(|(kept, ..)| kept + u64::from(gain) <= u64::from(room))
             .min()
             .map(|(.., i)| i)
-    }
-
-    /// Mean value of what the cache holds, and that of its hottest segment.
-    pub(crate) fn cache_means(&self) -> (u64, u64) {
-        let (mut worth, mut units, mut hottest) = (0, 0, 0);
-        for (_, s) in self.iter().filter(|(_, s)| s.kind != SegmentKind::Durable && s.live_units > 0) {
-            worth += u128::from(s.worth);
-            units += u64::from(s.live_units);
-            hottest = hottest.max(s.worth / u64::from(s.live_units));
-        }
-        if units == 0 { (0, 0) } else { ((worth / u128::from(units)) as u64, hottest) }
     }
 }

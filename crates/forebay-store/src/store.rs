@@ -14,7 +14,7 @@ use crate::budget::Budget;
 use crate::clock::ExpiryClock;
 use crate::curve::Live;
 use crate::dram::Dram;
-use crate::evict::Cleaning;
+use crate::evict::{Cleaning, Moves};
 use crate::expiry::Sweep;
 use crate::face::Event;
 use crate::flush::{Action, Flusher};
@@ -33,7 +33,7 @@ use crate::scrub::Scrub;
 use crate::segments::{Geometry, SPARE_SEGMENTS, Segments};
 use crate::slab::Slab;
 use crate::stats::StoreStats;
-use crate::sums::Anew;
+use crate::sums::Sums;
 use crate::verify::VerifyJob;
 use crate::write::OpenSegment;
 
@@ -112,9 +112,7 @@ pub struct Store<D: Disk> {
     pub(crate) geometry: Geometry,
     pub(crate) policy: Box<dyn Policy>,
     pub(crate) rebases: u32,
-    /// What segments are worth, being summed anew, and segments freed when that was begun last.
-    pub(crate) anew: Option<Anew>,
-    pub(crate) summed_at: u64,
+    pub(crate) sums: Sums,
     pub(crate) live: Live,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) utc_s: u64,
@@ -143,8 +141,7 @@ pub struct Store<D: Disk> {
     pub(crate) gathering_buffers: Buffers,
     pub(crate) flusher: Flusher,
     pub(crate) cleaning: Option<Cleaning>,
-    /// What victims of the cache have left over of what may be written again in a hurry.
-    pub(crate) left_over_units: u64,
+    pub(crate) moves: Moves,
     /// Names of puts between reservation and commit; slots let go of theirs when they are dropped.
     pub(crate) claims: Rc<RefCell<BTreeSet<(u16, Key)>>>,
     /// Bytes of the arena that slots and unfinished writes of puts hold.
@@ -227,7 +224,7 @@ impl<D: Disk> Store<D> {
     /// Once in three thousand million keys: a pass over the whole index, the one step of the loop that takes milliseconds.
     fn rebase(&mut self, less: u32) {
         self.rebases += 1;
-        self.anew = None;
+        self.sums = Sums::default();
         for segment in self.segments.iter_mut() {
             segment.worth = 0;
         }
@@ -235,7 +232,8 @@ impl<D: Disk> Store<D> {
             for entry in self.index.table_mut(table) {
                 entry.rank = self.policy.rebased(entry.rank, less);
                 let (place, value) = (entry.place(), self.policy.value(entry.rank, entry.ns));
-                self.segments.get_mut(place.segment).worth += u64::from(place.units()) * u64::from(value);
+                self.segments.get_mut(place.segment).worth +=
+                    u64::from(place.units()) * u64::from(self.sums.order.count(value));
             }
         }
         self.dram.rebase(less);

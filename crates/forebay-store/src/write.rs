@@ -105,6 +105,12 @@ impl OpenSegment {
             && self.cursor + units + (footer / align) as u32 <= segment_units
     }
 
+    /// Where records of the cache are being written again, and the units taken; `None` where that is another segment, or there are none yet.
+    pub(crate) fn moved_so_far(&self) -> Option<(u16, u32)> {
+        let open = self.kind == SegmentKind::Reappend && self.seal == Seal::No && !self.entries.is_empty();
+        open.then_some((self.segment, self.cursor))
+    }
+
     pub(crate) fn take_actions(&mut self) -> Vec<Action> {
         self.order.iter_mut().filter_map(|pending| pending.action.take()).collect()
     }
@@ -252,6 +258,7 @@ impl<D: Disk> Store<D> {
             gather: None,
         });
         self.counted.meta_bytes += SEGMENT_HEADER_BYTES as u64;
+        self.moves.take_around(kind, u64::from(self.geometry.header_units));
         let spot = Spot { segment, page: 0, generation, nonce, number: 0 };
         let action = Action::HeaderWritten { segment, generation };
         self.write_record(Lane::Put, &spot, page.freeze(), RecordOf::Header, Some(action));
@@ -368,6 +375,7 @@ impl<D: Disk> Store<D> {
         footer.finish(s.generation, s.nonce, kind, &mut buf);
         let bytes = buf.len() as u64;
         self.counted.meta_bytes += bytes;
+        self.moves.take_around(kind, bytes / geometry.align as u64);
         let offset = geometry.layout.segment_at(u32::from(segment)) + geometry.layout.segment_bytes - bytes;
         self.write(Lane::Put, Op::Footer { segment }, offset, buf.freeze());
         true

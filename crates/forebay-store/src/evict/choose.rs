@@ -11,8 +11,10 @@ use super::{Cleaning, Item};
 use crate::segments::SPARE_SEGMENTS;
 use crate::store::Store;
 
-/// Of a victim of the cache, so much may be written again: 15/64 and the footers stay under a third of what is freed.
+/// Of a victim of the cache, so much of what is leased may be written again: 15/64 and the footers stay under a third of what is freed. In a hurry so much of all.
 const REAPPEND_SHARE: (u64, u64) = (15, 64);
+/// And of all, as long as there is so much saved up ([`super::Moves`]): cleaning then still frees a quarter of what it reads.
+const HOT_SHARE: (u64, u64) = (3, 4);
 /// Of victims that puts wait for, on average. One may have the larger share when those before it left so much over: blocks that are used together were
 /// written together, and a prefix that is used all the time must not lose its end because it lies in one segment.
 const HURRIED_SHARE: (u64, u64) = (1, 16);
@@ -94,8 +96,9 @@ impl<D: Disk> Store<D> {
     /// All of a victim was looked at: what it keeps is taken from what the next ones may keep in a hurry.
     pub(super) fn all_found(&mut self, cleaning: &mut Cleaning) {
         if !cleaning.durable {
+            self.moves.take(cleaning.chosen.units());
             let left = self.hurried_units().saturating_sub(cleaning.chosen.units());
-            self.left_over_units = left.min(self.share_units(REAPPEND_SHARE));
+            self.moves.left_over_units = left.min(self.share_units(REAPPEND_SHARE));
         }
         cleaning.all_found();
     }
@@ -103,19 +106,20 @@ impl<D: Disk> Store<D> {
     /// What of a victim of the cache may be written again.
     fn keep_limits(&self) -> Limits {
         let leased_units = self.share_units(REAPPEND_SHARE);
-        let (mean, newest) = self.segments.cache_means();
-        // When puts wait for room there is time to write again what is hot, and not what is merely warm.
-        if self.segments.free_len() <= SPARE_SEGMENTS {
-            Limits { above: mean.midpoint(newest), units: self.hurried_units().min(leased_units), leased_units }
+        // When puts wait for room there is little time to write again. Before it is known what is cold, nothing says what is hot.
+        let units = if self.segments.free_len() <= SPARE_SEGMENTS {
+            self.hurried_units().min(leased_units)
         } else {
-            Limits { above: mean, units: leased_units, leased_units }
-        }
+            self.share_units(HOT_SHARE)
+        };
+        let units = if self.sums.order.is_known() { units.min(self.moves.left_units()) } else { 0 };
+        Limits { above: u64::from(self.sums.order.least_hot()), units, leased_units }
     }
 
     /// What the next victim may keep when puts wait for it.
     fn hurried_units(&self) -> u64 {
         // Where writes have a budget, what is written again is taken from what may be put.
-        let left_over = if self.budget.is_on() { 0 } else { self.left_over_units };
+        let left_over = if self.budget.is_on() { 0 } else { self.moves.left_over_units };
         left_over + self.share_units(HURRIED_SHARE)
     }
 

@@ -12,6 +12,7 @@ mod gdsf;
 mod instant;
 mod leaves;
 mod lru;
+mod order;
 mod policy;
 mod s3_fifo;
 mod segments;

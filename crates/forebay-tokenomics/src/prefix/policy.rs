@@ -49,6 +49,11 @@ pub trait Valued: PrefixPolicy {
     /// What one block of each of `ids` is worth to keep, into `out` at the extent's number. `ids` are the extents of which blocks are held, deepest first.
     /// Values are comparable at one moment only; what hangs on an extent is never worth more than it.
     fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]);
+
+    /// Whether it lets go first of what lies behind a block that is missing. A policy that ranks each block by its own uses cannot know.
+    fn heeds_gaps(&self) -> bool {
+        false
+    }
 }
 
 /// A policy of a tree that forgets.

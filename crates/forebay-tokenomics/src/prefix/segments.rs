@@ -1,8 +1,10 @@
 //! Replay onto a drive of segments, as a shard writes one: blocks leave a segment at a time, and few of them are written again.
 //!
-//! A policy is asked for values and not for victims. What a shard does with them is done here: puts go to one open segment, the victim is the segment
-//! whose living blocks are worth least above the coldest one's mean, and of it at most 15/64 is written again, the blocks above the mean of all. What is worth less
-//! than what would leave for it is not written. So blocks stay that a policy would have let go, blocks leave that it would have kept, and both can be seen in what is found.
+//! A policy is asked for values and not for victims. What a shard does with them is done here: puts go to one open segment, and what is held is put in order of
+//! value. A tenth of the room, and what there is no room for, is cold: each of these blocks counts for its place in that order, and every hot one for as much as the least cold. A hot block is written
+//! again when its segment is emptied, so its loss is a write, and that costs the same for all. The victim is the segment whose living blocks count least. What is
+//! written again is paid for by what is put, so what cold victims leave over is there for a hot one. So blocks stay that a policy would have let go, blocks leave
+//! that it would have kept, and both can be seen in what is found.
 
 use std::collections::VecDeque;
 
@@ -11,13 +13,20 @@ use crate::replay::LruList;
 use crate::trace::Plan;
 
 use super::drive::{DriveParams, DriveTooSmall, Found, SEGMENT_BLOCKS_MIN, SEGMENTS_MIN, SegmentsCount};
+use super::order::{Held, Order};
 use super::policy::{Use, Valued};
 use super::tree::{ExtentId, Tree};
 
 /// Segments of a drive unless told otherwise: what a drive is cut into when it is formatted.
 pub const SEGMENTS_DEFAULT: u32 = 256;
-/// Of a victim, so much may be written again.
-const REAPPEND_SHARE: (u32, u32) = (15, 64);
+/// For each block that is put, so much may be written again.
+const MOVED_PER_PUT: (u64, u64) = (1, 3);
+/// Of a drive, so much is saved up at most.
+const SAVED_SHARE: u64 = 16;
+/// Of a victim, so much may be written again: cleaning must win something.
+const MOVED_OF_VICTIM: (u32, u32) = (3, 4);
+/// When so much of the segments has been freed for one request, what is cold is found anew.
+const FREED_SHARE: usize = 16;
 /// Free segments that only moved blocks may open.
 const SPARE: usize = 2;
 
@@ -70,13 +79,12 @@ pub fn replay_drive(
         // Tail to head: the head is used last and stays longest.
         let found: Vec<u32> = request.numbers().take(leading as usize).collect();
         found.iter().rev().for_each(|number| drive.use_again(*number));
-        if leading < request.blocks {
-            drive.admit(&tree, &path, policy);
-        }
-        for number in request.numbers().skip(leading as usize) {
-            if !drive.holds(number) && !drive.refuses(number) {
-                drive.put(number, &tree, policy);
+        let missing: Vec<u32> = request.numbers().skip(leading as usize).filter(|n| !drive.holds(*n)).collect();
+        for (at, number) in missing.iter().enumerate() {
+            if drive.needs_order(at == 0) {
+                drive.survey(&tree, &path, policy);
             }
+            drive.put(*number, &tree);
         }
         drive.memory.shrink(memory);
     }
@@ -97,8 +105,8 @@ struct Drive {
     extents: Vec<ExtentId>,
     /// By segment, what was written there. A block that has moved on has another place.
     written: Vec<Vec<u32>>,
-    /// By segment, the extents of its living blocks as they were written, and how many blocks of each stand together; old where `stale` says so.
-    runs: Vec<Vec<(ExtentId, u32)>>,
+    /// By segment, its living blocks as they were written: of which extent, the first number and how many stand together; old where `stale` says so.
+    runs: Vec<Vec<(ExtentId, u32, u32)>>,
     stale: Vec<bool>,
     /// By extent, how many of its blocks are on the drive.
     held: Vec<u32>,
@@ -109,8 +117,15 @@ struct Drive {
     free: VecDeque<u32>,
     open: Option<u32>,
     open_moved: Option<u32>,
-    /// Extents of the request at hand that are not written.
-    refused: Vec<ExtentId>,
+    /// What blocks count for, what each segment's do together, and segments freed since that was found.
+    order: Order,
+    sums: Vec<u64>,
+    freed: usize,
+    /// When each segment was sealed.
+    sealed_at: Vec<u64>,
+    seals: u64,
+    /// What may be written again, in thirds of a block.
+    saved: u64,
 }
 
 impl Drive {
@@ -132,7 +147,12 @@ impl Drive {
             free: (0..segments).collect(),
             open: None,
             open_moved: None,
-            refused: Vec::new(),
+            order: Order::default(),
+            sums: vec![0; segments as usize],
+            freed: 0,
+            sealed_at: vec![0; segments as usize],
+            seals: 0,
+            saved: u64::from(segment_blocks / 4) * MOVED_PER_PUT.1,
         }
     }
 
@@ -191,87 +211,46 @@ impl Drive {
         self.count.instant.evicted_blocks += 1;
     }
 
-    fn refuses(&self, number: u32) -> bool {
-        !self.refused.is_empty() && self.refused.binary_search(&self.extents[number as usize]).is_ok()
-    }
-
-    fn put(&mut self, number: u32, tree: &Tree, policy: &dyn Valued) {
+    fn put(&mut self, number: u32, tree: &Tree) {
         if self.open.is_none() {
             // Room is made in advance, as a shard does that has the time.
-            while self.free.len() <= self.free_target() && self.clean(tree, policy) {}
+            while self.free.len() <= self.free_target() && self.clean(tree) {}
             self.open = self.free.pop_front();
         }
         let Some(segment) = self.open else { return };
         self.count.put_blocks += 1;
+        let most = u64::from(self.count.segment_blocks) * self.written.len() as u64 * MOVED_PER_PUT.1 / SAVED_SHARE;
+        self.saved = (self.saved + MOVED_PER_PUT.0).min(most);
         if self.memory_blocks > 0 {
             self.memory.touch(number);
             self.memory.shrink(self.memory_blocks);
         }
-        if self.write(segment, number) {
+        if self.write(segment, number, tree) {
             self.open = None;
         }
     }
 
     /// Writes a block; true when that was the segment's last.
-    fn write(&mut self, segment: u32, number: u32) -> bool {
+    fn write(&mut self, segment: u32, number: u32, tree: &Tree) -> bool {
         self.place(number, segment);
-        let written = &mut self.written[segment as usize];
-        written.push(number);
-        let full = written.len() >= self.count.segment_blocks as usize;
-        self.sealed[segment as usize] = full;
+        let at = segment as usize;
+        self.sums[at] += self.count_of(number, tree);
+        self.written[at].push(number);
+        let full = self.written[at].len() >= self.count.segment_blocks as usize;
+        if full {
+            self.seal(segment);
+        }
         full
     }
 
-    /// What sealed segments are worth now, and what a block is worth in them.
-    fn survey(&mut self, tree: &Tree, path: &[ExtentId], policy: &dyn Valued) -> Survey {
-        let values = self.values(tree, path, policy);
-        let (mut all, mut blocks) = (0.0, 0u64);
-        let mut sealed: Vec<(u32, f64, u32)> = Vec::with_capacity(self.written.len());
-        for segment in 0..self.written.len() {
-            let (worth, count) = self.worth_of(segment, &values);
-            (all, blocks) = (all + worth, blocks + u64::from(count));
-            if self.sealed[segment] {
-                sealed.push((segment as u32, worth, count));
-            }
-        }
-        let means = sealed.iter().filter(|(.., count)| *count > 0).map(|(_, worth, count)| worth / f64::from(*count));
-        let coldest = means.fold(f64::INFINITY, f64::min);
-        let coldest = if coldest.is_finite() { coldest } else { f64::NEG_INFINITY };
-        Survey { values, sealed, coldest, mean: all / blocks.max(1) as f64 }
+    fn seal(&mut self, segment: u32) {
+        self.seals += 1;
+        (self.sealed[segment as usize], self.sealed_at[segment as usize]) = (true, self.seals);
     }
 
-    /// What a segment's living blocks are worth together, and how many these are.
-    fn worth_of(&mut self, segment: usize, values: &[f64]) -> (f64, u32) {
-        let Drive { runs, written, places, extents, stale, .. } = self;
-        let runs = &mut runs[segment];
-        if std::mem::take(&mut stale[segment]) {
-            runs.clear();
-            for number in written[segment].iter().filter(|number| places[**number as usize] == segment as u32) {
-                let extent = extents[*number as usize];
-                match runs.last_mut() {
-                    Some((last, blocks)) if *last == extent => *blocks += 1,
-                    _ => runs.push((extent, 1)),
-                }
-            }
-        }
-        let (mut worth, mut count) = (0.0, 0);
-        for (extent, blocks) in runs.iter() {
-            // Added up block by block: a product would be rounded otherwise, and of two segments worth the same another one would leave.
-            (0..*blocks).for_each(|_| worth += values[*extent as usize]);
-            count += blocks;
-        }
-        (worth, count)
-    }
-
-    /// Which extents of a request that just passed are worth their write: those worth more than what would leave for them.
-    fn admit(&mut self, tree: &Tree, path: &[ExtentId], policy: &dyn Valued) {
-        self.refused.clear();
-        if self.free.len() > self.free_target() + 1 {
-            return;
-        }
-        let survey = self.survey(tree, path, policy);
-        self.refused.extend(path.iter().copied().filter(|id| survey.values[*id as usize] < survey.coldest));
-        self.refused.sort_unstable();
+    fn count_of(&self, number: u32, tree: &Tree) -> u64 {
+        let extent = self.extents[number as usize];
+        self.order.count(extent, number - tree.extent(extent).first)
     }
 
     /// Free segments that there should be: the spares, and some in advance so that puts need not wait.
@@ -279,33 +258,94 @@ impl Drive {
         SPARE + 2 + self.written.len() / 64
     }
 
-    /// Empties the segment that is worth least. False where none is sealed.
-    fn clean(&mut self, tree: &Tree, policy: &dyn Valued) -> bool {
-        let Survey { values, sealed, coldest, mean } = self.survey(tree, &[], policy);
-        let above = |worth: f64, count: u32| worth - f64::from(count) * coldest.max(f64::MIN);
-        let victim = sealed.iter().min_by(|a, b| above(a.1, a.2).total_cmp(&above(b.1, b.2)));
-        let Some((victim, ..)) = victim.copied() else { return false };
-        let mut living: Vec<(u32, f64)> = std::mem::take(&mut self.written[victim as usize])
+    /// Whether what is cold must be found before the next put: room is short, and values are those of another moment or many segments have been freed.
+    fn needs_order(&self, first: bool) -> bool {
+        let short = self.free.len() <= self.free_target() + 1;
+        short && (first || self.freed * FREED_SHARE > self.written.len())
+    }
+
+    /// Finds what is cold, of what is held and what is about to come with a path, and what segments count for.
+    fn survey(&mut self, tree: &Tree, path: &[ExtentId], policy: &dyn Valued) {
+        let ids = self.listed_with(tree, path);
+        let mut coming = path.to_vec();
+        coming.sort_unstable();
+        let room = (self.written.len() - self.free_target()) as u64 * u64::from(self.count.segment_blocks);
+        let Drive { order, places, held, .. } = self;
+        order.renew(tree, &ids, room, policy, |id, extent| {
+            let blocks = extent.blocks;
+            if held[id as usize] == blocks || coming.binary_search(&id).is_ok() {
+                return Held { leading: blocks, end: blocks, blocks };
+            }
+            let here = |number: &u32| places[*number as usize] != NOWHERE;
+            let numbers = extent.first..extent.first + blocks;
+            let leading = numbers.clone().take_while(here).count() as u32;
+            let end = numbers.rev().find(here).map_or(0, |last| last + 1 - extent.first);
+            Held { leading, end, blocks: held[id as usize] }
+        });
+        for segment in 0..self.written.len() {
+            self.sums[segment] = self.sum_of(segment, tree);
+        }
+        self.freed = 0;
+    }
+
+    /// What a segment's living blocks count for together.
+    fn sum_of(&mut self, segment: usize, tree: &Tree) -> u64 {
+        let Drive { runs, written, places, extents, stale, order, .. } = self;
+        let runs = &mut runs[segment];
+        if std::mem::take(&mut stale[segment]) {
+            runs.clear();
+            for number in written[segment].iter().filter(|number| places[**number as usize] == segment as u32) {
+                let extent = extents[*number as usize];
+                match runs.last_mut() {
+                    Some((last, first, blocks)) if *last == extent && *first + *blocks == *number => *blocks += 1,
+                    _ => runs.push((extent, *number, 1)),
+                }
+            }
+        }
+        runs.iter().map(|(extent, first, blocks)| order.sum(*extent, first - tree.extent(*extent).first, *blocks)).sum()
+    }
+
+    /// Empties the segment that counts least. False where none is sealed.
+    fn clean(&mut self, tree: &Tree) -> bool {
+        let sealed = (0..self.written.len()).filter(|at| self.sealed[*at]);
+        let Some(at) = sealed.min_by_key(|at| (self.sums[*at], self.sealed_at[*at])) else { return false };
+        self.close_what_was_moved(self.sums[at]);
+        let victim = at as u32;
+        let mut living: Vec<(u64, u32)> = std::mem::take(&mut self.written[at])
             .into_iter()
             .filter(|number| self.places[*number as usize] == victim)
-            .map(|number| (number, values[self.extents[number as usize] as usize]))
+            .map(|number| (self.count_of(number, tree), number))
             .collect();
-        // Of one extent the head is worth more than the tail: nothing is worth anything without it.
-        living.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let most = (self.count.segment_blocks * REAPPEND_SHARE.0 / REAPPEND_SHARE.1) as usize;
-        let kept = living.iter().take(most).take_while(|(_, value)| *value > mean).count();
-        for (number, _) in &living[kept..] {
+        living.sort_by_key(|(count, number)| (std::cmp::Reverse(*count), *number));
+        let may = (self.saved / MOVED_PER_PUT.1) as usize;
+        let most = (self.count.segment_blocks * MOVED_OF_VICTIM.0 / MOVED_OF_VICTIM.1) as usize;
+        let hot = living.iter().take_while(|(count, _)| self.order.is_hot(*count)).count();
+        let kept = hot.min(may).min(most);
+        self.saved -= kept as u64 * MOVED_PER_PUT.1;
+        for (_, number) in &living[kept..] {
             self.lose(*number);
         }
-        self.sealed[victim as usize] = false;
-        for (number, _) in &living[..kept] {
-            self.move_block(*number);
+        (self.sealed[at], self.sums[at]) = (false, 0);
+        for (_, number) in &living[..kept] {
+            self.move_block(*number, tree);
         }
         self.free.push_back(victim);
+        self.freed += 1;
         true
     }
 
-    fn move_block(&mut self, number: u32) {
+    /// What was written again fills a segment slowly. When it counts less than the next victim, for the room that it has taken, it is closed, and leaves in
+    /// its turn.
+    fn close_what_was_moved(&mut self, next: u64) {
+        let Some(segment) = self.open_moved else { return };
+        let written = self.written[segment as usize].len() as u64;
+        if self.sums[segment as usize] * u64::from(self.count.segment_blocks) < next * written {
+            self.seal(segment);
+            self.open_moved = None;
+        }
+    }
+
+    fn move_block(&mut self, number: u32, tree: &Tree) {
         if self.open_moved.is_none() {
             self.open_moved = self.free.pop_front();
         }
@@ -314,13 +354,13 @@ impl Drive {
             return;
         };
         self.count.moved_blocks += 1;
-        if self.write(segment, number) {
+        if self.write(segment, number, tree) {
             self.open_moved = None;
         }
     }
 
-    /// What a block of each extent on the drive and of a path is worth now, by extent.
-    fn values(&mut self, tree: &Tree, path: &[ExtentId], policy: &dyn Valued) -> Vec<f64> {
+    /// Extents of which blocks are held, and those of a path, deepest first.
+    fn listed_with(&mut self, tree: &Tree, path: &[ExtentId]) -> Vec<ExtentId> {
         let Drive { held, listed, is_listed, .. } = self;
         listed.retain(|id| {
             is_listed[*id as usize] = held[*id as usize] > 0;
@@ -329,29 +369,11 @@ impl Drive {
         // Behind first: what hangs on an extent is known before it. Most are in order from the last time.
         let deepest_first = |id: &ExtentId| std::cmp::Reverse((tree.extent(*id).depth, *id));
         listed.sort_by_key(deepest_first);
-        let mut values = vec![0.0; tree.len()];
-        if path.iter().all(|id| is_listed[*id as usize]) {
-            policy.values(tree, listed, &mut values);
-        } else {
-            let mut ids = listed.clone();
-            ids.extend(path.iter().filter(|id| !is_listed[**id as usize]));
-            ids.sort_by_key(deepest_first);
-            policy.values(tree, &ids, &mut values);
-        }
-        values
+        let mut ids = listed.clone();
+        ids.extend(path.iter().filter(|id| !is_listed[**id as usize]));
+        ids.sort_by_key(deepest_first);
+        ids
     }
-}
-
-/// What a drive holds, weighed.
-struct Survey {
-    /// Of a block, by extent.
-    values: Vec<f64>,
-    /// Sealed segments, what their living blocks are worth together, and how many these are.
-    sealed: Vec<(u32, f64, u32)>,
-    /// What a block of the coldest sealed segment is worth on average.
-    coldest: f64,
-    /// What a block of the whole drive is worth on average.
-    mean: f64,
 }
 
 #[cfg(test)]
@@ -393,17 +415,17 @@ mod tests {
         .unwrap()
     }
 
-    /// 64 segments of 16 blocks, of which three may be written again; three blocks are asked for again after every 300 strangers, more rarely than a segment
-    /// is written and more often than the drive is. LRU over blocks always finds them. On segments they are found too, and now and then written again.
+    /// 64 segments of 16 blocks; three blocks are asked for again after every 300 strangers, more rarely than a segment is written and more often than the drive
+    /// is. LRU over blocks always finds them. On segments they are found too, whether their segment stays for their sake or they are written again.
     #[test]
-    fn what_is_hot_moves_on_when_its_segment_leaves() {
+    fn what_is_hot_stays_when_its_neighbours_leave() {
         let plan = plan(3000, &[1, 2, 3], 300);
         let ideal = replay_instant(&plan, &curve(), 1024, &mut PrefixLru::new());
         assert_eq!(ideal.count.hit_blocks, 9 * 3);
         let drive = replay_segments(&plan, &curve(), 1024, 64, &mut PrefixLru::new()).unwrap();
         assert_eq!((drive.segments, drive.segment_blocks), (64, 16));
         assert_eq!(drive.instant.count.hit_blocks, 9 * 3);
-        assert!(drive.moved_blocks >= 3 && drive.write_amplification() < 1.05, "{drive:?}");
+        assert!(drive.write_amplification() < 1.05, "{drive:?}");
         // Every block is put once: nothing that was found is put again.
         assert_eq!(drive.put_blocks, 3000 + 3);
     }

@@ -87,4 +87,8 @@ impl Valued for Worth {
     fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]) {
         if self.lru_decides { self.lru.values(tree, ids, out) } else { self.rank.values(tree, ids, out) }
     }
+
+    fn heeds_gaps(&self) -> bool {
+        true
+    }
 }
