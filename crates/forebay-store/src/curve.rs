@@ -64,6 +64,7 @@ impl<D: Disk> Store<D> {
     pub(crate) fn tell_what_fits(&mut self) {
         let fits = self.blocks_that_fit();
         self.policy.holds(fits);
+        self.policy.segments(self.segments.len() as u32);
         self.live.curve.reach(fits * REACH);
     }
 }

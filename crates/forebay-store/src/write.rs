@@ -294,11 +294,10 @@ impl<D: Disk> Store<D> {
             }
             return self.fail_writes(error);
         }
-        if let RecordOf::Put { ns, key, place, .. } = of {
-            self.leave_if_duplicate(ns, &key, place);
-        }
-        if let RecordOf::Move { .. } = of {
-            self.move_written(of, true);
+        match of {
+            RecordOf::Put { ns, key, place, .. } => self.leave_if_duplicate(ns, &key, place),
+            RecordOf::Move { .. } => self.move_written(of, true),
+            RecordOf::Header | RecordOf::Tombstones => {}
         }
         let Some(at) = self.writing.iter().position(|open| open.segment == segment) else { return };
         let draining = self.awaits_flush();
@@ -350,8 +349,7 @@ impl<D: Disk> Store<D> {
 
     /// Writes footers whose time has come. True: there is more to do of one.
     pub(crate) fn seal_step(&mut self) -> bool {
-        let next = self.writing.iter().position(|open| open.seal == Seal::Footer);
-        next.is_some_and(|at| self.write_footer(at))
+        self.writing.iter().position(|open| open.seal == Seal::Footer).is_some_and(|at| self.write_footer(at))
     }
 
     fn write_footer(&mut self, at: usize) -> bool {
@@ -396,8 +394,7 @@ impl<D: Disk> Store<D> {
         s.state = State::Sealed;
         s.footer_count = Some(open.entries.len() as u32);
         if open.entries.is_empty() {
-            let heed_pins = !self.mutant(Mutant::ReuseWhileRead);
-            self.segments.release(segment, heed_pins);
+            self.segments.release(segment, !self.mutant(Mutant::ReuseWhileRead));
         }
     }
 }

@@ -41,6 +41,10 @@ impl Load {
         &self.plan.requests[..self.requests]
     }
 
+    pub(crate) fn is_whole(&self) -> bool {
+        self.requests == self.plan.requests.len()
+    }
+
     pub(crate) fn keys(&self, request: &PlannedRequest) -> Vec<Key> {
         // Named by its last block, whose id stands for all before it.
         request.numbers().skip(self.chunk - 1).step_by(self.chunk).map(|n| key(u64::from(n))).collect()

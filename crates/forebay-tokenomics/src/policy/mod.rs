@@ -93,6 +93,11 @@ pub trait Policy: Send {
         let _ = blocks;
     }
 
+    /// Told as often: into how many segments, each freed whole, the drive is cut that they are on.
+    fn segments(&mut self, segments: u32) {
+        let _ = segments;
+    }
+
     /// New rank of a block of rank `rank` that was just used, the `depth`-th key of its request.
     fn touch(&mut self, turn: Turn, depth: u32, rank: Rank, hint: Reuse) -> Rank;
 

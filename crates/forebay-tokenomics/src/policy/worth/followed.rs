@@ -1,5 +1,5 @@
 //! A sample of the blocks that is followed whether they are held or not: what is learned is learned from it, and two caches without bytes stand in it,
-//! one ranked by worth and one by LRU, to see which does better.
+//! one ranked by worth and one by LRU, to see which does better on a drive that frees whole segments.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -7,18 +7,24 @@ use std::hash::BuildHasherDefault;
 use crate::seeded::{Mixed, is_sampled};
 
 use super::super::Rank;
+use super::shadow::{Held, NOWHERE, Shadow};
 
 /// Blocks of a shadow cache at most. Enough that one chain more or less decides nothing.
 const SHADOW_BLOCKS: u64 = 2048;
 /// So many times what a shadow holds is followed; what was used longest ago is lost sight of.
 const FOLLOWED: usize = 8;
-/// A shadow that is full loses so much of itself at once, as a drive loses a segment.
-const EVICTED_SHARE: usize = 32;
+/// So much more than that is followed before those lost sight of are let go at once.
+const LOST_SHARE: usize = 32;
 /// Savings are forgotten over so many requests, and no fewer uses of followed blocks.
 const REMEMBERED_REQUESTS: f64 = 1000.0;
 const REMEMBERED_USES: f64 = 8192.0;
-/// How far one must lead before the other gives way: less is chance.
-const LEAD: f64 = 1.005;
+/// How far worth must lead before LRU gives way, and how far LRU must before worth does: less is chance. Whoever has decided has filled the drive by his
+/// own order, and each change costs some of it.
+const LEAD: f64 = 1.02;
+const LEAD_BACK: f64 = 1.005;
+
+/// Segments of a drive before anybody says how many.
+const SEGMENTS_USUAL: usize = 256;
 
 /// Who ranks a shadow.
 pub(super) const BY_WORTH: usize = 0;
@@ -43,7 +49,8 @@ pub(super) struct Block {
     used: u64,
     pub(super) rank: Rank,
     pub(super) space: u16,
-    held: [bool; 2],
+    /// Its segment in each shadow.
+    held: [u8; 2],
 }
 
 /// See the module.
@@ -57,11 +64,15 @@ pub(super) struct Followed {
     capacity: usize,
     /// The capacity that both follow from.
     fits: u64,
-    held: [usize; 2],
+    /// Segments of the drive.
+    segments: usize,
+    shadows: [Shadow; 2],
     saved: [f64; 2],
     /// The request that is being used, and whether each shadow has a gap in it: what lies behind is no use.
     request: u64,
     gaps: [bool; 2],
+    /// Uses of followed blocks that were counted, up to what is remembered: before that LRU decides.
+    counted: f64,
     lru_leads: bool,
 }
 
@@ -73,10 +84,12 @@ impl Followed {
             halvings: 0,
             capacity: 0,
             fits: 0,
-            held: [0; 2],
+            segments: SEGMENTS_USUAL,
+            shadows: [BY_WORTH, BY_LRU].map(|_| Shadow::new(1, 1)),
             saved: [0.0; 2],
             request: 0,
             gaps: [false; 2],
+            counted: 0.0,
             lru_leads: true,
         };
         followed.holds(1 << 16);
@@ -97,6 +110,21 @@ impl Followed {
         while at < self.blocks.len() {
             if is_sampled(self.blocks[at].name, halvings) { at += 1 } else { self.remove(at) }
         }
+        self.begin_shadows();
+    }
+
+    /// The drive is cut into so many segments.
+    pub(super) fn segments(&mut self, segments: usize) {
+        if segments != self.segments {
+            self.segments = segments;
+            self.begin_shadows();
+        }
+    }
+
+    /// Both begin with nothing.
+    fn begin_shadows(&mut self) {
+        self.shadows = [BY_WORTH, BY_LRU].map(|_| Shadow::new(self.capacity, self.segments));
+        self.blocks.iter_mut().for_each(|block| block.held = [NOWHERE; 2]);
     }
 
     pub(super) fn follows(&self, name: u64) -> bool {
@@ -141,7 +169,7 @@ impl Followed {
             None => {
                 self.lose_sight(lost);
                 self.by_name.insert(name, self.blocks.len() as u32);
-                self.blocks.push(Block { name, used, rank, space, held: [false; 2] });
+                self.blocks.push(Block { name, used, rank, space, held: [NOWHERE; 2] });
                 self.blocks.len() - 1
             }
         };
@@ -152,18 +180,21 @@ impl Followed {
         for shadow in [BY_WORTH, BY_LRU] {
             let saved = &mut self.saved[shadow];
             *saved -= *saved / remembered;
-            if block.held[shadow] {
+            if block.held[shadow] != NOWHERE {
                 *saved += if self.gaps[shadow] { 0.0 } else { saves_s };
             } else {
                 self.gaps[shadow] = true;
-                block.held[shadow] = true;
-                self.held[shadow] += 1;
+                block.held[shadow] = self.shadows[shadow].put();
             }
         }
-        self.shrink(BY_WORTH, |block| (u64::from(value(block)), block.used));
-        self.shrink(BY_LRU, |block| (block.used, 0));
+        self.make_room(BY_WORTH, |block| (u64::from(value(block)), block.used));
+        self.make_room(BY_LRU, |block| (block.used, 0));
+        self.counted = (self.counted + 1.0).min(remembered);
         let [worth, lru] = self.saved;
-        self.lru_leads = if self.lru_leads { lru * LEAD >= worth } else { lru > worth * LEAD };
+        self.lru_leads = match self.lru_leads {
+            true => self.counted < remembered || lru * LEAD >= worth,
+            false => lru > worth * LEAD_BACK,
+        };
     }
 
     /// Whether LRU has done better of late.
@@ -177,27 +208,21 @@ impl Followed {
         self.saved
     }
 
-    fn shrink(&mut self, shadow: usize, order: impl Fn(&Block) -> (u64, u64)) {
-        let more = self.capacity.div_ceil(EVICTED_SHARE);
-        if self.held[shadow] < self.capacity + more {
+    fn make_room(&mut self, shadow: usize, order: impl Fn(&Block) -> (u64, u64)) {
+        if !self.shadows[shadow].needs_room() {
             return;
         }
-        let here = self.blocks.iter().enumerate().filter(|(_, block)| block.held[shadow]);
-        let mut least: Vec<((u64, u64), usize)> = here.map(|(at, block)| (order(block), at)).collect();
-        let count = self.held[shadow] - self.capacity;
-        if count < least.len() {
-            least.select_nth_unstable(count);
+        let here = self.blocks.iter().enumerate().filter(|(_, block)| block.held[shadow] != NOWHERE);
+        let held: Vec<Held> = here.map(|(at, block)| (order(block), block.held[shadow], at as u32)).collect();
+        for at in self.shadows[shadow].empty_one(held) {
+            self.blocks[at as usize].held[shadow] = NOWHERE;
         }
-        for (_, at) in least.into_iter().take(count) {
-            self.blocks[at].held[shadow] = false;
-        }
-        self.held[shadow] -= count;
     }
 
     /// When there are too many: of those that no shadow holds, what was used longest ago is followed no longer.
     fn lose_sight(&mut self, mut lost: impl FnMut(&Block)) {
         let most = FOLLOWED * self.capacity;
-        if self.blocks.len() <= most + most.div_ceil(EVICTED_SHARE) {
+        if self.blocks.len() <= most + most.div_ceil(LOST_SHARE) {
             return;
         }
         let mut used: Vec<u64> = self.blocks.iter().map(|block| block.used).collect();
@@ -221,14 +246,12 @@ impl Followed {
         if let Some(moved) = self.blocks.get(at) {
             self.by_name.insert(moved.name, at as u32);
         }
-        for shadow in [BY_WORTH, BY_LRU] {
-            self.held[shadow] -= usize::from(block.held[shadow]);
-        }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
         // A table of the standard library: eight bytes of key, four of place, one of its own, an eighth of it empty at least.
-        self.blocks.capacity() * size_of::<Block>() + self.by_name.capacity() * 20
+        let shadows: usize = self.shadows.iter().map(Shadow::memory_bytes).sum();
+        self.blocks.capacity() * size_of::<Block>() + self.by_name.capacity() * 20 + shadows
     }
 }
 
@@ -266,9 +289,8 @@ mod tests {
         assert!(followed.len() <= FOLLOWED * 2048 * 33 / 32 + 1, "{}", followed.len());
         assert_eq!(followed.blocks.len(), followed.by_name.len());
         for shadow in [BY_WORTH, BY_LRU] {
-            let held = followed.blocks.iter().filter(|block| block.held[shadow]).count();
-            assert_eq!(held, followed.held[shadow]);
-            assert!(held <= followed.capacity * 33 / 32 + 1);
+            let held = followed.blocks.iter().filter(|block| block.held[shadow] != NOWHERE).count();
+            assert!((1..=followed.capacity).contains(&held), "{held}");
         }
     }
 }

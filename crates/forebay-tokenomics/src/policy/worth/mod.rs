@@ -10,6 +10,7 @@ mod chains;
 mod followed;
 mod judge;
 mod moments;
+mod shadow;
 
 use crate::returns::{CLASSES, Fit, Past, Returns, class_after};
 use crate::space::{LEVELS, SpaceCost, level_of};
@@ -264,6 +265,10 @@ impl Policy for Worth {
     fn holds(&mut self, blocks: u64) {
         self.moments.holds(blocks);
         self.followed.holds(blocks);
+    }
+
+    fn segments(&mut self, segments: u32) {
+        self.followed.segments(segments as usize);
     }
 
     fn value(&self, rank: Rank, space: u16) -> u32 {
