@@ -3,7 +3,7 @@
 use forebay_tokenomics::book::Book;
 use forebay_tokenomics::chain::{LoadParams, Outcome, TierTokens, Workload};
 use forebay_tokenomics::money::{
-    Choice, Classes, Scenario, StorageCost, Targets, advise, interval, moves, run_side, smallest,
+    Choice, Classes, Scenario, StorageCost, Targets, advise, alone, interval, moves, run_side, smallest,
 };
 use forebay_tokenomics::trace::{FleetParams, Sharing, generate_fleet};
 use proptest::prelude::*;
@@ -121,9 +121,9 @@ fn advice_repeats_to_the_digit_and_prices_move_it_in_line() {
     let gpus = |a: &forebay_tokenomics::money::Advice| a.today.gpu_dollars - a.proposed.gpu_dollars;
     assert!((gpus(&dearer) - 3.0 * gpus(&advice)).abs() < 1e-9);
     assert!((dearer.cash() - gpus(&dearer) - (advice.cash() - gpus(&advice))).abs() < 1e-9);
-    let drawn = interval(&scenario, &work, &advice, 2).unwrap();
-    assert!(drawn.low <= drawn.high && drawn.draws == 2);
-    let moved = moves(&scenario, &work, &advice, 0);
+    let drawn = interval(&scenario, &work, &advice, 2, &alone).unwrap();
+    assert!(drawn.cash.is_some_and(|cash| cash.low <= cash.high) && drawn.draws == 2);
+    let moved = moves(&scenario, &work, &advice, 0, &alone);
     assert!(moved.iter().any(|m| m.name == "GPU rent" && m.value == 2.5));
     assert!(moved.iter().all(|m| m.flips_at.is_none()));
 }

@@ -104,7 +104,8 @@ fn a_measured_store_takes_the_place_of_the_books_drive() {
 fn each_who_pays_has_a_page() {
     let place = place();
     let with = |who: &[&str]| {
-        place.run(&[&["plan", "--trace", "load.jsonl", "--model", "llama-3.1-8b", "--as"], who].concat()).ok().out
+        let flags = ["plan", "--trace", "load.jsonl", "--model", "llama-3.1-8b", "--draws", "2", "--as"];
+        place.run(&[&flags[..], who].concat()).ok().out
     };
     let provider = with(&["provider"]);
     assert!(
@@ -122,6 +123,36 @@ fn each_who_pays_has_a_page() {
     let bills = json(&place, &["--as", "builder"]);
     let total = bills["bills"][0]["dollars"].as_f64().unwrap();
     assert!((total - (12.0 * 165_000.0 * 2e-6 + 72.0 * 255.0 * 1e-5)).abs() < 1e-9, "{total}");
+}
+
+/// Half of the sessions never come back to a prompt, so which of them were recorded is what the provider's and the user's answers hang on.
+#[test]
+fn provider_and_user_are_told_how_far_to_believe_it() {
+    let place = place();
+    place.file("turned.jsonl", turned().as_bytes());
+    let asked =
+        |more: &[&str]| place.run(&[&["plan", "--trace", "turned.jsonl", "--model", "llama-3.1-8b"], more].concat());
+    let told =
+        |more: &[&str]| -> Value { serde_json::from_str(&asked(&[more, &["--json"]].concat()).ok().out).unwrap() };
+    let ends = |of: &Value| ["low", "high"].map(|end| of[end].as_f64().unwrap_or_else(|| panic!("{of}")));
+    let provider = told(&["--draws", "4", "--as", "provider"]);
+    for side in ["today", "proposed"] {
+        for (name, ends_of) in provider[side]["intervals"].as_object().unwrap() {
+            let [low, high] = ends(ends_of);
+            assert!(low <= high && provider[side][name].is_f64(), "{side} {name}: {low} to {high}");
+        }
+    }
+    let [low, high] = ends(&provider["proposed"]["intervals"]["fresh_dollars_per_million"]);
+    assert!(low < high && provider["draws"] == 4, "{provider}");
+    let user = told(&["--draws", "4", "--as", "user"]);
+    let [low, high] = ends(&user["intervals"]["tokens_per_minute_per_user"]);
+    assert!(low < high && user["draws"] == 4, "{user}");
+    for who in ["provider", "user"] {
+        let page = asked(&["--draws", "2", "--as", who]).ok().out;
+        assert!(page.contains(" to ") && page.contains("nine of ten of 2 draws"), "{page}");
+        let page = asked(&["--draws", "0", "--as", who]).ok().out;
+        assert!(page.contains("No interval: ask for one with --draws 10"), "{page}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::classes::Classes;
 use super::scenario::{Scenario, StorageCost};
-use crate::chain::{Load, LoadError, LoadParams, Outcome, Workload, simulate};
+use crate::chain::{Load, LoadError, Outcome, Workload, simulate};
 
 /// Most servers that are tried: past it, a promise that is not kept is not a matter of servers.
 pub const SERVERS_MAX: u32 = 1024;
@@ -70,6 +70,11 @@ pub struct Advice {
 }
 
 impl Advice {
+    /// Servers of today and of the proposal: where a search on something like it begins.
+    pub fn servers(&self) -> (u32, u32) {
+        (self.today.servers, self.proposed.servers)
+    }
+
     /// Dollars an hour less: GPUs released, less storage.
     pub fn cash(&self) -> f64 {
         self.today.dollars() - self.proposed.dollars()
@@ -156,68 +161,4 @@ pub fn advise(scenario: &Scenario, work: &Workload, near: (u32, u32)) -> Result<
     let today = smallest(scenario, &load, false, near.0)?;
     let proposed = smallest(scenario, &load, true, near.1.min(today.servers))?;
     Ok(Advice { today, proposed })
-}
-
-/// Where the answer lies in nine of ten worlds that could have been recorded as well.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Interval {
-    /// How many were drawn.
-    pub draws: u32,
-    /// How many of them keep the promise with no fleet, or cannot be run.
-    pub failed: u32,
-    /// 5 % of them save less, in dollars an hour.
-    pub low: f64,
-    /// 5 % of them save more.
-    pub high: f64,
-}
-
-/// Draws the trace's sessions anew with replacement, `draws` times, and advises on each: 12 of 116 sessions hold 43 % of what is asked, so which sessions
-/// were recorded matters more than anything else. `None` for a trace without sessions.
-pub fn interval(scenario: &Scenario, work: &Workload, advice: &Advice, draws: u32) -> Option<Interval> {
-    if work.is_open() || draws == 0 {
-        return None;
-    }
-    let mut cash = Vec::new();
-    for draw in 0..draws {
-        let drawn = Scenario { load: drawn(&scenario.load, draw), ..scenario.clone() };
-        if let Ok(other) = advise(&drawn, work, (advice.today.servers, advice.proposed.servers)) {
-            cash.push(other.cash());
-        }
-    }
-    cash.sort_by(f64::total_cmp);
-    let (low, high) = (Outcome::quantile(&cash, 0.05), Outcome::quantile(&cash, 0.95));
-    Some(Interval { draws, failed: draws - cash.len() as u32, low, high })
-}
-
-/// The same load of sessions drawn anew.
-fn drawn(load: &LoadParams, draw: u32) -> LoadParams {
-    LoadParams { seed: crate::seeded::finish(load.seed + u64::from(draw)), bootstrap: true, ..*load }
-}
-
-/// Where one fleet's figures lie in nine of ten worlds that could have been recorded as well.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
-    /// Share of requests in time, low and high.
-    pub goodput: (f64, f64),
-    /// Share of prompt tokens found, low and high.
-    pub found: (f64, f64),
-}
-
-/// Runs one fleet with Forebay on sessions drawn anew with replacement, `draws` times. `None` for a trace without sessions.
-pub fn spread(scenario: &Scenario, work: &Workload, servers: u32, draws: u32) -> Option<Spread> {
-    if work.is_open() || draws == 0 {
-        return None;
-    }
-    let (mut goodput, mut found) = (Vec::new(), Vec::new());
-    for draw in 0..draws {
-        let load = work.load(&drawn(&scenario.load, draw)).ok()?;
-        let side = run_side(scenario, &load, servers, true);
-        goodput.push(side.goodput);
-        found.push(side.outcome.hit_rate());
-    }
-    let ends = |mut all: Vec<f64>| {
-        all.sort_by(f64::total_cmp);
-        (Outcome::quantile(&all, 0.05), Outcome::quantile(&all, 0.95))
-    };
-    Some(Spread { goodput: ends(goodput), found: ends(found) })
 }

@@ -1,6 +1,7 @@
 //! What moves the answer: each assumption halved and doubled, and the value at which the advice turns over.
 
 use super::advice::{Advice, advise, smallest};
+use super::crew::{self, Crew};
 use super::scenario::Scenario;
 use crate::chain::Workload;
 
@@ -136,26 +137,30 @@ impl Move {
 }
 
 /// Moves every assumption, the strongest first; for the first `flips` of them says where the advice turns over.
-pub fn moves(scenario: &Scenario, work: &Workload, advice: &Advice, flips: usize) -> Vec<Move> {
+pub fn moves(scenario: &Scenario, work: &Workload, advice: &Advice, flips: usize, crew: &Crew<'_>) -> Vec<Move> {
     let cash = |knob: &Knob, factor: f64| cash_at(scenario, work, advice, knob, factor);
-    let mut all: Vec<(Move, &Knob)> = KNOBS
+    let here: Vec<(&Knob, f64)> = KNOBS.iter().filter_map(|knob| Some((knob, (knob.get)(scenario)?))).collect();
+    let turned = crew::all(crew, 2 * here.len(), |i| cash(here[i / 2].0, if i % 2 == 0 { 0.5 } else { 2.0 }));
+    let mut moved: Vec<(Move, &Knob)> = here
         .iter()
-        .filter_map(|knob| {
-            let value = (knob.get)(scenario)?;
-            let (halved, doubled) = (cash(knob, 0.5), cash(knob, 2.0));
-            Some((Move { name: knob.name, unit: knob.unit, value, halved, doubled, flips_at: None }, knob))
+        .zip(turned.as_chunks().0)
+        .map(|((knob, value), [halved, doubled])| {
+            let (halved, doubled) = (*halved, *doubled);
+            (Move { name: knob.name, unit: knob.unit, value: *value, halved, doubled, flips_at: None }, *knob)
         })
         .collect();
-    all.sort_by(|a, b| b.0.span(advice.cash()).total_cmp(&a.0.span(advice.cash())));
-    for (moved, knob) in all.iter_mut().take(flips) {
+    moved.sort_by(|a, b| b.0.span(advice.cash()).total_cmp(&a.0.span(advice.cash())));
+    let found = crew::all(crew, flips.min(moved.len()), |i| {
+        let (moved, knob) = &moved[i];
         let known = |factor: f64| match factor {
             0.5 => moved.halved,
             2.0 => moved.doubled,
             _ => cash(knob, factor),
         };
-        moved.flips_at = flip(advice.cash(), known).map(|factor| moved.value * factor);
-    }
-    all.into_iter().map(|(moved, _)| moved).collect()
+        flip(advice.cash(), known).map(|factor| moved.value * factor)
+    });
+    moved.iter_mut().zip(found).for_each(|((moved, _), found)| moved.flips_at = found);
+    moved.into_iter().map(|(moved, _)| moved).collect()
 }
 
 /// The factor nearest to 1 at which saving becomes losing or the other way round.

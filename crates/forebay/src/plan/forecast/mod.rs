@@ -1,6 +1,7 @@
 //! The forecast: what a fleet with Forebay and one without need for the same promise, and cost.
 
 mod args;
+mod crew;
 mod html;
 mod json;
 mod measured;
@@ -102,8 +103,8 @@ pub(crate) fn run(args: &PlanArgs) -> Result<(), Stop> {
         return asked.html.as_ref().map_or(Ok(()), |to| html::write(to, &question, &forecast, Some(&sweep)));
     }
     match asked.who {
-        Who::Provider => who::provider(&question, &forecast, args.json),
-        _ => who::user(&question, &forecast, asked.users, args.json),
+        Who::Provider => who::provider(&question, &forecast, asked.draws, args.json),
+        _ => who::user(&question, &forecast, asked, args.json),
     }
 }
 
@@ -203,8 +204,8 @@ fn calibrate(scenario: &mut Scenario, asked: &ForecastArgs) -> Result<(), Stop> 
 fn answer(args: &PlanArgs, question: &Question, full: bool) -> Result<Forecast, Stop> {
     let (scenario, work) = (&question.scenario, &question.work);
     let advice = advise(scenario, work, NEAR).map_err(|e| Stop::Failed(e.to_string()))?;
-    let moves = if full { moves(scenario, work, &advice, MOVES_SHOWN) } else { Vec::new() };
-    let interval = if full { interval(scenario, work, &advice, args.forecast.draws) } else { None };
+    let moves = if full { moves(scenario, work, &advice, MOVES_SHOWN, &crew::crew) } else { Vec::new() };
+    let interval = if full { interval(scenario, work, &advice, args.forecast.draws, &crew::crew) } else { None };
     let back_test = args.forecast.backtest.as_ref().map(|log| tested(args, question, log, &advice)).transpose()?;
     Ok(Forecast { advice, interval, moves, back_test })
 }

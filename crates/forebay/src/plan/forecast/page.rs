@@ -1,7 +1,7 @@
 //! The first page: today, proposed, difference, in at most twelve lines; below it, all that it rests on.
 
 use forebay_tokenomics::chain::Limit;
-use forebay_tokenomics::money::{Advice, BackTest, Interval, Move, Side};
+use forebay_tokenomics::money::{Advice, BackTest, Move, Side};
 
 use super::who::Provider;
 use super::{Forecast, MOVES_SHOWN, Question};
@@ -78,7 +78,7 @@ pub(crate) fn first_page(question: &Question, forecast: &Forecast) -> Vec<String
             &|s| binding(s),
             format!("in time: {:.1} %, {:.1} %", today.goodput * 100.0, proposed.goodput * 100.0),
         ),
-        interval_line(forecast, advice.cash()),
+        interval_line(question, forecast),
         moves_line(&forecast.moves),
     ]
 }
@@ -191,22 +191,32 @@ pub(crate) fn signed(number: f64, decimals: usize) -> String {
     }
 }
 
-fn interval_line(forecast: &Forecast, cash: f64) -> String {
-    let interval: Option<&Interval> = forecast.interval.as_ref();
-    let of = match interval {
-        Some(i) if i.failed < i.draws => format!(
+fn interval_line(question: &Question, forecast: &Forecast) -> String {
+    let cash = forecast.advice.cash();
+    let drawn = forecast.interval.and_then(|interval| Some((interval, interval.cash?)));
+    let of = match drawn {
+        Some((i, cash_of_draws)) => format!(
             "saves {cash:.2} $/h; 90 % of {} draws of sessions between {:.2} and {:.2}{}",
             i.draws,
-            i.low,
-            i.high,
+            cash_of_draws.low,
+            cash_of_draws.high,
             if i.failed > 0 { format!(", {} draws keep the promise with no fleet", i.failed) } else { String::new() }
         ),
-        _ => format!("saves {cash:.2} $/h; no interval"),
+        None => format!("saves {cash:.2} $/h; no interval{}", why_none(question, forecast)),
     };
     let tested = forecast.back_test.as_ref().map_or("not back-tested".to_owned(), |(_, test)| {
         format!("back-tested: {:.2} $/h, {:.1} points off", test.cash_error().abs(), test.found_error().abs())
     });
     format!("{:<16} {of}; {tested}", "interval")
+}
+
+/// Why there is no interval, where that can be said in a few words.
+fn why_none(question: &Question, forecast: &Forecast) -> String {
+    match forecast.interval {
+        Some(i) => format!(": {} of {} draws keep the promise with no fleet", i.failed, i.draws),
+        None if question.work.is_open() => ": the trace has no sessions to draw".to_owned(),
+        None => String::new(),
+    }
 }
 
 /// What a back-test found, for below the page.

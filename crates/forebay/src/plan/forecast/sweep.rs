@@ -1,9 +1,10 @@
 //! Many fleets side by side: which is the cheapest that keeps the promise, and where the trace can say nothing.
 
-use forebay_tokenomics::money::{Scenario, Side, Spread, run_side, spread};
+use forebay_tokenomics::money::{Ends, Scenario, Side, Spread, run_side, spread};
 use forebay_types::parse_size;
 use serde_json::{Value, json};
 
+use super::crew::crew;
 use super::{Forecast, Question};
 use crate::say;
 use crate::stop::Stop;
@@ -149,7 +150,7 @@ fn point(question: &Question, sized: &Scenario, servers: u32, draws: u32) -> Res
     Ok(Point {
         met: side.goodput >= sized.targets.share,
         supported: drive_bytes <= supported_bytes,
-        spread: spread(sized, &question.work, servers, draws),
+        spread: spread(sized, &question.work, servers, draws, &crew),
         sessions_per_hour: sized.load.sessions_per_hour,
         side,
         drive_bytes,
@@ -176,8 +177,8 @@ pub(crate) fn mark(point: &Point, best: bool) -> &'static str {
 }
 
 /// A share, and where it lies in nine of ten draws.
-fn ranged(share: f64, ends: Option<(f64, f64)>) -> String {
-    let ends = ends.map_or(String::new(), |(low, high)| format!(" ({:.1} to {:.1})", low * 100.0, high * 100.0));
+fn ranged(share: f64, ends: Option<Ends>) -> String {
+    let ends = ends.map_or(String::new(), |e| format!(" ({:.1} to {:.1})", e.low * 100.0, e.high * 100.0));
     format!("{:.1} %{ends}", share * 100.0)
 }
 
@@ -214,7 +215,7 @@ fn show(scenario: &Scenario, sweep: &Sweep) -> Result<(), Stop> {
 }
 
 fn point_json(scenario: &Scenario, point: &Point, best: bool) -> Value {
-    let ends = |of: Option<(f64, f64)>| of.map(|(low, high)| json!({"low": low, "high": high}));
+    let ends = |of: Option<Ends>| of.map(|e| json!({"low": e.low, "high": e.high}));
     json!({
         "gpus": point.side.servers * scenario.server.gpus,
         "nvme_bytes": point.drive_bytes,

@@ -1,10 +1,12 @@
 //! Pages for those who are not the owner: the provider who sells tokens, the builder who buys them, the user with a rate limit.
 
 use forebay_tokenomics::bill::{Bill, bill_tokens};
-use forebay_tokenomics::money::{AdviceError, Scenario, Side, run_side};
+use forebay_tokenomics::money::{AdviceError, Ends, Scenario, Side, advise, each_draw, run_side};
 use forebay_types::format_span_s;
 use serde_json::{Value, json};
 
+use super::args::ForecastArgs;
+use super::crew::crew;
 use super::{Forecast, Question};
 use crate::say::{self, grouped};
 use crate::stop::Stop;
@@ -105,15 +107,21 @@ impl Provider {
     }
 
     pub(crate) fn json(&self) -> Value {
-        json!({
-            "fresh_dollars_per_million": self.fresh,
-            "cached_dollars_per_million": self.cached,
-            "output_dollars_per_million": self.output,
-            "margin_dollars_per_hour": self.margin,
-            "zero_margin_discount_percent": self.zero_margin,
-        })
+        FIGURES.iter().map(|(name, of)| ((*name).to_owned(), json!(of(self)))).collect()
     }
 }
+
+/// One number of it.
+type Figure = fn(&Provider) -> f64;
+
+/// What is told of a provider to programs.
+const FIGURES: [(&str, Figure); 5] = [
+    ("fresh_dollars_per_million", |p| p.fresh),
+    ("cached_dollars_per_million", |p| p.cached),
+    ("output_dollars_per_million", |p| p.output),
+    ("margin_dollars_per_hour", |p| p.margin),
+    ("zero_margin_discount_percent", |p| p.zero_margin),
+];
 
 impl std::fmt::Display for Provider {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -125,74 +133,174 @@ impl std::fmt::Display for Provider {
     }
 }
 
+/// Nine of ten draws of the sessions, of what was told of each; and how many draws have no answer.
+struct Drawn<T> {
+    all: Vec<T>,
+    draws: usize,
+}
+
+impl<T> Drawn<T> {
+    fn new(all: Option<Vec<Option<T>>>) -> Self {
+        let all = all.unwrap_or_default();
+        Drawn { draws: all.len(), all: all.into_iter().flatten().collect() }
+    }
+
+    fn ends(&self, of: impl Fn(&T) -> f64) -> Option<Ends> {
+        Ends::of(self.all.iter().map(of))
+    }
+
+    fn json(&self, of: impl Fn(&T) -> f64) -> Value {
+        self.ends(of).map_or(Value::Null, |ends| json!({"low": ends.low, "high": ends.high}))
+    }
+
+    /// What the ranges of a page are, or why it has none.
+    fn told(&self, question: &Question) -> String {
+        match (self.draws, self.draws - self.all.len()) {
+            (0, _) if question.work.is_open() => "No interval: the trace has no sessions to draw.".to_owned(),
+            (0, _) => "No interval: ask for one with --draws 10.".to_owned(),
+            (draws, failed) if failed == draws => {
+                format!("No interval: each of {draws} draws of the trace's sessions keeps the promise with no fleet.")
+            }
+            (draws, 0) => {
+                format!("In brackets: nine of ten of {draws} draws of the trace's sessions with replacement lie there.")
+            }
+            (draws, failed) => format!(
+                "In brackets: nine of ten of {draws} draws of the trace's sessions with replacement lie there; {failed} draws keep the promise with no fleet and are left out."
+            ),
+        }
+    }
+}
+
+/// Behind a figure: where it lies in nine of ten draws.
+fn ranged(ends: Option<Ends>, shown: impl Fn(f64) -> String) -> String {
+    ends.map_or(String::new(), |ends| format!(" ({} to {})", shown(ends.low), shown(ends.high)))
+}
+
 /// The provider's page: costs by class, margin, and which discounts pay.
-pub(crate) fn provider(question: &Question, forecast: &Forecast, json: bool) -> Result<(), Stop> {
+pub(crate) fn provider(question: &Question, forecast: &Forecast, draws: u32, json: bool) -> Result<(), Stop> {
     let scenario = &question.scenario;
-    let [today, proposed] =
-        [&forecast.advice.today, &forecast.advice.proposed].map(|side| Provider::new(scenario, side));
+    let of = |scenario: &Scenario, sides: [&Side; 2]| sides.map(|side| Provider::new(scenario, side));
+    let sides = of(scenario, [&forecast.advice.today, &forecast.advice.proposed]);
+    let near = forecast.advice.servers();
+    let drawn = Drawn::new(each_draw(scenario, &question.work, draws, &crew, |drawn| {
+        let advice = advise(drawn, &question.work, near).ok()?;
+        Some(of(drawn, [&advice.today, &advice.proposed]))
+    }));
     if json {
-        let told = json!({"trace": question.source, "prices": scenario.prices.name, "today": today.json(), "proposed": proposed.json()});
+        let [today, proposed] = [0, 1].map(|i| {
+            let mut told = sides[i].json();
+            told["intervals"] =
+                FIGURES.iter().map(|(name, of)| ((*name).to_owned(), drawn.json(|all| of(&all[i])))).collect();
+            told
+        });
+        let told = json!({"trace": question.source, "prices": scenario.prices.name, "draws": drawn.draws, "failed": drawn.draws - drawn.all.len(), "today": today, "proposed": proposed});
         return say::line(&told.to_string());
     }
     let list = scenario.prices.input;
     let mut table = say::table(&["$ per million tokens", "list", "costs today", "costs with Forebay"]);
-    let cell = |n: f64, decimals: usize| format!("{n:.decimals$}");
-    let cached = scenario.prices.cache_read.unwrap_or(list);
-    for (name, sold, a, b) in [
-        ("fresh input", list, today.fresh, proposed.fresh),
-        ("cached input", cached, today.cached, proposed.cached),
-        ("output", scenario.prices.output, today.output, proposed.output),
-    ] {
-        table.add_row([name.to_owned(), cell(sold, 4), cell(a, 4), cell(b, 4)]);
-    }
-    table.add_row(["margin, $/h".to_owned(), String::new(), cell(today.margin, 2), cell(proposed.margin, 2)]);
+    let cell = |of: Figure, decimals: usize| {
+        [0, 1].map(|i| {
+            let shown = |n: f64| format!("{n:.decimals$}");
+            shown(of(&sides[i])) + &ranged(drawn.ends(|all| of(&all[i])), shown)
+        })
+    };
+    let mut add = |name: &str, sold: Option<f64>, of: Figure, decimals: usize| {
+        let [today, proposed] = cell(of, decimals);
+        let sold = sold.map_or(String::new(), |sold| format!("{sold:.4}"));
+        table.add_row([name.to_owned(), sold, today, proposed]);
+    };
+    add("fresh input", Some(list), |p| p.fresh, 4);
+    add("cached input", Some(scenario.prices.cache_read.unwrap_or(list)), |p| p.cached, 4);
+    add("output", Some(scenario.prices.output), |p| p.output, 4);
+    add("margin, $/h", None, |p| p.margin, 2);
     say::show(&table)?;
+    say::line(&drawn.told(question))?;
+    let [_, proposed] = &sides;
+    let most = drawn.ends(|[_, proposed]| proposed.cached).map_or(proposed.cached, |ends| ends.high);
     for discount in DISCOUNTS {
         let sold = list * (1.0 - discount / 100.0);
-        let verdict = if sold >= proposed.cached { "covers its cost" } else { "does not cover its cost" };
+        let verdict = match (sold >= proposed.cached, sold >= most) {
+            (true, true) => "covers its cost",
+            (true, false) => "covers its cost, but not in all of nine of ten draws",
+            _ => "does not cover its cost",
+        };
         say::line(&format!("A discount of {discount:.0} % sells cached input at {sold:.3} $, which {verdict}."))?;
     }
+    let percent = |n: f64| format!("{n:.2}");
     say::line(&format!(
-        "At {:.2} % the margin on cached input is zero. Output costs {:.1} times fresh input.",
-        proposed.zero_margin,
+        "At {} %{} the margin on cached input is zero. Output costs {:.1} times fresh input.",
+        percent(proposed.zero_margin),
+        ranged(drawn.ends(|[_, proposed]| proposed.zero_margin), percent),
         proposed.output / proposed.fresh.max(f64::MIN_POSITIVE)
     ))
 }
 
+/// What a load's limit says, and of how many tokens a minute.
+struct Largest {
+    rate: f64,
+    /// Prompts and answers.
+    tokens: f64,
+    fresh: f64,
+    goodput: f64,
+}
+
+impl Largest {
+    fn new(scenario: &Scenario, question: &Question, servers: u32) -> Result<Largest, AdviceError> {
+        let (rate, side) = largest_load(scenario, question, servers)?;
+        let minutes = (side.outcome.measured_s / 60.0).max(f64::MIN_POSITIVE);
+        let tokens = side.outcome.tokens.prompt() + side.outcome.output_tokens;
+        let fresh = side.outcome.tokens.fresh;
+        Ok(Largest { rate, tokens: tokens as f64 / minutes, fresh: fresh as f64 / minutes, goodput: side.goodput })
+    }
+}
+
 /// What users may be promised on the proposed fleet.
-pub(crate) fn user(question: &Question, forecast: &Forecast, users: Option<u32>, json: bool) -> Result<(), Stop> {
+pub(crate) fn user(question: &Question, forecast: &Forecast, asked: &ForecastArgs, json: bool) -> Result<(), Stop> {
     let servers = forecast.advice.proposed.servers;
-    let (rate, side) = largest_load(question, servers).map_err(|e| Stop::Failed(e.to_string()))?;
-    let minutes = side.outcome.measured_s / 60.0;
-    let tokens = (side.outcome.tokens.prompt() + side.outcome.output_tokens) as f64 / minutes.max(f64::MIN_POSITIVE);
-    let fresh = side.outcome.tokens.fresh as f64 / minutes.max(f64::MIN_POSITIVE);
-    let users = users.unwrap_or(rate.round().max(1.0) as u32);
-    let each = tokens / f64::from(users);
+    let scenario = &question.scenario;
+    let found = Largest::new(scenario, question, servers).map_err(|e| Stop::Failed(e.to_string()))?;
+    let drawn = Drawn::new(each_draw(scenario, &question.work, asked.draws, &crew, |drawn| {
+        Largest::new(drawn, question, servers).ok()
+    }));
+    let users = f64::from(asked.users.unwrap_or(found.rate.round().max(1.0) as u32));
+    let (each, fresh) = (move |l: &Largest| l.tokens / users, move |l: &Largest| l.fresh / users);
     if json {
         let told = json!({
-            "trace": question.source, "servers": servers, "sessions_per_hour": rate, "users": users, "goodput": side.goodput,
-            "tokens_per_minute": tokens, "tokens_per_minute_per_user": each, "fresh_tokens_per_minute_per_user": fresh / f64::from(users),
+            "trace": question.source, "servers": servers, "sessions_per_hour": found.rate, "users": users as u32, "goodput": found.goodput,
+            "tokens_per_minute": found.tokens, "tokens_per_minute_per_user": each(&found), "fresh_tokens_per_minute_per_user": fresh(&found),
+            "draws": drawn.draws, "failed": drawn.draws - drawn.all.len(),
+            "intervals": {
+                "sessions_per_hour": drawn.json(|l| l.rate), "tokens_per_minute": drawn.json(|l| l.tokens),
+                "tokens_per_minute_per_user": drawn.json(each), "fresh_tokens_per_minute_per_user": drawn.json(fresh),
+            },
         });
         return say::line(&told.to_string());
     }
+    let (rate, whole) = (|n: f64| format!("{n:.1}"), |n: f64| grouped(n as u64));
+    let what = if question.work.is_open() { "times the recorded load" } else { "sessions an hour" };
     say::line(&format!(
-        "{servers} servers with Forebay hold a first token in {} s and {} ms a token for {:.0} % of requests up to {rate:.1} sessions an hour.",
-        question.scenario.targets.ttft_s,
-        question.scenario.targets.itl_s * 1000.0,
-        PROMISED * 100.0
+        "{servers} servers with Forebay hold a first token in {} s and {} ms a token for {:.0} % of requests up to {}{} {what}.",
+        scenario.targets.ttft_s,
+        scenario.targets.itl_s * 1000.0,
+        PROMISED * 100.0,
+        rate(found.rate),
+        ranged(drawn.ends(|l| l.rate), rate)
     ))?;
     say::line(&format!(
-        "{users} users may be promised {} tokens a minute each, prompts and answers, of which {} are computed.",
-        grouped(each as u64),
-        grouped((fresh / f64::from(users)) as u64)
-    ))
+        "{users} users may be promised {}{} tokens a minute each, prompts and answers, of which {}{} are computed.",
+        whole(each(&found)),
+        ranged(drawn.ends(each), whole),
+        whole(fresh(&found)),
+        ranged(drawn.ends(fresh), whole)
+    ))?;
+    say::line(&drawn.told(question))
 }
 
 /// The largest load on a fleet that keeps the promise for [`PROMISED`] of requests.
-fn largest_load(question: &Question, servers: u32) -> Result<(f64, Side), AdviceError> {
-    let base = question.scenario.load;
+fn largest_load(scenario: &Scenario, question: &Question, servers: u32) -> Result<(f64, Side), AdviceError> {
+    let base = scenario.load;
     let run = |factor: f64| {
-        let mut scenario = question.scenario.clone();
+        let mut scenario = scenario.clone();
         scenario.load.sessions_per_hour = base.sessions_per_hour.map(|rate| rate * factor);
         if base.sessions_per_hour.is_none() {
             scenario.load.speed = Some(base.speed.unwrap_or(1.0) * factor);
