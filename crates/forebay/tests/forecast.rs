@@ -42,7 +42,17 @@ fn the_first_page_has_twelve_lines_and_says_what_is_not_known() {
         assert!(page.contains(word), "{word} in\n{page}");
     }
     // Below it stands what it rests on, with sources.
-    for word in ["gpus.h100", "NVIDIA", "prices.sonnet-5", "assumed", "Halved and doubled", "margin"] {
+    for word in [
+        "The promise needs",
+        "without Forebay and",
+        "Of the tokens that GPU memory",
+        "gpus.h100",
+        "NVIDIA",
+        "prices.sonnet-5",
+        "assumed",
+        "Halved and doubled",
+        "margin",
+    ] {
         assert!(out.contains(word), "{word} in\n{out}");
     }
 }

@@ -52,6 +52,8 @@ pub struct Interval {
     pub draws: u32,
     /// How many of them keep the promise with no fleet, or cannot be run.
     pub failed: u32,
+    /// In how many of them nothing is saved.
+    pub nothing: u32,
     /// Dollars an hour saved; `None` where all failed.
     pub cash: Option<Ends>,
 }
@@ -68,7 +70,8 @@ pub fn interval(
     let cash =
         each_draw(scenario, work, draws, crew, |drawn| advise(drawn, work, near).ok().map(|other| other.cash()))?;
     let failed = cash.iter().filter(|cash| cash.is_none()).count() as u32;
-    Some(Interval { draws, failed, cash: Ends::of(cash.into_iter().flatten()) })
+    let nothing = cash.iter().flatten().filter(|cash| **cash <= 0.0).count() as u32;
+    Some(Interval { draws, failed, nothing, cash: Ends::of(cash.into_iter().flatten()) })
 }
 
 /// Where one fleet's figures lie.

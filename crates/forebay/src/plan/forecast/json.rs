@@ -36,7 +36,7 @@ pub(crate) fn of(question: &Question, forecast: &Forecast) -> Map<String, Value>
         "cash_dollars_per_hour": advice.cash(),
         "gpu_seconds_avoided": advice.proposed.outcome.avoided_gpu_s(),
         "value_if_the_time_is_sold_dollars_per_hour": advice.sold_value(scenario),
-        "interval": forecast.interval.map(|i| json!({"draws": i.draws, "failed": i.failed, "low": i.cash.map(|c| c.low), "high": i.cash.map(|c| c.high)})),
+        "interval": forecast.interval.map(|i| json!({"draws": i.draws, "failed": i.failed, "nothing_saved": i.nothing, "low": i.cash.map(|c| c.low), "high": i.cash.map(|c| c.high)})),
         "margin": Provider::new(scenario, &advice.proposed).json(),
         "back_tested": forecast.back_test.as_ref().map_or(Value::Bool(false), |(log, test)| back_test(log, test)),
         "moves": moves,

@@ -42,7 +42,7 @@ pub(crate) fn first_page(question: &Question, forecast: &Forecast) -> Vec<String
     let avoided = outcome.avoided_gpu_s() / outcome.gpu_s().max(f64::MIN_POSITIVE) * 100.0;
     vec![
         format!(
-            "{}: {}, {}; first token in {} s, then {} ms a token, for {:.0} % of requests",
+            "{}: {}, {}; first token in {} s, then {} ms a token (mean of an answer), for {:.0} % of requests",
             question.source,
             scenario.model.name,
             load(question),
@@ -255,7 +255,8 @@ pub(crate) fn short(number: f64) -> String {
 /// What the page rests on.
 fn below(question: &Question, forecast: &Forecast) -> Vec<String> {
     let provider = Provider::new(&question.scenario, &forecast.advice.proposed);
-    let mut lines = limits_told(question, &forecast.advice);
+    let mut lines = verdict(question, forecast);
+    lines.extend(limits_told(question, &forecast.advice));
     lines.extend(forecast.back_test.as_ref().map(|(log, test)| back_test_told(log, test)));
     lines.extend([format!("Sold at {}: {provider}", question.scenario.prices.name), "It rests on".to_owned()]);
     lines.extend(assumptions(question).into_iter().map(|(name, value)| format!("  {name}: {value}")));
@@ -268,6 +269,55 @@ fn below(question: &Question, forecast: &Forecast) -> Vec<String> {
             .map(|m| format!("  {} ({} {}): {}, {}", m.name, short(m.value), m.unit, told(m.halved), told(m.doubled))),
     );
     lines
+}
+
+/// What to make of the page, for somebody who has to act on it.
+fn verdict(question: &Question, forecast: &Forecast) -> Vec<String> {
+    let (scenario, advice) = (&question.scenario, &forecast.advice);
+    let (cash, released) = (advice.cash(), advice.released_gpus(scenario));
+    let servers = |count: u32| format!("{count} server{}", if count == 1 { "" } else { "s" });
+    let (today, proposed) = (servers(advice.today.servers), servers(advice.proposed.servers));
+    let mut told = vec![if cash > 0.0 {
+        format!(
+            "The promise needs {today} without Forebay and {proposed} with it, which saves {cash:.2} $/h. Servers are whole: the saving is in steps of {:.2} $/h.",
+            scenario.gpu_dollars_per_hour(1)
+        )
+    } else if released > 0 {
+        format!(
+            "The promise needs {today} without Forebay and {proposed} with it, but storage costs more than that releases: {:.2} $/h more in all.",
+            -cash
+        )
+    } else {
+        format!(
+            "The promise needs {today} without Forebay and {proposed} with it, so nothing is released, and storage costs {:.2} $/h more. What it brings here is earlier first tokens.",
+            -cash
+        )
+    }];
+    if let Some(i) = forecast.interval.filter(|i| i.failed < i.draws) {
+        let of = i.draws - i.failed;
+        told.push(match i.nothing {
+            0 => format!("It saves in each of {of} draws of the sessions."),
+            nothing => format!("In {nothing} of {of} draws of the sessions it saves nothing: which sessions come decides, so try a record of more of them before servers are given back."),
+        });
+    }
+    let tokens = advice.proposed.outcome.tokens;
+    let missed = tokens.forebay() + tokens.fresh;
+    if missed > 0 {
+        told.push(format!(
+            "Of the tokens that GPU memory and host tier had not, Forebay had {:.0} %; the rest was computed.",
+            tokens.forebay() as f64 / missed as f64 * 100.0
+        ));
+    }
+    if let Some((moved, at)) = forecast.moves.iter().find_map(|m| Some((m, m.flips_at?))) {
+        told.push(format!(
+            "Check first what {} really is: {} {} is assumed, and at {} the advice turns.",
+            moved.name,
+            short(moved.value),
+            moved.unit,
+            short(at)
+        ));
+    }
+    told
 }
 
 /// Every assumption in words, with its source.
