@@ -22,6 +22,8 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<(), Stop> {
     bench.current_dir(root).args(args);
     if is_of_engines(root, args) {
         bench.envs(engines::for_bench(root)?);
+    } else if args.first().is_some_and(|verb| verb == "tokenomics") {
+        bench.envs(engines::vllm_if_made(root));
     }
     pass("the bench", bench)
 }

@@ -254,6 +254,11 @@ pub(crate) fn for_bench(root: &Path) -> Result<Vec<(&'static str, PathBuf)>, Sto
     Ok(made)
 }
 
+/// For a bench that has a part for vLLM and nothing else to do with engines: its environment if it is there. None is made for it.
+pub(crate) fn vllm_if_made(root: &Path) -> Option<(&'static str, PathBuf)> {
+    environments::if_made(root, &python::interpreter()?, "vllm").map(|python| ("FOREBAY_ENGINES_VLLM", python))
+}
+
 fn chosen(asked: &Asked) -> Result<Vec<&'static Engine>, Stop> {
     let named =
         asked.only.iter().map(|name| ("--only", name)).chain(asked.may_skip.iter().map(|name| ("--allow-skip", name)));

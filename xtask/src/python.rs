@@ -67,7 +67,7 @@ pub(crate) fn binary(root: &Path) -> PathBuf {
     target(root).join("debug/forebay")
 }
 
-fn interpreter() -> Option<PathBuf> {
+pub(crate) fn interpreter() -> Option<PathBuf> {
     let named = std::env::var_os("PYTHON").map(PathBuf::from);
     named.into_iter().chain(INTERPRETERS.map(PathBuf::from)).find(|name| {
         let mut probe = Command::new(name);

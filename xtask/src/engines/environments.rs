@@ -194,6 +194,12 @@ impl Tools {
     }
 }
 
+/// The Python of an environment that has been made, if it has.
+pub(super) fn if_made(root: &Path, interpreter: &Path, name: &str) -> Option<PathBuf> {
+    let home = cache().ok()?.join("engines").join(List::read(root, interpreter, name).ok()?.folder);
+    home.join(".complete").exists().then(|| home.join("bin/python"))
+}
+
 /// A list of pinned packages.
 struct List {
     path: PathBuf,

@@ -4,7 +4,7 @@
 //! The engines run in their own environments, which the chore makes (`cargo xtask bench engines`); the parts that drive them are programs of
 //! `python/bench`. Limits of the machine are measured here, in the same run.
 
-mod part;
+pub(crate) mod part;
 mod tables;
 
 use clap::{Args, ValueEnum};

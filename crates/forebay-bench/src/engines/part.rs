@@ -12,7 +12,7 @@ use crate::{Common, Failed, Outcome, Scratch, node, why};
 const PROGRAMS: &str = "python/bench";
 
 /// Runs one, and returns what it said.
-pub(super) fn run(common: &Common, dir: &Scratch, program: &str, environment: &str, args: &[&str]) -> Outcome<Value> {
+pub(crate) fn run(common: &Common, dir: &Scratch, program: &str, environment: &str, args: &[&str]) -> Outcome<Value> {
     let mut command = Command::new(interpreter(environment)?);
     let folder = dir.join(program.trim_end_matches(".py"));
     std::fs::create_dir_all(&folder).map_err(why("making its folder"))?;

@@ -175,6 +175,24 @@ impl Workload {
         Ok(Load { work: self, sessions, own_chunks: chunks as u32, span_s: params.hours * 3600.0, speed: 1.0 })
     }
 
+    /// All sessions at once, each once: so many callers, each of whom asks one request after the other. Nobody asks after `span_s`.
+    ///
+    /// # Errors
+    /// [`LoadError::OpenLoop`] of a trace without sessions.
+    pub fn at_once(&self, span_s: f64) -> Result<Load<'_>, LoadError> {
+        if self.is_open() {
+            return Err(LoadError::OpenLoop);
+        }
+        let mut own_chunks = 0;
+        let started = self.templates.iter().enumerate().map(|(i, template)| {
+            let base = own_chunks;
+            own_chunks += template.chunks;
+            Started { template: i as u32, at_s: 0.0, base }
+        });
+        let sessions = started.collect();
+        Ok(Load { work: self, sessions, own_chunks, span_s, speed: 1.0 })
+    }
+
     /// Which sessions: each once as often as the number allows, and the rest drawn without replacement; a bootstrap draws all with replacement.
     fn draw(&self, wanted: usize, params: &LoadParams) -> Vec<u32> {
         let have = self.templates.len();
