@@ -21,6 +21,15 @@ impl Watch {
     pub(crate) fn s(&self) -> f64 {
         (now_ns() - self.0) as f64 / 1e9
     }
+
+    /// Waits until it shows that many seconds.
+    #[expect(clippy::disallowed_methods, reason = "requests of a bench come at their times")]
+    pub(crate) fn until_s(&self, seconds: f64) {
+        let left = seconds - self.s();
+        if left > 0.0 {
+            std::thread::sleep(std::time::Duration::from_secs_f64(left));
+        }
+    }
 }
 
 /// Waits.

@@ -1,14 +1,19 @@
 //! Whether a forecast holds: a recorded hour of chat on a real node whose drive is far too small for it, beside the same by the forecaster.
 //!
-//! The forecaster counts first what each request would find and put. Then another node of the same size, filled once over, is asked with other blocks as the
-//! requests ask: as many keys matched, as many got from each tier, those of them again that come again, as many put. Of the node that is replayed on nobody
+//! The forecaster counts first what each request would find and put. Then requests come to the node at the times of the record, forty times as fast; and between
+//! them, to another node of the same size, filled once over, come requests for other blocks that ask as the forecast says: as many keys matched, as many got
+//! from each tier, those of them again that come again, as many put. What loads take there is the machine's curve. Of the node that is replayed on nobody
 //! knows more than its number of segments, and how many blocks its DRAM holds.
+//!
+//! Asked one behind the other, without any pause, half of the loads of one block stood behind what the request before had put, and took ten times as long as
+//! the others: no middle of such times says anything. Measured minutes before, the machine and its drive were not what they were at the replay; and a node that
+//! is asked a third as often takes a quarter longer for a block in DRAM. An engine computes between two requests, so there is a pause.
 
 use std::collections::HashMap;
 
 use forebay_client::{GetResult, NamespaceHandle};
 use forebay_tokenomics::prefix::{DriveParams, Found, PrefixLru, replay_drive};
-use forebay_tokenomics::trace::{Plan, PlannedRequest};
+use forebay_tokenomics::trace::Plan;
 use forebay_types::{Key, Tier};
 use serde_json::Value;
 
@@ -32,15 +37,13 @@ const MEMORY: &str = "256MiB";
 const REQUESTS: usize = 5000;
 /// Blocks of one put.
 const BATCH: usize = 64;
-/// Requests whose loads and puts are measured beforehand, evenly among those forecast.
-const MEASURED: usize = 1500;
 /// Blocks that the measured node is filled with: more than fit.
 const FILL: usize = 36_000;
-/// The first of them that are read, counted from the last: older than DRAM holds, and read before they are evicted.
+/// Blocks that are read from the drive are this much older than the newest at most: older than DRAM holds, and read before they are evicted.
 const READ_FROM: usize = 14_000;
 
-/// Each with nodes of its own; told is the round in the middle, and how far apart they are.
-const ROUNDS: usize = 3;
+/// Requests come as many times as fast as they were recorded: one in eight milliseconds.
+const SPEED: f64 = 40.0;
 
 const RATE_MAX: f64 = 1.0;
 const P50_MAX: f64 = 25.0;
@@ -52,7 +55,7 @@ pub(crate) fn run(args: &TokenomicsArgs, traces: &Traces) -> Outcome<Vec<Value>>
     plan.requests.truncate(REQUESTS);
     let dir = args.common.scratch("tokenomics")?;
     let mut rounds = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..args.rounds {
         rounds.push(round_of(args, &dir, &plan)?);
     }
     let names = [
@@ -70,17 +73,22 @@ pub(crate) fn run(args: &TokenomicsArgs, traces: &Traces) -> Outcome<Vec<Value>>
             if is_time { (forecast / found - 1.0).abs() * 100.0 } else { (forecast - found).abs() }
         };
         pairs.sort_by(|a, b| off(a).total_cmp(&off(b)));
-        let [forecast, found] = pairs[ROUNDS / 2];
+        let [forecast, found] = pairs[pairs.len() / 2];
         let (unit, both_in, most) = match at {
             3 => ("%", "ms", P50_MAX),
             4 => ("%", "ms", P99_MAX),
             _ => ("points", "%", RATE_MAX),
         };
-        let mut row =
-            row("node", format!("chat-512, {name}: off by"), round(off(&pairs[ROUNDS / 2])), unit, Mark::AtMost(most));
+        let mut row = row(
+            "node",
+            format!("chat-512, {name}: off by"),
+            round(off(&pairs[pairs.len() / 2])),
+            unit,
+            Mark::AtMost(most),
+        );
         (row["forecast"], row["found"], row["both_in"]) = (round(forecast).into(), round(found).into(), both_in.into());
         row["off_samples"] = pairs.iter().map(|pair| round(off(pair))).collect();
-        row["spread"] = format!("{} to {}", shown(off(&pairs[0])), shown(off(&pairs[ROUNDS - 1]))).into();
+        row["spread"] = format!("{} to {}", shown(off(&pairs[0])), shown(off(&pairs[pairs.len() - 1]))).into();
         rows.push(row);
     }
     let written = rounds[0].written;
@@ -111,8 +119,8 @@ fn round_of(args: &TokenomicsArgs, dir: &Scratch, plan: &Plan) -> Outcome<Round>
     let mut forecast = Vec::new();
     let counted = replay_drive(plan, &curve()?, params, &mut PrefixLru::new(), &mut |found| forecast.push(found));
     let counted = counted.map_err(why("the drive of a replay"))?;
-    let loads = measured(&measured_on, plan, &forecast)?;
-    let seen = replayed(&start("r")?, plan)?;
+    let [samples, seen] = in_turn(&measured_on, &start("r")?, plan, &forecast)?;
+    let loads = Loads::fitted(&samples)?;
     let blocks: f64 = plan.requests.iter().map(|request| f64::from(request.blocks)).sum();
     let share =
         |of: &dyn Fn(&Found) -> u32, all: &[Found]| all.iter().map(|f| f64::from(of(f))).sum::<f64>() / blocks * 100.0;
@@ -186,7 +194,8 @@ impl Loads {
     }
 
     fn fitted(samples: &[(Found, f64)]) -> Outcome<Loads> {
-        let mut loads = Loads { parts: parts(samples)?, seen: Vec::new() };
+        let samples: Vec<(Found, f64)> = samples.iter().copied().filter(|(found, _)| found.blocks > 0).collect();
+        let mut loads = Loads { parts: parts(&samples)?, seen: Vec::new() };
         loads.seen =
             samples.iter().map(|(found, seconds)| (loads.seconds(found), *seconds / loads.seconds(found))).collect();
         // By the order of what they took among equals, so that steps through the list meet quick and slow ones evenly.
@@ -220,16 +229,14 @@ fn parts(samples: &[(Found, f64)]) -> Outcome<[f64; 3]> {
     Ok([0, 1, 2].map(|i| (sums[i][3] / sums[i][i]).max(if i == 0 { 1e-6 } else { 0.0 })))
 }
 
-/// On a filled node, asks as some of the requests are forecast to ask, with other blocks: matches as many keys, loads as many from each tier, puts as many.
-fn measured(node: &Node, plan: &Plan, forecast: &[Found]) -> Outcome<Loads> {
-    let space = opened(node)?;
+/// What the requests are forecast to ask, with blocks of a filled node: as many keys to match, as many to load from each tier, as many to put.
+fn alike(space: &NamespaceHandle, plan: &Plan, forecast: &[Found]) -> Vec<Vec<Key>> {
     // What stands for a block of the trace that is found in DRAM: the same whenever it comes again, so what is hot there is hot here.
     let mut standing: HashMap<u32, Key> = HashMap::new();
-    let key = |number: usize| Content::key(&space, "measured", number);
+    let key = |number: usize| Content::key(space, "measured", number);
     let (mut old, mut newest) = (FILL - READ_FROM, FILL);
     let mut requests = Vec::new();
-    let every = (forecast.len() / MEASURED).max(1);
-    for (request, found) in plan.requests.iter().zip(forecast).step_by(every) {
+    for (request, found) in plan.requests.iter().zip(forecast) {
         let numbers: Vec<u32> = request.numbers().collect();
         let (led, rest) = numbers.split_at(found.blocks as usize);
         // Heads are used last and stay in DRAM longest.
@@ -238,16 +245,15 @@ fn measured(node: &Node, plan: &Plan, forecast: &[Found]) -> Outcome<Loads> {
         for (back, number) in memory.iter().enumerate() {
             wanted.push(*standing.entry(*number).or_insert_with(|| key(newest - 1 - back)));
         }
-        // Each old one once: a second time it would come to DRAM.
+        // Each old one once: a second time it would come to DRAM. Those that are about to be evicted are left out.
+        old = old.max(newest - READ_FROM);
         wanted.extend((old..old + drive.len()).map(key));
         wanted.extend((newest..newest + rest.len()).map(key));
         standing.extend(rest.iter().copied().zip(wanted[led.len()..].iter().copied()));
         (old, newest) = (old + drive.len(), newest + rest.len());
         requests.push(wanted);
     }
-    let mut samples = asked(&space, &requests)?;
-    samples.retain(|(found, _)| found.blocks > 0);
-    Loads::fitted(&samples)
+    requests
 }
 
 /// Gets blocks: how many came, from where, and the seconds it took. What is behind a gap is no part of a load.
@@ -277,30 +283,48 @@ fn params(node: &Node) -> Outcome<DriveParams> {
     Ok(DriveParams { capacity: (segments * segment_blocks) as u32, segments: segments as u32, memory: memory as u32 })
 }
 
-/// Every request of the trace.
-fn replayed(node: &Node, plan: &Plan) -> Outcome<Vec<(Found, f64)>> {
-    let space = opened(node)?;
-    let keys: Vec<Key> = (0..plan.distinct()).map(|number| space.derive_key(&number.to_le_bytes())).collect();
-    let keys_of = |request: &PlannedRequest| request.numbers().map(|number| keys[number as usize]).collect();
-    let requests: Vec<Vec<Key>> = plan.requests.iter().map(keys_of).collect();
-    asked(&space, &requests)
+/// Every request of the trace on one node, and between them, on the other, what stands for each: what the machine and its drive do besides is the same for
+/// both, and so is how long a node and its client have rested. What each found, and the seconds of its load.
+fn in_turn(measured: &Node, replayed: &Node, plan: &Plan, forecast: &[Found]) -> Outcome<[Vec<(Found, f64)>; 2]> {
+    let (mut like, mut real) = (Asker::new(opened(measured)?), Asker::new(opened(replayed)?));
+    let likes = alike(&like.space, plan, forecast);
+    let keys: Vec<Key> = (0..plan.distinct()).map(|number| real.space.derive_key(&number.to_le_bytes())).collect();
+    let times: Vec<f64> = plan.requests.iter().map(|request| request.at_s / SPEED).collect();
+    let (mut seen, mut samples) = (Vec::with_capacity(plan.requests.len()), Vec::new());
+    let watch = Watch::start();
+    for (i, request) in plan.requests.iter().enumerate() {
+        let wanted: Vec<Key> = request.numbers().map(|number| keys[number as usize]).collect();
+        watch.until_s(times[i]);
+        seen.push(real.asks(&wanted)?);
+        let next_s = times.get(i + 1).copied().unwrap_or(times[i]);
+        watch.until_s(f64::midpoint(times[i], next_s));
+        samples.push(like.asks(&likes[i])?);
+    }
+    Ok([samples, seen])
 }
 
-/// Requests as an engine makes them, one behind the other: match, get what leads, put the rest. What each found, and the seconds of its load.
-fn asked(space: &NamespaceHandle, requests: &[Vec<Key>]) -> Outcome<Vec<(Found, f64)>> {
-    let mut content: Vec<Vec<u8>> = vec![pattern(BLOCK); BATCH];
-    let mut seen = Vec::with_capacity(requests.len());
-    for wanted in requests {
-        let matched = space.match_prefix(wanted, None).n;
-        let found = if matched > 0 { load(space, &wanted[..matched])? } else { (Found::default(), 0.0) };
-        for part in wanted[found.0.blocks as usize..].chunks(BATCH) {
-            part.iter().zip(&mut content).for_each(|(key, block)| stamp(block, key));
-            let items: Vec<(Key, &[u8])> = part.iter().copied().zip(content.iter().map(Vec::as_slice)).collect();
-            space.put(&items);
-        }
-        seen.push(found);
+/// Who asks a node as an engine does.
+struct Asker {
+    space: NamespaceHandle,
+    content: Vec<Vec<u8>>,
+}
+
+impl Asker {
+    fn new(space: NamespaceHandle) -> Asker {
+        Asker { space, content: vec![pattern(BLOCK); BATCH] }
     }
-    Ok(seen)
+
+    /// Matches, gets what leads, puts the rest: what was found, and the seconds of its load.
+    fn asks(&mut self, wanted: &[Key]) -> Outcome<(Found, f64)> {
+        let matched = self.space.match_prefix(wanted, None).n;
+        let found = if matched > 0 { load(&self.space, &wanted[..matched])? } else { (Found::default(), 0.0) };
+        for part in wanted[found.0.blocks as usize..].chunks(BATCH) {
+            part.iter().zip(&mut self.content).for_each(|(key, block)| stamp(block, key));
+            let items: Vec<(Key, &[u8])> = part.iter().copied().zip(self.content.iter().map(Vec::as_slice)).collect();
+            self.space.put(&items);
+        }
+        Ok(found)
+    }
 }
 
 fn opened(node: &Node) -> Outcome<NamespaceHandle> {
