@@ -23,7 +23,7 @@ os.environ |= {
     "PYTHONHASHSEED": "0",
 }
 
-from benchlib import ends_tidily, folder, measured, say, version  # noqa: E402
+from benchlib import end_with_parent, ends_tidily, folder, measured, say, version  # noqa: E402
 from model import make, prompts  # noqa: E402
 
 #: Tokens of a step: prompts are computed in pieces of so many.
@@ -35,7 +35,7 @@ ALONE = (512, 2048)
 LENGTHS = (1024, 2048, 1536, 512)
 ANSWER = 8
 #: An answer to a prompt of few tokens: how long steps take in which nothing but decoding happens.
-DECODED, DECODED_AFTER = 24, 16
+DECODED, DECODED_AFTER = 16, 16
 
 
 class Engine:
@@ -128,8 +128,10 @@ def between_s(requests: list[dict[str, Any]]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=3, help="of each caller, in a round")
+    parser.add_argument("--requests", type=int, default=2, help="of each caller, in a round")
     asked = parser.parse_args()
+    # A bench that is killed leaves no engine behind.
+    end_with_parent()
     ends_tidily()
     say("forecast: an engine")
     engine = Engine()
