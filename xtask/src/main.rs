@@ -39,8 +39,9 @@ cargo xtask bench --replay CARD [--dir DIR] [--json] | --report
     Runs a claim card again and shows both results; writes docs/measurements.md from docs/cards.
 cargo xtask soak [--minutes N] [--json]
     Builds a release and runs it under load and faults for an hour, or N minutes: no wrong byte, flat memory, flat descriptors.
-cargo xtask breaks [--only TEXT]
-    Breaks each guard of xtask/breaks.txt in the source, one after the other, and runs the test that must find it: some 20 s each. --only: those that contain this.
+cargo xtask breaks [--only TEXT] [--from N]
+    Breaks each guard of xtask/breaks.txt in the source, one after the other, and runs the test that must find it: some 20 s each. --only: those that contain this;
+    --from: beginning with the Nth of them.
     The files are put back; if it is ended in between, `git checkout` puts the last one back.
 cargo xtask fuzz [SECONDS]
     Runs the cargo-fuzz targets where cargo-fuzz is installed; `cargo xtask test` runs the same functions on seeded input.";

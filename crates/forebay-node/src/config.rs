@@ -246,7 +246,7 @@ pub enum NodeError {
     },
     /// Namespaces without a catalogue.
     #[error(
-        "{} holds namespace {name:?} and its catalogue is not where it would be, {}; name the drive beside which it lies too, say with --catalog where it is, or put it back. Without it the blocks cannot be found: then remove the drive's file to begin anew",
+        "{} holds namespace {name:?} and its catalogue is not where it would be, {}; name the drive beside which it lies too, say with --catalog where it is, or put it back. Without it the blocks cannot be found: then remove the drive's file, or overwrite a device's first MiB, to begin anew",
         path.display(), catalogue.display()
     )]
     NoCatalogue {
