@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use forebay_client::Reuse;
-use forebay_types::Tier;
+use forebay_client::{NamespaceHandle, Reuse};
+use forebay_node::{DataConfig, Node, NodeConfig};
+use forebay_types::{PutOutcome, RefusedReason, Tier};
 
-use crate::{Home, assert_adds_up, assert_all_hit, filled, keys};
+use crate::{Home, assert_adds_up, assert_all_hit, filled, keys, made, put_all};
 
 /// A number of the node's statistics: `touch.hits.dram` and the like.
 pub(crate) fn number(home: &Home, path: &str) -> u64 {
@@ -86,4 +87,43 @@ fn what_is_prefetched_is_a_hit_in_dram() {
     space.prefetch(&keys(&blocks), Duration::from_secs(1));
     assert_eq!((client.counters().touch.dropped, client.counters().prefetch.dropped), (8, 8), "nobody is there");
     assert_adds_up(&client);
+}
+
+/// While the write budget is short, what is said of reuse decides who is admitted.
+#[test]
+fn what_is_said_of_reuse_reaches_the_store_over_both_links() {
+    const LENGTH: usize = 200_000;
+    let mut home = Home::new(1);
+    home.stop();
+    let data = DataConfig { path: home.dir.join("drive"), capacity: Some(96 << 20) };
+    let mut config = NodeConfig::new(data, 64 << 20, home.dir.join("sock"));
+    config.listen = Some(format!("127.0.0.1:{}", home.port));
+    config.token = Some(b"secret".to_vec());
+    // 32 MiB a day: what flows in during the test is nothing beside it.
+    config.endurance = Some((3650 * (32 << 20), 3650 * 86_400));
+    home.node = Some(Node::start(config).unwrap());
+    let put = |space: &NamespaceHandle, name: &str, length: usize| put_all(space, &made(space, name, &[length]))[0];
+    let refused = PutOutcome::Refused(RefusedReason::Admission);
+    let (_, space) = home.client(&home.unix());
+    let mut spent = 0;
+    while put(&space, &format!("spent/{spent}"), LENGTH) == PutOutcome::Cached {
+        spent += 1;
+        assert!(spent < 200, "three quarters of the budget go to whoever comes");
+    }
+    for (before, address) in [home.unix(), home.tcp()].into_iter().enumerate() {
+        let (client, space) = home.client(&address);
+        // These take so much of what is kept for those who come back that nothing that flows in meanwhile is enough for anybody else.
+        for reuse in [Reuse::Tool, Reuse::Turn, Reuse::Seconds(60)] {
+            let name = format!("{address}/{reuse:?}");
+            assert_eq!(put(&space.with_reuse(reuse), &name, LENGTH), PutOutcome::Cached, "{name}");
+        }
+        assert_eq!(put(&space, &format!("{address}/nothing"), LENGTH), refused);
+        assert_eq!(put(&space.with_reuse(Reuse::Done), &format!("{address}/done"), LENGTH), refused);
+        // Somebody used it in memory of his own: it is not here, and it is wanted.
+        let wanted = format!("{address}/wanted");
+        space.touch(&keys(&made(&space, &wanted, &[LENGTH])), Reuse::Turn);
+        until(|| number(&home, "touch.asked") == before as u64 + 1, "the touch arrives");
+        assert_eq!(put(&space, &wanted, LENGTH), PutOutcome::Cached);
+        assert_adds_up(&client);
+    }
 }
