@@ -131,7 +131,7 @@ impl NodeConfig {
             insecure_network: false,
             token: None,
             metrics: None,
-            policy: "lru".into(),
+            policy: "worth".into(),
             scrub_period_s: SCRUB_PERIOD_S,
             endurance: None,
             events: None,

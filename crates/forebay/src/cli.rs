@@ -91,7 +91,7 @@ pub(crate) struct ServeArgs {
     /// Whether drives write into clients' memory or through the arena: auto, direct or bounce [default: auto, by huge pages].
     #[arg(long, value_name = "HOW")]
     landing: Option<String>,
-    /// What ranks blocks: lru, or s3-fifo, where a scan passes by what is used again [default: lru].
+    /// What ranks blocks: worth, by what they are expected to save, with LRU while that does better; lru; or s3-fifo [default: worth].
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
     /// Read and check all that is on the drives once in this time, as in 12h or 30d, or off [default: 7d].

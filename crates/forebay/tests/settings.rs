@@ -57,8 +57,8 @@ fn the_policy_comes_from_flag_environment_or_file_and_is_shown() {
     let place = Place::new();
     let file = place.file("forebay.toml", b"policy = \"s3-fifo\"\n");
     for (flag, variable, expected) in [
-        (None, None, "lru"),
-        (Some("worth"), None, "worth"),
+        (None, None, "worth"),
+        (Some("lru"), None, "lru"),
         (Some("s3-fifo"), None, "s3-fifo"),
         (None, Some(("FOREBAY_POLICY", "s3-fifo")), "s3-fifo"),
         (None, Some(("FOREBAY_CONFIG", file.as_str())), "s3-fifo"),

@@ -137,7 +137,7 @@ fn round_of(args: &TokenomicsArgs, dir: &Scratch, plan: &Plan) -> Outcome<Round>
 fn node(common: &Common, dir: std::path::PathBuf) -> Outcome<Node> {
     // On extents that were never written a write is dearer and a load behind it waits longer: a node is so for its first lap only, and a forecast is for those
     // that follow.
-    let extra = ["--segment", "4MiB", "--shards", "1", "--prewrite"].map(String::from).to_vec();
+    let extra = ["--segment", "4MiB", "--shards", "1", "--prewrite", "--policy", "lru"].map(String::from).to_vec();
     Node::start(common, Setup { dir, capacity: CAPACITY.into(), memory: MEMORY.into(), tcp: false, extra })
 }
 
