@@ -1,8 +1,8 @@
 //! Making room: segments of the cache are evicted whole, durable ones are cleaned, namespaces over quota and a full index lose their coldest.
 //!
-//! One victim at a time, in bounded steps. From a victim of the cache less than a quarter is written again (what is leased, then what ranks above the
-//! shard's mean), so that each byte put costs at most 1.34 bytes written. From a durable victim everything alive is moved, and the segment is freed
-//! only when the moved records are flushed.
+//! One victim at a time, in bounded steps. From a victim of the cache is written again what is leased, then what is not cold, as far as puts have paid for it
+//! ([`Moves`]): each byte put is written less than 1.34 times. From a durable victim everything alive is moved, and the segment is freed only when the moved
+//! records are flushed.
 
 mod age;
 mod choose;

@@ -126,11 +126,6 @@ pub trait Policy: Send {
         true
     }
 
-    /// Whether the value of a rank stays as it is while nobody touches the block.
-    fn is_steady(&self) -> bool {
-        true
-    }
-
     /// Whether values have changed so much by themselves that sums of them should be made anew. Says so once.
     fn resum(&mut self) -> bool {
         false

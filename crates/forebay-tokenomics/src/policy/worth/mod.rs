@@ -287,10 +287,6 @@ impl Policy for Worth {
         self.lru_decides
     }
 
-    fn is_steady(&self) -> bool {
-        false
-    }
-
     fn resum(&mut self) -> bool {
         let due = self.moments.is_unrenewed();
         if due {
