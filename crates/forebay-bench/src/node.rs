@@ -1,5 +1,6 @@
 //! A real node as a child process, and what it costs in CPU.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -178,6 +179,9 @@ fn free_port() -> Outcome<u16> {
 fn spawn(forebay: &Path, setup: &Setup, io: &str, tcp_port: u16) -> Outcome<(Child, f64)> {
     let clock = SystemClock::new();
     let mut command = Command::new(forebay);
+    for setting in settings(std::env::vars_os().map(|(name, _)| name)) {
+        command.env_remove(setting);
+    }
     command.arg("serve").arg("--data").arg(setup.dir.join("drive"));
     command.args(["--capacity", &setup.capacity, "--memory", &setup.memory, "--io", io]);
     command.arg("--socket").arg(setup.dir.join("s")).args(&setup.extra);
@@ -200,6 +204,12 @@ fn spawn(forebay: &Path, setup: &Setup, io: &str, tcp_port: u16) -> Outcome<(Chi
     Err(Failed(format!("the node ended before it was ready ({status})")))
 }
 
+/// What of the environment a node would take for settings of its own. The chore tells the bench where engines are by such names, and a node refuses those
+/// that it does not know.
+fn settings(names: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    names.filter(|name| name.as_encoded_bytes().starts_with(b"FOREBAY_"))
+}
+
 fn write_token(path: &Path) -> Outcome<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
@@ -210,4 +220,15 @@ fn write_token(path: &Path) -> Outcome<()> {
         .open(path)
         .map_err(why("writing the token"))?;
     file.write_all(b"0123456789abcdef0123456789abcdef").map_err(why("writing the token"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_told_by_flags_alone() {
+        let names = ["HOME", "FOREBAY_ENGINES_VLLM", "FOREBAY_IO", "PATH"].map(OsString::from).into_iter();
+        assert_eq!(settings(names).collect::<Vec<_>>(), ["FOREBAY_ENGINES_VLLM", "FOREBAY_IO"]);
+    }
 }
