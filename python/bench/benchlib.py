@@ -142,7 +142,8 @@ class Child:
         self._process = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, preexec_fn=end_with_parent
         )
-        self._heard = self._hear(PATIENCE_S * 2)
+        self._came = b""
+        self._hear(PATIENCE_S * 2)
 
     @property
     def pid(self) -> int:
@@ -157,17 +158,27 @@ class Child:
         return self._hear(timeout_s)
 
     def _hear(self, timeout_s: float) -> dict[str, Any]:
-        assert self._process.stdout is not None
         until = time.monotonic() + timeout_s
         while True:
-            if not select.select([self._process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
-                raise TimeoutError(f"{self.name} has not answered for {timeout_s:.0f} s")
-            line = self._process.stdout.readline()
-            if not line:
+            line = self._line(until)
+            if line is None:
                 raise RuntimeError(f"{self.name} ended ({self._process.wait()}):\n{self.said()}")
             # Engines print what they like.
-            if line.startswith("{"):
+            if line.startswith(b"{"):
                 return json.loads(line)
+
+    def _line(self, until: float) -> bytes | None:
+        """The next line; None at the end. Lines that came together are kept here: `select` does not see what a file object has read already."""
+        assert self._process.stdout is not None
+        while b"\n" not in self._came:
+            if not select.select([self._process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise TimeoutError(f"{self.name} has not answered in time")
+            more = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not more:
+                return None
+            self._came += more
+        line, _, self._came = self._came.partition(b"\n")
+        return line
 
     def said(self) -> str:
         """The end of its log."""
