@@ -306,8 +306,7 @@ class SchedulerHalf:
         first = match.first if match is not None else 0
         blocks = external_tokens // self._block_tokens
         # In line before anything can go wrong: the request waits for this load, and one without hashes fails and is computed.
-        load = self._move(tracked, block_ids, first)
-        load.begin, load.count = first, min(blocks, len(block_ids) - first)
+        load = self._move(tracked, block_ids, first, begin=first, count=min(blocks, len(block_ids) - first))
         if match is not None:
             nvme = match.tiers.count(1, 0, blocks)
             self._loading[request_id] = (blocks - nvme, nvme)
@@ -316,8 +315,9 @@ class SchedulerHalf:
         tracked.saved = max(tracked.saved, first + blocks)
         tracked.loaded_until = (first + blocks) * self._block_tokens
 
-    def _move(self, tracked: _Tracked, block_ids: list[int], position: int, rows: bytes = b"", first: int | None = None) -> Move:
-        """Blocks of a request from one on. rows: their hashes, from number `first` on, which is their position unless said otherwise."""
+    def _move(self, tracked: _Tracked, block_ids: list[int], position: int, rows: bytes = b"", first: int | None = None, begin: int = 0, count: int = -1) -> Move:
+        """Blocks of a request from one on: `count` of these from number `begin` on. rows: their hashes, from number `first` on, which is their position
+        unless said otherwise."""
         width = len(tracked.request.block_hashes[0]) if tracked.request.block_hashes else 1
         return Move(
             tracked.request.request_id,
@@ -329,6 +329,8 @@ class SchedulerHalf:
             position,
             self._chain(tracked),
             hint=tracked.wishes.hint,
+            begin=begin,
+            count=count,
         )
 
     def take_loads(self) -> list[Move]:

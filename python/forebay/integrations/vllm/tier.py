@@ -236,12 +236,14 @@ class ForebayTier(SecondaryTierManager):
                 self._requests[request_id] = _Request(request.context, request.wishes)
         if self._to_ask:
             self._ask()
-        self._pump()
+        if self._line:
+            self._pump()
         space, queue = self._space(), self._queue
         if space is not None and queue is not None:
             for request_id in context.new_req_ids:
                 self._touch_own(request_id)
-            self._touches.tell(queue, space)
+            if self._touches:
+                self._touches.tell(queue, space)
         if self._report is not None:
             self._report.tick()
 
@@ -259,8 +261,8 @@ class ForebayTier(SecondaryTierManager):
             parts.append((presence, request.asked, count))
             questions.append(question)
             request.asked += count
-        until = time.monotonic() + self._lookup_deadline_ms / 1000
         for parts, questions in asked.values():
+            until = time.monotonic() + self._lookup_deadline_ms / 1000
             hashes = questions[0] if len(questions) == 1 else forebay.Hashes.joined(*questions)
             self._ask_for(_Lookup(parts, len(hashes), until), hashes)
 
@@ -274,10 +276,11 @@ class ForebayTier(SecondaryTierManager):
 
     def _answer(self, lookup: _Lookup, found: bytes) -> None:
         """Writes down what was found; keys without an answer are missing."""
-        found = found.ljust(lookup.count, b"\0")
+        if len(found) < lookup.count:
+            found = found.ljust(lookup.count, b"\0")
         at = 0
         for presence, first, count in lookup.asked:
-            presence.answer(first, found[at : at + count])
+            presence.answer(first, found if count == lookup.count else found[at : at + count])
             at += count
         self._count(asked=lookup.count, hits=lookup.count - found.count(0))
 
