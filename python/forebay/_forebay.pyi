@@ -568,7 +568,7 @@ class CallQueue:
     ) -> int:
         """``Namespace.put``. packed: the answer is ``bytes``, one for each key: 0 refused, 1 cached, 2 durable, 3 exists."""
 
-    def submit_get_parts(
+    def submit_gets(
         self,
         namespace: Namespace,
         keys: _Keys,
@@ -579,10 +579,10 @@ class CallQueue:
         deadline_ms: float | None = None,
         reuse: _Reuse | None = None,
     ) -> list[int]:
-        """As many ``submit_get(..., packed=True)`` as there are parts of ``each`` keys, the last of which may be shorter; their tickets, in order. Parts
-        are made side by side, and no buffer may overlap any other. Raises InvalidArgument."""
+        """Several ``submit_get(..., packed=True)``, each of so many keys and the last of what is left; their tickets, in order. They are made side by
+        side, and no buffer may overlap any other. Raises InvalidArgument."""
 
-    def submit_put_parts(
+    def submit_puts(
         self,
         namespace: Namespace,
         keys: _Keys,
@@ -598,7 +598,7 @@ class CallQueue:
         deadline_ms: float | None = None,
         caller_keeps: bool = False,
     ) -> list[int]:
-        """The same of ``submit_put(..., packed=True)``. Blocks of a chain are behind one another across parts, too."""
+        """The same of ``submit_put(..., packed=True)``. Blocks of a chain are behind one another across calls, too."""
 
     def submit_contains(
         self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None, packed: bool = False

@@ -278,7 +278,7 @@ def test_answers_of_a_queue_may_be_packed(space: forebay.Namespace, client: fore
         queue.submit_get(space, hashes, packed=True)
 
 
-def test_hashes_may_be_objects_and_a_call_may_be_made_in_parts(space: forebay.Namespace, client: forebay.Client) -> None:
+def test_hashes_may_be_objects_and_a_call_may_be_made_as_several(space: forebay.Namespace, client: forebay.Client) -> None:
     queue = client.queue()
     hashes = [os.urandom(36) for _ in range(9)]
     region = forebay.Region.borrow(np.arange(16 * 64, dtype=np.int64).astype(np.uint8).reshape(16, 64))
@@ -293,18 +293,18 @@ def test_hashes_may_be_objects_and_a_call_may_be_made_in_parts(space: forebay.Na
 
     some = forebay.Hashes(hashes, 36, first=1, count=7)
     assert len(some) == 7
-    tickets = queue.submit_put_parts(space, some, 3, region.rows(numbers, 64, first=2, count=7), tokens=16, chain=1, position=1, parent=space.key(hashes[0]))
+    tickets = queue.submit_puts(space, some, 3, region.rows(numbers, 64, first=2, count=7), tokens=16, chain=1, position=1, parent=space.key(hashes[0]))
     assert answers(tickets) == [bytes([1] * 3), bytes([1] * 3), bytes([1])]
     into = np.zeros((16, 64), dtype=np.uint8)
     rows = forebay.Region.borrow(into).rows(numbers.astype(np.int64), 64, first=1, count=9)
-    tickets = queue.submit_get_parts(space, forebay.Hashes(tuple(hashes), 36), 4, into=rows)
+    tickets = queue.submit_gets(space, forebay.Hashes(tuple(hashes), 36), 4, into=rows)
     assert answers(tickets) == [bytes([0, 1, 1, 1]), bytes([1] * 4), bytes([0])]
     # Hash 1 came from row 13 of the one, the third from its end, and went to row 13 of the other.
     assert (into[7:14] == np.frombuffer(region, dtype=np.uint8).reshape(16, 64)[7:14]).all() and not into[:7].any() and not into[14:].any()
     keys = space.keys(hashes)
     assert [bool(one) for one in space.contains(keys)] == [False] + [True] * 7 + [False]
     with pytest.raises(forebay.InvalidArgument, match="at least 1 key"):
-        queue.submit_get_parts(space, some, 0, into=region.rows(numbers, 64, count=7))
+        queue.submit_gets(space, some, 0, into=region.rows(numbers, 64, count=7))
     with pytest.raises(forebay.InvalidArgument, match="9 hashes, and not 9 from 1 on"):
         forebay.Hashes(hashes, 36, first=1, count=9)
     with pytest.raises(forebay.InvalidArgument, match="has 36 bytes, and should have 32"):

@@ -18,7 +18,7 @@ use crate::region::{Region, Spans};
 enum Keep {
     Buffer(PyUntypedBuffer),
     Region(Py<Region>),
-    /// That of the memory that this is a part of.
+    /// That of the memory that this was split from.
     Shared(Arc<Vec<Keep>>),
 }
 
@@ -120,15 +120,15 @@ impl Memory {
     }
 
     /// The same as several, of at most so many blocks each, which keep it together.
-    pub(crate) fn in_parts(self, blocks: usize) -> Vec<Memory> {
+    pub(crate) fn split(self, blocks: usize) -> Vec<Memory> {
         let keep = Arc::new(self.keep);
-        let part = |spans: &[Span]| Memory {
+        let some = |spans: &[Span]| Memory {
             spans: spans.to_vec(),
             per_block: self.per_block,
             readonly: self.readonly,
             keep: vec![Keep::Shared(keep.clone())],
         };
-        self.spans.chunks(blocks * self.per_block).map(part).collect()
+        self.spans.chunks(blocks * self.per_block).map(some).collect()
     }
 
     /// The bytes, to be read.

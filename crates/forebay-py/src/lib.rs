@@ -23,6 +23,7 @@ mod put;
 mod queue;
 mod region;
 mod stats;
+mod transfers;
 mod words;
 
 use pyo3::prelude::*;

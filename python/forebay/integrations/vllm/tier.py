@@ -397,9 +397,9 @@ class ForebayTier(SecondaryTierManager):
         spans = self._region.rows(transfer.job.chunk_ids, self._stride, first=first, count=count)
         deadline_ms = self._transfer_deadline_ms
         if transfer.is_load:
-            tickets = queue.submit_get_parts(space, hashes, each, into=spans, deadline_ms=deadline_ms, reuse=transfer.hint)
+            tickets = queue.submit_gets(space, hashes, each, into=spans, deadline_ms=deadline_ms, reuse=transfer.hint)
         else:
-            tickets = queue.submit_put_parts(
+            tickets = queue.submit_puts(
                 space,
                 hashes,
                 each,
