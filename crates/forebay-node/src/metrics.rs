@@ -274,8 +274,14 @@ pub(crate) const STORE_NUMBERS: &[StoreNumber] = &[
         s.write_debt_bytes
     }),
     ("forebay_write_refused_total", "Puts refused because the write budget is short.", "counter", |s| {
-        s.refused_admission
+        s.refused_admission - s.refused_will_not_pay
     }),
+    (
+        "forebay_write_will_not_pay_total",
+        "Puts refused because the block is expected to save less than its write costs.",
+        "counter",
+        |s| s.refused_will_not_pay,
+    ),
     ("forebay_write_durable_over_total", "Durable puts taken although the budget was used up.", "counter", |s| {
         s.durable_over_budget
     }),

@@ -4,17 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_store::Money;
 use forebay_tokenomics::{gpu_second_dollars, held_byte_second_dollars, written_byte_dollars};
-use forebay_types::{NamespaceId, Tenant};
+use forebay_types::{NamespaceId, Tenant, Usage};
 use serde_json::{Value, json};
 
 use crate::board::{Board, BoardShard};
 use crate::metrics::{Family, Sample};
 use crate::spaces::{SpaceCounts, Spaces};
+use crate::usage::Recorded;
 
 /// What tenants' blocks saved and cost, and what other capacities would find.
 pub(crate) fn families(board: &Board) -> Vec<Family> {
     let spaces: Vec<Spaces> = board.shards.iter().map(BoardShard::spaces).collect();
-    let accounts = board.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).accounts(&spaces);
+    let mut told = board.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let accounts = told.accounts(&spaces, &board.usage);
+    drop(told);
     type Of = fn(&Money) -> f64;
     let numbers: [(&str, &str, Of); 7] = [
         ("forebay_tokens_hit_total", "Tokens of blocks that gets found.", |m| m.hit_tokens as f64),
@@ -31,14 +34,11 @@ pub(crate) fn families(board: &Board) -> Vec<Family> {
         }),
         ("forebay_written_dollars_total", "What that wore off a drive of the default book.", written_dollars),
     ];
-    let family = |(name, help, of): (&'static str, &'static str, Of)| {
-        let sample = |(tenant, namespace, money): &(Tenant, String, Money)| Sample {
-            labels: vec![("tenant", tenant.0.to_string()), ("namespace", namespace.clone())],
-            value: of(money),
-        };
-        Family { name, help, kind: "counter", samples: accounts.iter().map(sample).collect() }
-    };
-    let mut all: Vec<Family> = numbers.into_iter().map(family).collect();
+    let mut all: Vec<Family> = numbers
+        .into_iter()
+        .map(|(name, help, of)| family(&accounts, name, help, None, &[("", &|told: &Figures| of(&told.money))]))
+        .collect();
+    all.extend(refused_and_used(&accounts));
     let told = crate::curve::CAPACITIES.iter().zip(crate::curve::found(board));
     all.push(Family {
         name: "forebay_curve_found_ratio",
@@ -51,6 +51,77 @@ pub(crate) fn families(board: &Board) -> Vec<Family> {
     all
 }
 
+/// What admission refused, and what the usage log has recorded.
+fn refused_and_used(accounts: &[(Tenant, String, Figures)]) -> [Family; 3] {
+    [
+        family(
+            accounts,
+            "forebay_admission_refused_total",
+            "Blocks that admission refused.",
+            Some("reason"),
+            &[
+                ("will_not_pay", &|told: &Figures| told.money.will_not_pay_blocks as f64),
+                ("over_budget", &|told: &Figures| told.money.over_budget_blocks as f64),
+            ],
+        ),
+        family(
+            accounts,
+            "forebay_usage_tokens_total",
+            "What the usage log says over all lives of the node: tokens that gets asked for, served by tier, missed, used of what was served as adapters reported, put and kept.",
+            Some("kind"),
+            &[
+                ("offered", &|told: &Figures| told.usage.offered_tokens as f64),
+                ("served_dram", &|told: &Figures| told.usage.served_dram_tokens as f64),
+                ("served_nvme", &|told: &Figures| told.usage.served_nvme_tokens as f64),
+                ("missed", &|told: &Figures| told.usage.missed_tokens as f64),
+                ("used", &|told: &Figures| told.usage.used_tokens as f64),
+                ("written", &|told: &Figures| told.usage.written_tokens as f64),
+            ],
+        ),
+        family(
+            accounts,
+            "forebay_usage_held_token_seconds_total",
+            "The same of tokens held, times seconds: 3,600 are a token-hour.",
+            None,
+            &[("", &|told: &Figures| told.usage.held_token_s as f64)],
+        ),
+    ]
+}
+
+/// One figure of an account.
+type Figure<'f> = &'f dyn Fn(&Figures) -> f64;
+
+/// Figures of all accounts; where there are several of each, `label` tells them apart.
+fn family(
+    accounts: &[(Tenant, String, Figures)],
+    name: &'static str,
+    help: &'static str,
+    label: Option<&'static str>,
+    of: &[(&str, Figure<'_>)],
+) -> Family {
+    let sample = |(tenant, namespace, told): &(Tenant, String, Figures), (word, of): &(&str, Figure<'_>)| {
+        let labels = [("tenant", tenant.0.to_string()), ("namespace", namespace.clone())];
+        let labels = labels.into_iter().chain(label.map(|label| (label, (*word).to_owned()))).collect();
+        Sample { labels, value: of(told) }
+    };
+    let samples = accounts.iter().flat_map(|account| of.iter().map(move |of| sample(account, of))).collect();
+    Family { name, help, kind: "counter", samples }
+}
+
+/// What is told of an account: since the start, and over all lives.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Figures {
+    money: Money,
+    usage: Usage,
+}
+
+impl Figures {
+    fn add(&mut self, other: &Figures) {
+        self.money.add(&other.money);
+        self.usage.add(&other.usage);
+    }
+}
+
 /// Tokens, seconds and dollars of a namespace: by the default book's GPU and drive. A drive is paid for by what is written to it or by the time it is held,
 /// whichever is more, and never by both.
 pub(crate) fn json(space: &SpaceCounts) -> Value {
@@ -58,6 +129,9 @@ pub(crate) fn json(space: &SpaceCounts) -> Value {
     let held_dollars = space.held_byte_us as f64 / 1e6 * held_byte_second_dollars();
     json!({
         "model": space.model,
+        "admission": space.admits_by,
+        "pays_from_share": space.pays_from,
+        "refused_blocks": { "will_not_pay": money.will_not_pay_blocks, "over_budget": money.over_budget_blocks },
         "tokens_hit": money.hit_tokens,
         "tokens_missed": money.missed_tokens,
         "tokens_refused": money.refused_tokens,
@@ -91,19 +165,23 @@ const TOLD_APART: usize = 256;
 pub(crate) struct Told {
     by_name: BTreeSet<NamespaceId>,
     /// Those in `*`, with what was told of them last. As many as live at most.
-    together: BTreeMap<NamespaceId, (Tenant, Money)>,
+    together: BTreeMap<NamespaceId, (Tenant, Figures)>,
     /// What those in `*` had that are no more.
-    gone: BTreeMap<Tenant, Money>,
+    gone: BTreeMap<Tenant, Figures>,
 }
 
 impl Told {
     /// Accounts of all tenants' namespaces over all shards, by tenant and name; of a node with more than [`TOLD_APART`], those by name that were first, and
     /// of those that are seen together for the first time those that saved most. What is left of each tenant's is `*`.
-    fn accounts(&mut self, shards: &[Spaces]) -> Vec<(Tenant, String, Money)> {
-        let mut all: BTreeMap<NamespaceId, (Tenant, &str, Money)> = BTreeMap::new();
+    fn accounts(&mut self, shards: &[Spaces], recorded: &Recorded) -> Vec<(Tenant, String, Figures)> {
+        let mut all: BTreeMap<NamespaceId, (Tenant, &str, Figures)> = BTreeMap::new();
         for (id, counts) in shards.iter().flatten().filter(|(_, counts)| !counts.name.is_empty()) {
-            let (.., money) = all.entry(*id).or_insert((counts.tenant, &*counts.name, Money::default()));
-            money.add(&counts.money);
+            let (.., figures) = all.entry(*id).or_insert((
+                counts.tenant,
+                &*counts.name,
+                Figures { money: Money::default(), usage: recorded.usage(*id) },
+            ));
+            figures.money.add(&counts.money);
         }
         self.by_name.retain(|id| all.contains_key(id));
         let ended: Vec<NamespaceId> = self.together.keys().filter(|id| !all.contains_key(id)).copied().collect();
@@ -111,7 +189,7 @@ impl Told {
             self.gone.entry(tenant).or_default().add(&money);
         }
         let mut all: Vec<_> = all.into_iter().collect();
-        all.sort_by_key(|(_, (.., money))| std::cmp::Reverse(money.saved_gpu_us));
+        all.sort_by_key(|(_, (.., figures))| std::cmp::Reverse(figures.money.saved_gpu_us));
         let mut told = Vec::new();
         for (id, (tenant, name, money)) in all {
             if !self.together.contains_key(&id) && self.by_name.len() < TOLD_APART {
@@ -133,8 +211,11 @@ impl Told {
 }
 
 /// The larger of each.
-fn most(a: &Money, b: &Money) -> Money {
-    Money {
+fn most(a: &Figures, b: &Figures) -> Figures {
+    let (mine, theirs) = (a.usage.counts(), b.usage.counts());
+    let usage = Usage::of_counts(std::array::from_fn(|at| mine[at].max(theirs[at])));
+    let (a, b) = (&a.money, &b.money);
+    let money = Money {
         hit_tokens: a.hit_tokens.max(b.hit_tokens),
         missed_tokens: a.missed_tokens.max(b.missed_tokens),
         refused_tokens: a.refused_tokens.max(b.refused_tokens),
@@ -143,7 +224,10 @@ fn most(a: &Money, b: &Money) -> Money {
         written_bytes: a.written_bytes.max(b.written_bytes),
         kept_blocks: a.kept_blocks.max(b.kept_blocks),
         kept_payload_bytes: a.kept_payload_bytes.max(b.kept_payload_bytes),
-    }
+        will_not_pay_blocks: a.will_not_pay_blocks.max(b.will_not_pay_blocks),
+        over_budget_blocks: a.over_budget_blocks.max(b.over_budget_blocks),
+    };
+    Figures { money, usage }
 }
 
 #[cfg(test)]
@@ -180,11 +264,11 @@ mod tests {
     #[test]
     fn accounts_add_up_and_their_number_is_bounded() {
         let shard = shard((0..300).map(|n| (n, u64::from(n))));
-        let told = Told::default().accounts(&[shard.clone(), shard]);
+        let told = Told::default().accounts(&[shard.clone(), shard], &Recorded::default());
         assert_eq!(told.len(), TOLD_APART + 2);
-        assert_eq!((told[0].1.as_str(), told[0].2.saved_gpu_us), ("n299", 598));
-        assert_eq!(told.iter().map(|(.., money)| money.hit_tokens).sum::<u64>(), 6000);
-        assert!(told[TOLD_APART..].iter().all(|(_, name, money)| name == "*" && money.hit_tokens == 22 * 20));
+        assert_eq!((told[0].1.as_str(), told[0].2.money.saved_gpu_us), ("n299", 598));
+        assert_eq!(told.iter().map(|(.., told)| told.money.hit_tokens).sum::<u64>(), 6000);
+        assert!(told[TOLD_APART..].iter().all(|(_, name, money)| name == "*" && money.money.hit_tokens == 22 * 20));
     }
 
     /// Those that saved least overtake the others, some are deleted, shard by shard, and new ones come: nobody's counter goes down, and what lives is told once.
@@ -196,15 +280,15 @@ mod tests {
                 |n: u32, shard: u64| u64::from(n) >= (2 * step + shard).saturating_sub(20) && n < 280 + step as u32;
             let saved = |n: u32| if n < 40 { step * u64::from(n) * 50 } else { u64::from(n) + step };
             let shards = [0, 1].map(|at| shard((0..400).filter(|n| lives(*n, at)).map(|n| (n, saved(n)))));
-            let now = told.accounts(&shards);
-            let names: BTreeMap<(Tenant, String), Money> =
+            let now = told.accounts(&shards, &Recorded::default());
+            let names: BTreeMap<(Tenant, String), Figures> =
                 now.iter().map(|(tenant, name, money)| ((*tenant, name.clone()), *money)).collect();
             assert_eq!(names.len(), now.len(), "nobody is told twice");
             for (name, money) in names.iter().filter(|(name, _)| name.1 == "*") {
-                let last: Money = before.get(name).copied().unwrap_or_default();
+                let last: Figures = before.get(name).copied().unwrap_or_default();
                 assert_eq!(most(&last, money), *money, "step {step}");
             }
-            let all: u64 = now.iter().map(|(.., money)| money.saved_gpu_us).sum();
+            let all: u64 = now.iter().map(|(.., told)| told.money.saved_gpu_us).sum();
             let living: u64 = (0..400).map(|n| (0..2).filter(|at| lives(n, *at)).count() as u64 * saved(n)).sum();
             assert!(all >= living, "step {step}: {all} of {living}");
             before = names;

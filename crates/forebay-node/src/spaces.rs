@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::usage::Recorded;
 
 /// Of one namespace, in keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct SpaceCounts {
     /// Questions for presence: matches and `contains`.
     pub(crate) questions: u64,
@@ -29,6 +29,9 @@ pub(crate) struct SpaceCounts {
     /// What its blocks saved and cost, and by which model that is reckoned; when it was published.
     pub(crate) money: Money,
     pub(crate) model: &'static str,
+    /// By what its blocks are admitted, and the share of blocks that must come back for their writes to pay.
+    pub(crate) admits_by: &'static str,
+    pub(crate) pays_from: f64,
     /// Shared, since what is shown is copied whenever the shard comes to rest.
     pub(crate) name: Arc<str>,
     pub(crate) tenant: Tenant,
@@ -58,6 +61,7 @@ impl SpaceCounts {
         }
         (self.tenant, self.model, self.money, self.bytes) =
             (account.row.tenant, account.model, account.money, account.bytes);
+        (self.admits_by, self.pays_from) = (account.admits_by, account.pays_from);
         let missed_keys = self.get_misses.iter().sum::<u64>();
         self.usage.missed_tokens += (missed_keys - self.missed_keys) * account.key_tokens;
         self.missed_keys = missed_keys;
@@ -93,6 +97,11 @@ impl SpaceCounts {
         if self.model.is_empty() {
             self.model = other.model;
         }
+        // Of shards that differ, the one that refuses most: it is the one that is asked about.
+        if strictness(other.admits_by) > strictness(self.admits_by) {
+            self.admits_by = other.admits_by;
+        }
+        self.pays_from = self.pays_from.max(other.pays_from);
     }
 
     /// As the statistics tell it. A question goes to each shard that owns a key of it, so questions are a shard's largest count.
@@ -114,6 +123,13 @@ impl SpaceCounts {
             "usage": crate::usage::json(&recorded.usage(id)),
         })
     }
+}
+
+/// How much is refused by that word, the least first.
+fn strictness(admits_by: &str) -> usize {
+    const WORDS: [&str; 8] =
+        ["", "durable", "endurance_to_spare", "no_model", "no_tokens", "nothing_learned", "wear_price", "likely_only"];
+    WORDS.iter().position(|word| *word == admits_by).unwrap_or(WORDS.len())
 }
 
 /// All of a shard, or of a node.

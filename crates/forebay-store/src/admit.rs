@@ -1,10 +1,27 @@
-//! Admission: which blocks of the cache are worth a write when the write budget is short.
+//! Admission: which blocks of the cache are worth their write.
+//!
+//! A block pays for its write when what it is expected to save (probability that it is wanted while it stays, times GPU seconds, times their price) is no less
+//! than what its bytes cost: nothing while endurance is to spare, its part of the drive's price when the drive is written faster than it is rated for
+//! ([`crate::price`]). While a write budget is short, blocks are ranked by value per byte, and the price is what the budget keeps out. Where a value cannot be told,
+//! everything is admitted, or what is likely to be used again while the budget is short.
 
 use forebay_io::Disk;
-use forebay_types::{BlockMeta, Key, Millis, Reuse};
+use forebay_tokenomics::{Put, Turn};
+use forebay_types::{BlockMeta, Class, Key, Millis, Reuse};
 
+use crate::budget::Left;
 use crate::mutant::Mutant;
-use crate::store::Store;
+use crate::namespaces::Slot;
+use crate::store::{Batch, Store};
+
+/// Why a block is not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Declined {
+    /// It is expected to save less than its write costs.
+    WillNotPay,
+    /// The write budget is short, and others are worth more by the byte or likelier to be used.
+    OverBudget,
+}
 
 /// Who says that a block will be used later than this says that it is not worth today's budget, in seconds.
 const SOON_S: u32 = 86_400;
@@ -17,37 +34,140 @@ impl<D: Disk> Store<D> {
         self.budget.set(now, self.utc_s, day_bytes);
     }
 
-    /// Whether a block of the cache that takes `bytes` of the drive is admitted. One that is not is remembered: the next time it is wanted again.
-    pub(crate) fn is_admitted(&mut self, ns: u16, meta: &BlockMeta, bytes: u64, hint: Reuse) -> bool {
-        if !self.budget.is_on() || self.mutant(Mutant::BudgetIgnored) {
-            return true;
+    /// Why a block of the cache that takes `units` of the drive is not admitted, if it is not. It is remembered: when it is wanted again it is admitted.
+    pub(crate) fn declines(
+        &mut self,
+        ns: u16,
+        meta: &BlockMeta,
+        units: u32,
+        batch: Batch,
+        depth: u32,
+    ) -> Option<Declined> {
+        let is_on = self.budget.is_on() && !self.mutant(Mutant::BudgetIgnored);
+        let wear = self.market.wear_dollars(self.amplification());
+        if !is_on && wear == 0.0 {
+            return None;
         }
-        let likely = self.is_likely(ns, meta, hint);
-        if self.budget.admits(bytes, || likely) {
+        let turn = self.turn_of(batch);
+        let put = self.put_of(meta, ns, units, batch.hint, depth);
+        let again = put.again || self.seen.contains(put.name);
+        let put = Put { again, ..put };
+        let value = self.value_dollars(ns, meta, turn, &put);
+        let likely = self.is_likely(ns, meta, &put);
+        if let (true, Some(value)) = (is_on, value) {
+            self.market.offered(value, put.bytes, self.budget.reserve_bytes());
+        }
+        let declined = match self.budget.left_share(put.bytes) {
+            _ if !is_on => self.will_not_pay(value, wear, again),
+            Left::Plenty => self.will_not_pay(value, wear, again),
+            Left::Nothing => Some(Declined::OverBudget),
+            Left::Share(share) => match value {
+                None => (!likely).then_some(Declined::OverBudget),
+                Some(value) => self.will_not_pay(Some(value), wear, again).or_else(|| {
+                    // Behind a gap nothing is of use, whatever it is worth.
+                    let dear = again || self.mutant(Mutant::PriceIgnored) || value >= self.market.shadow_dollars(share);
+                    (!(dear && self.is_of_use(ns, meta, put.hint))).then_some(Declined::OverBudget)
+                }),
+            },
+        };
+        match declined {
             // One that only the plenty of the moment admitted says nothing for what comes behind it.
-            if likely {
+            None if likely || is_on && self.budget.left_share(put.bytes) != Left::Plenty => {
                 self.is_worth_following(ns, &meta.key);
             }
-            return true;
+            None => {}
+            Some(_) => {
+                self.seen.insert(put.name, self.index.len());
+                // Whether it comes back is learned all the same, or what is refused once would be for ever.
+                self.policy.put(turn, &put);
+            }
         }
-        self.wanted_in_vain(ns, &meta.key);
-        false
+        declined
+    }
+
+    fn will_not_pay(&self, value: Option<f64>, wear: f64, again: bool) -> Option<Declined> {
+        let refused = value.is_some_and(|value| value < wear) && !again && !self.mutant(Mutant::PriceIgnored);
+        refused.then_some(Declined::WillNotPay)
+    }
+
+    /// Dollars by the byte that a block is expected to save while it stays: the probability that it is wanted, times what computing its tokens costs, in the
+    /// mean over its chain. None where that cannot be told: the model is not in the book, nobody says how many tokens it holds, or nothing was learned yet.
+    fn value_dollars(&self, ns: u16, meta: &BlockMeta, turn: Turn, put: &Put) -> Option<f64> {
+        let account = &self.namespaces.get(ns)?.account;
+        let tokens = account.tokens_of(meta);
+        if !account.cost.knows_model() || tokens == 0.0 {
+            return None;
+        }
+        let expected = self.policy.expects(turn, put, self.market.stays_s(self.room_bytes()))?;
+        let chance = match put.hint {
+            // Believed, for no class of the past tells these apart.
+            Reuse::Seconds(seconds) if seconds <= SOON_S => 1.0,
+            Reuse::Done if !put.again => 0.0,
+            _ => expected.chance,
+        };
+        let saves_s = tokens * account.cost.chain_token_s(expected.chain_tokens);
+        Some(chance * saves_s * self.market.prices.gpu_second_dollars / put.bytes.max(1) as f64)
+    }
+
+    /// Bytes written to the drive for a byte put, as measured. As if a segment more had been written without any other, so that the first headers and tables
+    /// of a new shard say nothing.
+    fn amplification(&self) -> f64 {
+        let (counted, segment) = (&self.counted, self.geometry.layout.segment_bytes);
+        let all = counted.put_bytes + counted.reappend_bytes + counted.meta_bytes + segment;
+        all as f64 / (counted.put_bytes + segment) as f64
+    }
+
+    /// Dollars of a byte put that wears the drive off.
+    pub(crate) fn full_wear_dollars(&self) -> f64 {
+        self.market.prices.written_byte_dollars * self.amplification()
+    }
+
+    /// By what blocks of a namespace are admitted now, in a word.
+    pub(crate) fn admits_by(&self, slot: &Slot) -> &'static str {
+        let cost = &slot.account.cost;
+        let unpriced = match () {
+            () if !cost.knows_model() => Some("no_model"),
+            () if cost.key_tokens() == 0.0 => Some("no_tokens"),
+            () if !self.policy.has_learned() => Some("nothing_learned"),
+            () => None,
+        };
+        let short = self.budget.is_on() && self.budget.left_share(0) != Left::Plenty;
+        match unpriced {
+            _ if slot.row.class == Class::Durable => "durable",
+            Some(_) if short => "likely_only",
+            None if short => "shadow_price",
+            _ if !self.market.wears_out() => "endurance_to_spare",
+            Some(why) => why,
+            None => "wear_price",
+        }
     }
 
     /// Whether a block is likely to be used again: its caller says so, it goes on a chain that was found worth keeping, or it begins one and was evicted or
     /// refused lately and is wanted again. Behind a gap nothing is likely, however often it was wanted: nobody can use it.
-    fn is_likely(&self, ns: u16, meta: &BlockMeta, hint: Reuse) -> bool {
-        let hash = self.index.seed().hash(ns, &meta.key);
+    fn is_likely(&self, ns: u16, meta: &BlockMeta, put: &Put) -> bool {
         let head = meta.parent == 0;
-        let follows = !head && self.seen.contains(self.followed_hash(ns, meta.parent));
-        let again = self.ghosts.contains(hash) || self.seen.contains(hash);
-        match hint {
+        let follows = self.follows(ns, meta);
+        match put.hint {
             Reuse::Tool | Reuse::Turn => true,
-            Reuse::Seconds(seconds) => seconds <= SOON_S || (head || follows) && again,
-            Reuse::Unknown => follows || head && again,
+            Reuse::Seconds(seconds) => seconds <= SOON_S || (head || follows) && put.again,
+            Reuse::Unknown => follows || head && put.again,
             // Whoever is done comes not back; somebody else may have asked for it all the same.
-            Reuse::Done => (head || follows) && again,
+            Reuse::Done => (head || follows) && put.again,
         }
+    }
+
+    /// Whether what a block hangs on is here, as far as is known, or its caller says that it will be used.
+    fn is_of_use(&self, ns: u16, meta: &BlockMeta, hint: Reuse) -> bool {
+        let announced = match hint {
+            Reuse::Tool | Reuse::Turn => true,
+            Reuse::Seconds(seconds) => seconds <= SOON_S,
+            Reuse::Unknown | Reuse::Done => false,
+        };
+        announced || meta.parent == 0 || self.follows(ns, meta)
+    }
+
+    fn follows(&self, ns: u16, meta: &BlockMeta) -> bool {
+        meta.parent != 0 && self.seen.contains(self.followed_hash(ns, meta.parent))
     }
 
     fn followed_hash(&self, ns: u16, first_half: u64) -> u64 {
@@ -66,7 +186,7 @@ impl<D: Disk> Store<D> {
 
     /// A block was wanted and is not here.
     pub(crate) fn wanted_in_vain(&mut self, ns: u16, key: &Key) {
-        if self.budget.is_on() {
+        if self.budget.is_on() || self.market.wears_out() {
             self.seen.insert(self.index.seed().hash(ns, key), self.index.len());
         }
     }

@@ -1,8 +1,8 @@
 //! The write budget: how many bytes a day the drive may be written, and who is admitted when they run short. Time is told to it.
 //!
 //! A bucket that fills evenly and holds a day's worth at most. What it pays for is what really goes to the drive: records with their padding, what cleaning
-//! writes again, headers, footers, tombstones, tables. While more than a quarter of a day is left, everything is admitted; below that only what is likely to
-//! be used again; at nothing, no block of the cache. Durable blocks are never refused for wear: they make debts, which the cache pays.
+//! writes again, headers, footers, tombstones, tables. While more than a quarter of a day is left, the budget asks nobody; below that only what is worth most by the byte, or
+//! likely to be used again, is admitted; at nothing, no block of the cache. Durable blocks are never refused for wear: they make debts, which the cache pays.
 //!
 //! The account is in the table of namespaces, drawn in advance: what is written there as spent is always a little more than what is. A start takes it for
 //! true, so that nothing is won by starting again.
@@ -17,6 +17,17 @@ const DAY_MS: u64 = 86_400_000;
 const RESERVE_SHARE: u64 = 4;
 /// Part of a day's worth that is drawn from the account in advance: the table is written a few hundred times a day, and a crash costs six minutes' worth.
 const DRAWN_SHARE: u64 = 256;
+
+/// What is left of a budget.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Left {
+    /// More than is kept back.
+    Plenty,
+    /// This share of what is kept back: as much of what is offered is admitted, so that it is spent on what is worth most and settles where as much flows in.
+    Share(f64),
+    /// Not even for this block.
+    Nothing,
+}
 
 /// A shard's account.
 #[derive(Debug, Default)]
@@ -92,13 +103,18 @@ impl Budget {
         if self.is_on() { self.left.debt_bytes() } else { 0 }
     }
 
-    /// Whether `bytes` of the cache may be written. `is_likely` is asked only when that decides.
-    pub(crate) fn admits(&self, bytes: u64, is_likely: impl FnOnce() -> bool) -> bool {
-        let left = self.left_bytes();
-        !self.is_on() || left >= self.reserve_bytes() + bytes || left >= bytes && is_likely()
+    /// What of the budget is left for a block of the cache of so many bytes.
+    pub(crate) fn left_share(&self, bytes: u64) -> Left {
+        let (left, reserve) = (self.left_bytes(), self.reserve_bytes());
+        match () {
+            () if !self.is_on() || left >= reserve + bytes => Left::Plenty,
+            () if left < bytes || left == 0 => Left::Nothing,
+            () => Left::Share((left as f64 / reserve.max(1) as f64).min(1.0)),
+        }
     }
 
-    fn reserve_bytes(&self) -> u64 {
+    /// Bytes that are kept for what is worth most.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
         self.day_bytes / RESERVE_SHARE
     }
 
@@ -157,13 +173,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_quarter_is_for_what_is_likely_to_be_used_again() {
+    fn the_last_quarter_is_kept_back_and_says_how_much_of_it_is_left() {
         let mut budget = budget(16 * GIB);
-        assert!(budget.admits(12 * GIB, || panic!("not asked")));
+        assert_eq!(budget.left_share(12 * GIB), Left::Plenty);
         budget.look(0, 11 * GIB);
-        assert!(budget.admits(GIB, || panic!("not asked")) && !budget.admits(2 * GIB, || false));
-        assert!(budget.admits(5 * GIB, || true) && !budget.admits(6 * GIB, || true));
-        assert!(Budget::new(WriteMark::default()).admits(u64::MAX, || panic!("not asked")), "off");
+        assert_eq!((budget.left_share(GIB), budget.left_share(2 * GIB)), (Left::Plenty, Left::Share(1.0)));
+        assert_eq!((budget.left_share(5 * GIB), budget.left_share(6 * GIB)), (Left::Share(1.0), Left::Nothing));
+        budget.look(0, 15 * GIB);
+        assert_eq!((budget.left_share(GIB), budget.left_share(2 * GIB)), (Left::Share(0.25), Left::Nothing));
+        budget.look(0, 16 * GIB);
+        assert_eq!(budget.left_share(0), Left::Nothing);
+        assert_eq!(Budget::new(WriteMark::default()).left_share(u64::MAX), Left::Plenty, "off");
     }
 
     #[test]

@@ -60,6 +60,20 @@ impl<D: Disk> Store<D> {
         self.live.asked(batch.turn, name);
     }
 
+    /// Bytes of all segments.
+    pub(crate) fn room_bytes(&self) -> u64 {
+        self.geometry.layout.segment_bytes * self.segments.len() as u64
+    }
+
+    /// How many blocks fit, by the size of those that are here.
+    pub(crate) fn blocks_that_fit(&self) -> u64 {
+        let (live, _) = self.namespaces.bytes();
+        let room = self.room_bytes();
+        let blocks = self.index.len() as u64;
+        // Before there is anything to judge by, as if blocks had 64 KiB.
+        if live == 0 { room >> 16 } else { (u128::from(room) * u128::from(blocks) / u128::from(live)) as u64 }
+    }
+
     /// What fits is told to the policy and to the curve.
     pub(crate) fn tell_what_fits(&mut self) {
         let fits = self.blocks_that_fit();

@@ -34,6 +34,7 @@ mod namespaces;
 mod neighbours;
 mod order;
 mod parts;
+mod price;
 mod put;
 mod range;
 mod recover;
@@ -60,5 +61,6 @@ pub use format::format_slice;
 pub use money::{AccountView, Money};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
+pub use price::Prices;
 pub use stats::StoreStats;
 pub use store::{Batch, Store, StoreConfig};

@@ -6,6 +6,7 @@ use forebay_io::Disk;
 use forebay_tokenomics::SpaceCost;
 use forebay_types::{BlockMeta, NamespaceId};
 
+use crate::admit::Declined;
 use crate::store::Store;
 
 /// Of one namespace since the start. Tokens are those that puts or the fingerprint name; where neither does, none are counted, and no seconds.
@@ -17,6 +18,10 @@ pub struct Money {
     pub missed_tokens: u64,
     /// Of these, tokens of blocks that were not kept, so they may have to be computed again.
     pub refused_tokens: u64,
+    /// Blocks that admission refused because they would not pay for their write.
+    pub will_not_pay_blocks: u64,
+    /// Blocks that admission refused because the write budget is short.
+    pub over_budget_blocks: u64,
     /// GPU time that computing what was found would have taken, in microseconds.
     pub saved_gpu_us: u64,
     /// GPU time that computing what was put took, in microseconds.
@@ -38,6 +43,11 @@ pub struct AccountView<'s> {
     pub model: &'static str,
     /// What its blocks saved and cost.
     pub money: Money,
+    /// By what its blocks are admitted now, in a word.
+    pub admits_by: &'static str,
+    /// Share of blocks that must come back so that keeping them pays for writing them once, with all endurance paid for; 0 where nobody has ever said how
+    /// many tokens they hold.
+    pub pays_from: f64,
     /// Bytes on the drive, with padding, that it holds here.
     pub bytes: u64,
     /// Tokens that a key stands for whose block is not here; 0 where nobody has ever said how many.
@@ -49,7 +59,7 @@ pub struct AccountView<'s> {
 /// A namespace's account.
 #[derive(Debug, Clone)]
 pub(crate) struct Account {
-    cost: SpaceCost,
+    pub(crate) cost: SpaceCost,
     money: Money,
 }
 
@@ -64,21 +74,23 @@ impl Account {
         self.money.saved_gpu_us += micros(self.cost.prefill_s(f64::from(depth) * tokens, tokens));
     }
 
-    pub(crate) fn computed(&mut self, meta: &BlockMeta, depth: u32, kept: bool) {
+    pub(crate) fn computed(&mut self, meta: &BlockMeta, depth: u32, declined: Option<Declined>) {
         let tokens = self.tokens_of(meta);
         let before = if meta.position == 0 && meta.parent == 0 { depth } else { meta.position };
         self.money.missed_tokens += tokens.round() as u64;
         self.money.missed_gpu_us += micros(self.cost.prefill_s(f64::from(before) * tokens, tokens));
-        if kept {
+        if declined.is_none() {
             self.cost.put(meta.tokens, meta.length);
             self.money.kept_blocks += 1;
             self.money.kept_payload_bytes += if tokens > 0.0 { meta.length } else { 0 };
         } else {
             self.money.refused_tokens += tokens.round() as u64;
         }
+        self.money.will_not_pay_blocks += u64::from(declined == Some(Declined::WillNotPay));
+        self.money.over_budget_blocks += u64::from(declined == Some(Declined::OverBudget));
     }
 
-    fn tokens_of(&self, meta: &BlockMeta) -> f64 {
+    pub(crate) fn tokens_of(&self, meta: &BlockMeta) -> f64 {
         if meta.tokens > 0 { f64::from(meta.tokens) } else { self.cost.block_tokens(meta.length) }
     }
 }
@@ -93,6 +105,8 @@ impl Money {
         self.hit_tokens += other.hit_tokens;
         self.missed_tokens += other.missed_tokens;
         self.refused_tokens += other.refused_tokens;
+        self.will_not_pay_blocks += other.will_not_pay_blocks;
+        self.over_budget_blocks += other.over_budget_blocks;
         self.saved_gpu_us += other.saved_gpu_us;
         self.missed_gpu_us += other.missed_gpu_us;
         self.written_bytes += other.written_bytes;
@@ -115,6 +129,11 @@ impl<D: Disk> Store<D> {
                 row: &slot.row,
                 model: cost.model(),
                 money: *money,
+                admits_by: self.admits_by(slot),
+                pays_from: match key_tokens {
+                    0 => 0.0,
+                    _ => cost.pays_from(self.market.prices.gpu_second_dollars, self.full_wear_dollars()),
+                },
                 bytes: slot.bytes,
                 key_tokens,
                 held_tokens,
@@ -151,9 +170,9 @@ impl<D: Disk> Store<D> {
     }
 
     /// A block was computed and is put; kept, or refused.
-    pub(crate) fn count_computed(&mut self, ns: u16, meta: &BlockMeta, depth: u32, kept: bool) {
+    pub(crate) fn count_computed(&mut self, ns: u16, meta: &BlockMeta, depth: u32, declined: Option<Declined>) {
         if let Some(account) = self.account(ns) {
-            account.computed(meta, depth, kept);
+            account.computed(meta, depth, declined);
         }
     }
 

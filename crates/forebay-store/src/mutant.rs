@@ -32,6 +32,8 @@ pub enum Mutant {
     IndexUnbounded,
     /// The write budget is reckoned and not heeded.
     BudgetIgnored,
+    /// What a write costs is reckoned and not heeded.
+    PriceIgnored,
     /// Scrub takes what it reads for good.
     ScrubChecksNothing,
     /// Scrub does not hold the segment that it reads.

@@ -8,9 +8,10 @@ use forebay_format::{
     EntryKind, FooterEntry, RecordKind, SegmentKind, TRAILER_HEADER_BYTES, Trailer, encode_trailer, trailer_len,
 };
 use forebay_io::{ARENA_ALIGN, Disk};
-use forebay_tokenomics::{Put, Rank, Turn};
+use forebay_tokenomics::Put;
 use forebay_types::{BlockMeta, Class, Descriptor, Key, Millis, RefusedReason, Reuse};
 
+use crate::admit::Declined;
 use crate::dram::Cached;
 use crate::face::{Committed, Event, PutSlot, Reserve};
 use crate::flush::Action;
@@ -133,9 +134,10 @@ impl<D: Disk> Store<D> {
         if let Some(reason) = self.over_quota(ns, units) {
             return refused(reason);
         }
-        if !durable && !self.is_admitted(ns, meta, self.geometry.bytes(units), batch.hint) {
+        if !durable && let Some(declined) = self.declines(ns, meta, units, batch, depth) {
             self.counted.refused_admission += 1;
-            self.count_computed(ns, meta, depth, false);
+            self.counted.refused_will_not_pay += u64::from(declined == Declined::WillNotPay);
+            self.count_computed(ns, meta, depth, Some(declined));
             self.asked_for(batch, self.index.seed().hash(ns, &meta.key));
             return refused(RefusedReason::Admission);
         }
@@ -250,8 +252,9 @@ impl<D: Disk> Store<D> {
             return Committed::Refused(RefusedReason::Full);
         }
         let turn = self.turn_of(batch);
-        let name = self.index.seed().hash(ns, &key);
-        let rank = self.rank_put(turn, block, (name, ns), units, batch.hint, depth);
+        let put = self.put_of(block, ns, units, batch.hint, depth);
+        let name = put.name;
+        let rank = self.policy.put(turn, &put);
         self.asked_for(batch, name);
         let kind = if durable { SegmentKind::Durable } else { SegmentKind::Cache };
         if !self.ensure_place(kind, units, 1, Whose::Put) {
@@ -312,7 +315,7 @@ impl<D: Disk> Store<D> {
         if !durable {
             self.moves.put(units);
         }
-        self.count_computed(ns, block, depth, true);
+        self.count_computed(ns, block, depth, None);
         self.count_written(ns, total as u64);
         // From here the write owns the memory, and gives it back to the budget when it is completed.
         let held = std::mem::take(&mut claim.held);
@@ -332,29 +335,21 @@ impl<D: Disk> Store<D> {
         Committed::Pending
     }
 
-    /// Rank of a block that is put, the `depth`-th of its request.
-    fn rank_put(
-        &mut self,
-        turn: Turn,
-        block: &BlockMeta,
-        (name, space): (u64, u16),
-        units: u32,
-        hint: Reuse,
-        depth: u32,
-    ) -> Rank {
-        let put = Put {
+    /// A block that is put, the `depth`-th of its request, as the policy knows it.
+    pub(crate) fn put_of(&self, block: &BlockMeta, ns: u16, units: u32, hint: Reuse, depth: u32) -> Put {
+        let name = self.index.seed().hash(ns, &block.key);
+        Put {
             depth,
             hint,
             again: self.ghosts.contains(name),
             name,
-            space,
+            space: ns,
             chain: block.chain,
             parent: block.parent,
             own: block.key.place_token(),
             position: block.position,
             tokens: block.tokens,
             bytes: self.geometry.bytes(units),
-        };
-        self.policy.put(turn, &put)
+        }
     }
 }

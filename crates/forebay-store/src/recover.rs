@@ -35,6 +35,7 @@ use crate::lanes::Lanes;
 use crate::leases::{LEASE_BYTES, Leases};
 use crate::mutant::Mutant;
 use crate::namespaces::{Namespaces, cost_of};
+use crate::price::Market;
 use crate::scan::scan_segment;
 use crate::scrub::Scrub;
 use crate::segments::{Geometry, SPARE_SEGMENTS, Segments, State};
@@ -134,6 +135,7 @@ impl<D: Disk> Store<D> {
             ahead: Ahead::default(),
             scrub: Scrub::default(),
             budget: Budget::new(write),
+            market: Market::new(config.prices, now, layout.segment_bytes * u64::from(layout.segments)),
             seen: Ghosts::new(shares.ghosts),
             writing: Vec::new(),
             awaited: VecDeque::new(),
@@ -370,9 +372,7 @@ impl<D: Disk> Store<D> {
             }
         }
         // What is used from now on ranks above.
-        for _ in 0..=(1u32 << RECOVERED_RANK_BITS) >> 20 {
-            self.policy.begin(1 << 20);
-        }
+        self.policy.starts(1 << RECOVERED_RANK_BITS);
     }
 
     /// Seals what was open when the last owner died. Without it nothing is lost: it would be scanned again.

@@ -97,8 +97,10 @@ pub struct StoreStats {
     pub puts_exists: u64,
     /// Puts refused.
     pub puts_refused: u64,
-    /// Of these, because the write budget is short.
+    /// Of these, by admission: because the write budget is short, or a block would not pay for its write.
     pub refused_admission: u64,
+    /// Of these, because a block would not pay for its write.
+    pub refused_will_not_pay: u64,
     /// Durable puts taken although the write budget was used up.
     pub durable_over_budget: u64,
     /// Blocks forgotten.

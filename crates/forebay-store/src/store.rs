@@ -27,6 +27,7 @@ use crate::lanes::{Lane, Lanes};
 use crate::leases::Leases;
 use crate::mutant::Mutant;
 use crate::namespaces::Namespaces;
+use crate::price::{Market, Prices};
 use crate::put::Awaited;
 use crate::range::RangeGet;
 use crate::scrub::Scrub;
@@ -41,6 +42,8 @@ use crate::write::OpenSegment;
 pub struct StoreConfig {
     /// What ranks blocks.
     pub policy: Box<dyn Policy>,
+    /// By which admission reckons what a write costs and saves.
+    pub prices: Prices,
     /// Most bytes of everything that grows with blocks; past it, blocks of the cache are evicted.
     pub index_bytes_max: usize,
     /// Most bytes of what half and twice the room would find, see [`StoreStats::curve_asked`].
@@ -54,6 +57,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         StoreConfig {
             policy: Box::new(Lru::new()),
+            prices: Prices::default(),
             index_bytes_max: 64 << 20,
             curve_bytes_max: 1 << 20,
             #[cfg(feature = "mutants")]
@@ -133,7 +137,9 @@ pub struct Store<D: Disk> {
     pub(crate) ahead: Ahead,
     pub(crate) scrub: Scrub,
     pub(crate) budget: Budget,
-    /// What was refused for the budget's sake or touched in vain, and which blocks have been put: what comes again, or behind them, is likely to be used.
+    /// What writing costs now.
+    pub(crate) market: Market,
+    /// What admission refused or was touched in vain, and which blocks have been put: what comes again, or behind them, is likely to be used.
     pub(crate) seen: Ghosts,
     /// Segments being written or sealed.
     pub(crate) writing: Vec<OpenSegment>,
@@ -207,15 +213,6 @@ impl<D: Disk> Store<D> {
         Batch { turn: self.policy.begin(items), epoch: self.rebases, hint: Reuse::Unknown, caller_keeps: false }
     }
 
-    /// How many blocks fit, by the size of those that are here.
-    pub(crate) fn blocks_that_fit(&self) -> u64 {
-        let (live, _) = self.namespaces.bytes();
-        let room = self.geometry.layout.segment_bytes * self.segments.len() as u64;
-        let blocks = self.index.len() as u64;
-        // Before there is anything to judge by, as if blocks had 64 KiB.
-        if live == 0 { room >> 16 } else { (u128::from(room) * u128::from(blocks) / u128::from(live)) as u64 }
-    }
-
     /// The turn of a batch, a fresh one if ranks have been rebased since it began.
     pub(crate) fn turn_of(&mut self, batch: Batch) -> Turn {
         if batch.epoch == self.rebases { batch.turn } else { self.policy.begin(1) }
@@ -269,7 +266,9 @@ impl<D: Disk> Store<D> {
 
     /// Bounded steps of everything that is not a completion.
     pub(crate) fn step(&mut self, now: Millis) -> bool {
-        self.budget.look(now, self.counted.put_bytes + self.counted.reappend_bytes + self.counted.meta_bytes);
+        let written = self.counted.put_bytes + self.counted.reappend_bytes + self.counted.meta_bytes;
+        self.budget.look(now, written);
+        self.market.look(now, written);
         let mut more = self.verify_step(now);
         more |= self.end_leases(now);
         self.note_dram_left();

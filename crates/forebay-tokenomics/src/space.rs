@@ -35,6 +35,8 @@ pub(crate) fn tokens_of(level: u8) -> f64 {
 pub struct SpaceCost {
     curve: CostCurve,
     model: &'static str,
+    /// The fingerprint names this model, or one that is in the book.
+    knows_model: bool,
     /// Seconds of a token's prefill where the chain ends in that level, in the mean over the chain.
     chain_s: [f64; LEVELS],
     /// In the mean over what was put; by the model's shape before that.
@@ -52,12 +54,14 @@ impl SpaceCost {
         // The longest name that is in it: "llama-3.1-8b" is in "Meta-Llama-3.1-8B-Instruct".
         let lower = model.to_ascii_lowercase();
         let known = models().iter().filter(|known| lower.contains(&known.name)).max_by_key(|known| known.name.len());
+        let knows_model = known.is_some();
         let known = known.or_else(|| model_by_name(MODEL_DEFAULT)).unwrap_or(&models()[0]);
         let curve = CostCurve::new(known, &Assumptions::default());
         let levels: [f64; LEVELS] = std::array::from_fn(|level| tokens_of(level as u8));
         SpaceCost {
             curve,
             model: &known.name,
+            knows_model,
             chain_s: levels.map(|end| (curve.prefill_s(0, end as u64) - curve.c0_s) / end),
             tokens_per_byte: 1.0 / (known.kv_bytes_per_token() as f64).max(1.0),
             tokens: 0.0,
@@ -69,6 +73,23 @@ impl SpaceCost {
     /// The model by which it is reckoned.
     pub fn model(&self) -> &'static str {
         self.model
+    }
+
+    /// Whether that is the model which the fingerprint names, and not one that stands in for it.
+    pub fn knows_model(&self) -> bool {
+        self.knows_model
+    }
+
+    /// GPU seconds of a token's prefill in a chain that ends after so many tokens, in the mean over the chain: what a chain's blocks save together, none
+    /// of them being of use without those before it.
+    pub fn chain_token_s(&self, chain_tokens: f64) -> f64 {
+        self.chain_s[usize::from(level_of(chain_tokens.max(0.0) as u64))]
+    }
+
+    /// Of a hundred blocks, as a share: how many must come back so that keeping them pays for writing them once, at the price of a GPU second and of a
+    /// byte written. Of the shortest prompts: longer ones save more by the byte.
+    pub fn pays_from(&self, gpu_second_dollars: f64, written_byte_dollars: f64) -> f64 {
+        written_byte_dollars / (self.tokens_per_byte * self.chain_s[0] * gpu_second_dollars).max(f64::MIN_POSITIVE)
     }
 
     /// A block is put that takes `bytes` and says to hold `tokens`; 0 if it does not say.
@@ -152,6 +173,11 @@ pub fn written_byte_dollars() -> f64 {
     Book::built_in().drives.get(DRIVE_DEFAULT).map_or(0.0, Drive::wear_dollars_per_byte)
 }
 
+/// How often a day a drive of the default book may be written whole over its life.
+pub fn drive_writes_per_day() -> f64 {
+    Book::built_in().drives.get(DRIVE_DEFAULT).map_or(0.0, |drive| drive.writes_per_day)
+}
+
 /// Dollars that a byte takes of a drive of the default book by lying there for a second: the drive's price over its life.
 pub fn held_byte_second_dollars() -> f64 {
     let of = |drive: &Drive| drive.time_dollars_per_hour() / 3600.0 / drive.capacity_bytes;
@@ -199,6 +225,23 @@ mod tests {
         assert!((held_byte_second_dollars() * 1e12 * life_s - 100.0).abs() < 1e-9);
         assert!((held_byte_second_dollars() * life_s / (1825.0 * written_byte_dollars()) - 1.0).abs() < 1e-9);
         assert_eq!(reckoned_by(), "GPU h100 at 2.50 $/h, writes at 0.055 $/TB, room at 1.67 $/TB a month");
+    }
+
+    /// A token of the 8B model takes 2 x 8.03e9 operations at half of 989 TFLOP/s: 32.5 us, at 2.50 $ an hour 2.3e-8 $. Its 128 KiB of KV wear 7.2e-9 $ off a
+    /// drive: they pay where a block in three comes back. Of larger models one in ten or less: what they compute grows faster than what they keep.
+    #[test]
+    fn a_write_pays_where_enough_comes_back_and_how_much_that_is_depends_on_the_model() {
+        let pays_from = |model: &str| SpaceCost::new(model, 16).pays_from(gpu_second_dollars(), written_byte_dollars());
+        assert!((0.33..0.40).contains(&pays_from("llama-3.1-8b")), "{}", pays_from("llama-3.1-8b"));
+        assert!((0.07..0.13).contains(&pays_from("llama-3.1-70b")), "{}", pays_from("llama-3.1-70b"));
+        for model in models() {
+            println!("{}: pays where {:.3} come back", model.name, pays_from(&model.name));
+            assert!(pays_from(&model.name) < 1.0, "{}", model.name);
+        }
+        let space = SpaceCost::new("llama-3.1-8b", 16);
+        assert!(space.pays_from(gpu_second_dollars(), 100.0 * written_byte_dollars()) > 1.0);
+        assert!(space.chain_token_s(100_000.0) > 1.5 * space.chain_token_s(0.0));
+        assert!(space.knows_model() && !SpaceCost::new("none of ours", 16).knows_model());
     }
 
     #[test]

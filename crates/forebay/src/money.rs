@@ -11,6 +11,7 @@ pub(crate) fn json(stats: &Value) -> Value {
             let mut account = space["money"].clone();
             account["namespace"] = space["name"].clone();
             account["refused"] = space["put"]["refused"].clone();
+            account["usage"] = space["usage"].clone();
             account
         })
         .collect();
@@ -46,6 +47,44 @@ pub(crate) fn lines(stats: &Value) -> Vec<String> {
     }
     if let Some(line) = curve(stats) {
         lines.push(line);
+    }
+    lines.extend(used(stats));
+    for space in namespaces(stats) {
+        lines.extend(admission(space["name"].as_str().unwrap_or("?"), &space["money"]));
+    }
+    lines
+}
+
+/// What adapters used of what was served, as recorded over all lives of the node, if any reported.
+fn used(stats: &Value) -> Option<String> {
+    let sum = |name: &str| namespaces(stats).filter_map(|space| space["usage"][name].as_u64()).sum::<u64>();
+    let served = sum("served_dram_tokens") + sum("served_nvme_tokens");
+    let (requests, used) = (sum("reported_requests"), sum("used_tokens"));
+    (requests > 0).then(|| {
+        format!("Recorded over all lives: {} tokens used of {} served (stat --usage).", grouped(used), grouped(served))
+    })
+}
+
+/// By what a namespace's blocks are admitted, where that is not all of them, or was not.
+fn admission(name: &str, money: &Value) -> Vec<String> {
+    let refused = |reason: &str| money["refused_blocks"][reason].as_u64().unwrap_or(0);
+    let (unpaid, over) = (refused("will_not_pay"), refused("over_budget"));
+    let pays_from = 100.0 * money["pays_from_share"].as_f64().unwrap_or(0.0);
+    let how = match money["admission"].as_str().unwrap_or("") {
+        "wear_price" if pays_from >= 100.0 => "what is wanted again; nothing new pays for its wear".to_owned(),
+        "wear_price" => format!("what pays for its wear, from {pays_from:.0} in 100 that come back"),
+        "shadow_price" => "worth most by the byte: the write budget is short".to_owned(),
+        "likely_only" => "likely to come back: the write budget is short".to_owned(),
+        "no_model" => "all, since its fingerprint names no model of the book".to_owned(),
+        "no_tokens" => "all, since nobody says how many tokens blocks hold".to_owned(),
+        "nothing_learned" => "all, since nothing is learned of what comes back".to_owned(),
+        _ if unpaid + over > 0 => "all, endurance is to spare".to_owned(),
+        _ => return Vec::new(),
+    };
+    let name: String = name.chars().take(12).collect();
+    let mut lines = vec![format!("Admitted to {name}: {how}.")];
+    if unpaid + over > 0 {
+        lines.push(format!("  refused blocks: {} will_not_pay, {} over_budget", grouped(unpaid), grouped(over)));
     }
     lines
 }
@@ -157,6 +196,27 @@ mod tests {
         let lines = lines(&stats);
         assert!(lines[1].contains('-') && lines[3].starts_with("Nobody has said"), "{lines:#?}");
         assert_eq!(lines.len(), 4);
+    }
+
+    /// One namespace is asked to pay for wear, one has not said its model, one has endurance to spare and one is durable.
+    #[test]
+    fn who_is_refused_and_why_stands_below_with_what_was_used() {
+        let space = |name: &str, admission: &str, refused: u64| {
+            json!({"name": name, "usage": {"served_dram_tokens": 600, "served_nvme_tokens": 400, "used_tokens": 225, "reported_requests": 3},
+                "money": {"admission": admission, "pays_from_share": 0.314, "tokens_hit": 5, "tokens_missed": 7,
+                    "refused_blocks": {"will_not_pay": refused, "over_budget": 0}}})
+        };
+        let stats = json!({"namespaces": [space("agents", "wear_price", 1_200), space("chats", "no_model", 0),
+            space("notes", "endurance_to_spare", 0), space("kept", "durable", 0)], "curve": {"now": null}});
+        let lines = lines(&stats);
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        let at = lines.iter().position(|line| line.starts_with("Recorded over all lives")).unwrap();
+        assert_eq!(lines[at], "Recorded over all lives: 900 tokens used of 4,000 served (stat --usage).");
+        assert_eq!(lines[at + 1], "Admitted to agents: what pays for its wear, from 31 in 100 that come back.");
+        assert_eq!(lines[at + 2], "  refused blocks: 1,200 will_not_pay, 0 over_budget");
+        assert!(lines[at + 3].starts_with("Admitted to chats: all, since its fingerprint names no model"));
+        assert_eq!(lines.len(), at + 4, "where all is admitted nothing is said: {lines:#?}");
+        assert_eq!(json(&stats)["money"][0]["usage"]["used_tokens"], 225);
     }
 
     #[test]

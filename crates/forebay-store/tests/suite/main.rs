@@ -16,6 +16,7 @@ mod left_out;
 mod model;
 mod money;
 mod mutants;
+mod pays;
 mod policy;
 mod promises;
 mod rig;

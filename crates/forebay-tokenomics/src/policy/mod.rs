@@ -58,6 +58,15 @@ pub struct Put {
     pub bytes: u64,
 }
 
+/// What is expected of a block that is about to be put.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Expected {
+    /// Probability that somebody asks for it within the time asked about.
+    pub chance: f64,
+    /// Tokens of the prompt it is put with, to its end.
+    pub chain_tokens: f64,
+}
+
 impl Turn {
     /// Rank of the key at `depth` (0 = the request's first): falls by one a key, so that heads outlive tails, and never below the turn's own ranks.
     fn rank(self, depth: u32) -> Rank {
@@ -109,6 +118,18 @@ pub trait Policy: Send {
         }
     }
 
+    /// Whether anything has been learned by which [`Policy::expects`] tells.
+    fn has_learned(&self) -> bool {
+        false
+    }
+
+    /// What is expected of a block that is about to be put, should it stay here for `stays_s` seconds; none where nothing has been learned, or nothing ever
+    /// is. What callers say of the next use is in it only where it is learned from.
+    fn expects(&self, turn: Turn, put: &Put, stays_s: f64) -> Option<Expected> {
+        let _ = (turn, put, stays_s);
+        None
+    }
+
     /// New rank of a block that was just used, as [`Policy::touch`], with its name and its namespace's number.
     fn used(&mut self, turn: Turn, depth: u32, rank: Rank, hint: Reuse, (name, space): (u64, u16)) -> Rank {
         let _ = (name, space);
@@ -146,6 +167,15 @@ pub trait Policy: Send {
     /// Rank of a block that was found again after a start, of which is known only that its place in the order of writing is `recency`, below 2^28.
     fn found_again(&self, recency: u32) -> Rank {
         recency
+    }
+
+    /// A start has found blocks again, all with a recency below `recencies`: what is used from now on ranks above them. It is no request, and nothing is
+    /// learned from it.
+    fn starts(&mut self, recencies: u32) {
+        const MOST_AT_ONCE: u32 = 1 << 20;
+        for _ in 0..=recencies / MOST_AT_ONCE {
+            self.begin(MOST_AT_ONCE);
+        }
     }
 
     /// A rank after [`Policy::rebase`] said to take off `less`.

@@ -52,6 +52,7 @@ pub(crate) struct Fit {
     all: Seen,
     each: Vec<Seen>,
     index: Vec<[f64; BINS]>,
+    until: Vec<[f32; BINS]>,
 }
 
 impl Fit {
@@ -65,6 +66,11 @@ impl Fit {
             *rate = (seen.events[bin] + BORROWED) / (seen.waited[bin] + BORROWED / common);
         }
         self.index[class] = index_of(&rates);
+        let mut sum = 0.0;
+        for (bin, rate) in rates.iter().enumerate() {
+            self.until[class][bin] = sum as f32;
+            sum += rate * (begin_s(bin + 1) - begin_s(bin));
+        }
     }
 
     /// Makes a class worth at least what is behind it in a chain may be worth ([`class_above`]), where blocks are ranked one by one and nobody knows
@@ -86,6 +92,8 @@ impl Fit {
 pub(crate) struct Returns {
     seen: Vec<Seen>,
     index: Vec<[f64; BINS]>,
+    /// Returns that a block which never comes back would have had by the beginning of each bin: the sum of the rates so far.
+    until: Vec<[f32; BINS]>,
     /// Weight of what still waits, by class and bin; filled for a refit.
     waiting: Vec<[f64; BINS]>,
 }
@@ -95,6 +103,7 @@ impl Returns {
         Returns {
             seen: vec![NOTHING; classes],
             index: vec![[UNKNOWN_RATE; BINS]; classes],
+            until: vec![[0.0; BINS]; classes],
             waiting: vec![[0.0; BINS]; classes],
         }
     }
@@ -103,6 +112,7 @@ impl Returns {
     pub(crate) fn bytes(&self) -> usize {
         self.seen.capacity() * size_of::<Seen>()
             + (self.index.capacity() + self.waiting.capacity()) * size_of::<[f64; BINS]>()
+            + self.until.capacity() * size_of::<[f32; BINS]>()
     }
 
     /// What came back after `age_s`.
@@ -156,13 +166,13 @@ impl Returns {
                 all.waited[bin] += seen.waited[bin];
             }
         }
-        let index = vec![[0.0; BINS]; each.len()];
-        Fit { all, each, index }
+        let (index, until) = (vec![[0.0; BINS]; each.len()], vec![[0.0; BINS]; each.len()]);
+        Fit { all, each, index, until }
     }
 
     /// From now on the index is what was fitted.
     pub(crate) fn take(&mut self, fit: Fit) {
-        self.index = fit.index;
+        (self.index, self.until) = (fit.index, fit.until);
     }
 
     /// The largest index there is.
@@ -173,6 +183,19 @@ impl Returns {
     /// Returns by the second of keeping a block of that class and age.
     pub(crate) fn index(&self, class: usize, age_s: f64) -> f64 {
         self.index[class][bin_of(age_s)]
+    }
+}
+
+impl Returns {
+    /// Probability that a block of that class, new or just used, comes back within so many seconds. What was never seen, because nothing has waited so
+    /// long yet, is taken to come back.
+    pub(crate) fn chance(&self, class: usize, within_s: f64) -> f64 {
+        let (until, bin) = (&self.until[class], bin_of(within_s));
+        let (from_s, to_s) = (begin_s(bin), begin_s(bin + 1));
+        let at = ((within_s - from_s) / (to_s - from_s)).clamp(0.0, 1.0);
+        let before = f64::from(until[bin]);
+        let after = until.get(bin + 1).map_or(before, |after| f64::from(*after));
+        1.0 - (-(before + (after - before) * at)).exp()
     }
 }
 
@@ -260,6 +283,26 @@ mod tests {
         assert!(of(&returns, head) < of(&returns, tail) / 10.0);
         assert_eq!(of(&heads_first, head), of(&returns, tail));
         assert_eq!(of(&heads_first, tail), of(&returns, tail));
+    }
+
+    /// Of 400 blocks 100 come back after some 4 s, the others are still waited for after 100 s: a chance of a quarter within a minute, and of nothing within
+    /// a second. Of times that nobody has waited yet, it is taken that blocks come back.
+    #[test]
+    fn the_chance_to_come_back_in_time_is_the_share_that_did() {
+        let mut returns = Returns::new(2);
+        for block in 0..400 {
+            match block % 4 {
+                0 => returns.came(1, 4.2, 1.0),
+                _ => returns.waits(1, 100.0, 1.0),
+            }
+        }
+        returns.refit();
+        let chance = |within_s: f64| returns.chance(1, within_s);
+        assert!((0.22..0.30).contains(&chance(60.0)), "{}", chance(60.0));
+        assert!(chance(1.0) < 0.02 && chance(0.0) == 0.0, "{}", chance(1.0));
+        assert!(chance(40_000.0) > 0.6 && chance(1e12) <= 1.0, "{}", chance(40_000.0));
+        let steps: Vec<f64> = (0..200).map(|n| chance(1.1f64.powi(n))).collect();
+        assert!(steps.windows(2).all(|two| two[0] <= two[1]), "longer is never less likely: {steps:?}");
     }
 
     /// Two in three come back after some 4 s, one in three never does: those that wait count, so the index of old ones falls towards nothing.

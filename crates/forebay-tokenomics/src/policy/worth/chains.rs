@@ -28,6 +28,42 @@ pub(super) struct Growth {
     pub(super) gap_s: f64,
 }
 
+/// What is known of nobody.
+const NEW: Growth = Growth { turn: 1, gap_s: 0.0 };
+
+/// Names of a block's chain before and behind it, 0 for none; nothing if it says of no chain.
+fn names(put: &Put) -> Option<(u64, u64)> {
+    let name = |name: u64| if name == 0 { 0 } else { finish(name ^ u64::from(put.space) << 48) };
+    match put.chain {
+        0 if put.parent == 0 && put.position == 0 && put.tokens == 0 => None,
+        0 => Some((name(put.parent), name(put.own))),
+        chain => Some((name(chain), name(chain))),
+    }
+}
+
+/// A chain with a block more.
+fn grown(known: Option<Chain>, turn: Turn, put: &Put, age_s: impl Fn(u16) -> f64) -> Chain {
+    match known {
+        Some(chain) if chain.grew_in == turn.head => chain,
+        Some(chain) => Chain {
+            grew_in: turn.head,
+            moment: turn.moment,
+            turn: chain.turn.saturating_add(1),
+            gap_s: age_s(chain.moment) as f32,
+            ..chain
+        },
+        // It goes on where nothing is known of its beginning.
+        None if put.position > 0 => Chain { grew_in: turn.head, moment: turn.moment, turn: 2, ..Chain::default() },
+        None => Chain { grew_in: turn.head, moment: turn.moment, turn: 1, ..Chain::default() },
+    }
+}
+
+impl Chain {
+    fn growth(&self) -> Growth {
+        Growth { turn: u32::from(self.turn), gap_s: f64::from(self.gap_s) }
+    }
+}
+
 /// Chains by name. Of those that do not name their chain, by the name of the last block.
 #[derive(Debug, Clone)]
 pub(super) struct Chains {
@@ -41,29 +77,19 @@ impl Chains {
 
     /// A block is put. `age_s` says how long ago a moment was.
     pub(super) fn grows(&mut self, turn: Turn, put: &Put, age_s: impl Fn(u16) -> f64) -> Growth {
-        let new = Growth { turn: 1, gap_s: 0.0 };
-        let (before, after) = match put.chain {
-            0 if put.parent == 0 && put.position == 0 && put.tokens == 0 => return new,
-            0 => (put.parent, put.own),
-            chain => (chain, chain),
-        };
-        let name = |name: u64| finish(name ^ u64::from(put.space) << 48);
-        let known = if before == 0 { None } else { self.take(name(before)) };
-        let now = match known {
-            Some(chain) if chain.grew_in == turn.head => chain,
-            Some(chain) => Chain {
-                grew_in: turn.head,
-                moment: turn.moment,
-                turn: chain.turn.saturating_add(1),
-                gap_s: age_s(chain.moment) as f32,
-                ..chain
-            },
-            // It goes on where nothing is known of its beginning.
-            None if put.position > 0 => Chain { grew_in: turn.head, moment: turn.moment, turn: 2, ..Chain::default() },
-            None => Chain { grew_in: turn.head, moment: turn.moment, turn: 1, ..Chain::default() },
-        };
-        self.keep(name(after), now);
-        Growth { turn: u32::from(now.turn), gap_s: f64::from(now.gap_s) }
+        let Some((before, after)) = names(put) else { return NEW };
+        let known = if before == 0 { None } else { self.take(before) };
+        let now = grown(known, turn, put, age_s);
+        self.keep(after, now);
+        now.growth()
+    }
+
+    /// The same, of a block that may not be put after all: nothing changes.
+    pub(super) fn would_grow(&self, turn: Turn, put: &Put, age_s: impl Fn(u16) -> f64) -> Growth {
+        let Some((before, _)) = names(put) else { return NEW };
+        let ways = &self.sets[before as usize % self.sets.len()];
+        let known = ways.iter().find(|chain| before != 0 && chain.print == print(before)).copied();
+        grown(known, turn, put, age_s).growth()
     }
 
     fn take(&mut self, name: u64) -> Option<Chain> {
@@ -112,7 +138,10 @@ mod tests {
                 for _ in 0..blocks {
                     let parent = if at == 0 { 0 } else { 1000 + at - 1 };
                     let put = Put { chain, parent, own: 1000 + at, position: at as u32, tokens: 16, ..Put::default() };
-                    let growth = chains.grows(turn(n), &put, |moment| f64::from(n - u32::from(moment)) * 7.0);
+                    let age_s = |moment| f64::from(n - u32::from(moment)) * 7.0;
+                    let asked = chains.would_grow(turn(n), &put, age_s);
+                    let growth = chains.grows(turn(n), &put, age_s);
+                    assert_eq!(asked, growth, "asking changes nothing");
                     assert_eq!(growth, Growth { turn: n, gap_s: if n == 1 { 0.0 } else { 7.0 } });
                     at += 1;
                 }

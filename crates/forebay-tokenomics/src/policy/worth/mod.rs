@@ -10,17 +10,19 @@ mod chains;
 mod followed;
 mod judge;
 mod moments;
+mod put;
 mod shadow;
 
 use crate::returns::{CLASSES, Fit, Past, Returns, class_after};
 use crate::space::{LEVELS, SpaceCost, level_of};
 
-use super::{COLDEST, Lru, Policy, Put, Rank, Reuse, Turn};
+use super::{COLDEST, Expected, Lru, Policy, Put, Rank, Reuse, Turn};
 use bits::{Bits, MOMENT_MAX, PLACES, place_of};
 use chains::Chains;
 use followed::{Block, Followed, Request};
 use judge::{Judge, space_of, tokens_before};
 use moments::{FOUND_MOMENTS, Moments};
+use put::{end_behind, items_of, past_of, tokens_of};
 
 /// What it takes at most: what it has learned, the sample it learns from, moments and chains.
 pub(super) const BYTES_MAX: u64 = 5 << 19;
@@ -41,11 +43,6 @@ const ENDS: usize = 8;
 const PROMPTS_MIN: f64 = 16.0;
 /// The largest value there is: sums of them over a segment fit in 64 bits.
 const VALUE_MAX: f64 = (1u64 << 31) as f64;
-
-/// Keys of a request, as far as was announced.
-fn items_of(turn: Turn) -> u32 {
-    turn.head - turn.tail + 1
-}
 
 /// Where an estimate stands that is made in steps.
 #[derive(Debug, Clone)]
@@ -78,6 +75,8 @@ pub struct Worth {
     lru_decides: bool,
     scale: f64,
     resum: bool,
+    /// An estimate has been made: before, nothing is expected of anything.
+    has_learned: bool,
 }
 
 impl Worth {
@@ -99,6 +98,7 @@ impl Worth {
             lru_decides: true,
             scale: 1.0,
             resum: false,
+            has_learned: false,
         }
     }
 
@@ -148,8 +148,7 @@ impl Worth {
         if let Some((_, end)) = self.ends.iter().find(|end| end.0 == turn.head) {
             return *end;
         }
-        let behind = items_of(turn).saturating_sub(depth);
-        let end = before + f64::from(behind) * block_tokens;
+        let end = end_behind(turn, depth, before, block_tokens);
         self.ends.rotate_right(1);
         self.ends[0] = (turn.head, end);
         end
@@ -166,6 +165,7 @@ impl Worth {
     fn end_fit(&mut self, mut fit: Box<Fit>) {
         fit.heads_first();
         self.returns.take(*fit);
+        self.has_learned = true;
         let cost = |space: &SpaceCost| space.density(LEVELS as u8 - 1);
         let most = self.returns.most() * self.spaces.iter().map(cost).fold(0.0, f64::max);
         let scale = VALUE_MAX / most.max(f64::MIN_POSITIVE);
@@ -214,19 +214,9 @@ impl Policy for Worth {
         let growth = self.chains.grows(turn, put, |moment| moments.age_s(moment));
         let space = self.space_mut(put.space);
         space.put(put.tokens, put.bytes);
-        let tokens = match put.tokens {
-            0 => put.bytes as f64 * space.tokens_per_byte(),
-            tokens => f64::from(tokens),
-        };
-        // Whoever does not say where a block lies in its chain has put it at its place in the request.
-        let before = if put.position == 0 && put.parent == 0 { put.depth } else { put.position };
-        let past = Past {
-            uses: 1 + u32::from(put.again),
-            turn: growth.turn,
-            gap_s: growth.gap_s,
-            hint: Past::hint_of(put.hint),
-        };
-        let end = self.end_of(turn, put.depth, f64::from(before) * tokens, tokens);
+        let (tokens, before) = tokens_of(put, space);
+        let past = past_of(put, growth);
+        let end = self.end_of(turn, put.depth, before, tokens);
         let rank = Bits {
             moment: turn.moment,
             class: past.class() as u8,
@@ -236,6 +226,23 @@ impl Policy for Worth {
         .rank();
         self.follow((put.name, put.space), rank, turn, put.depth);
         if put.hint == Reuse::Done { COLDEST } else { rank }
+    }
+
+    fn has_learned(&self) -> bool {
+        self.has_learned
+    }
+
+    fn expects(&self, turn: Turn, put: &Put, stays_s: f64) -> Option<Expected> {
+        if !self.has_learned {
+            return None;
+        }
+        let growth = self.chains.would_grow(turn, put, |moment| self.moments.age_s(moment));
+        let (tokens, before) = tokens_of(put, space_of(&self.spaces, put.space));
+        let known = self.ends.iter().find(|end| end.0 == turn.head).map(|end| end.1);
+        Some(Expected {
+            chance: self.returns.chance(past_of(put, growth).class() as usize, stays_s),
+            chain_tokens: known.unwrap_or_else(|| end_behind(turn, put.depth, before, tokens)),
+        })
     }
 
     fn touch(&mut self, turn: Turn, depth: u32, rank: Rank, hint: Reuse) -> Rank {
@@ -312,6 +319,10 @@ impl Policy for Worth {
         Bits { moment, class: Past { uses: 1, turn: 1, ..Past::default() }.class() as u8, ..Bits::default() }.rank()
     }
 
+    fn starts(&mut self, recencies: u32) {
+        self.lru.starts(recencies);
+    }
+
     fn rebased(&self, rank: Rank, _less: u32) -> Rank {
         rank
     }
@@ -366,7 +377,7 @@ impl Policy for Worth {
 
     fn memory_bytes(&self) -> usize {
         // Counts and index of all classes, and those of an estimate that is being made.
-        let returns = 7 * CLASSES * size_of::<[f64; crate::returns::BINS]>();
+        let returns = 8 * CLASSES * size_of::<[f64; crate::returns::BINS]>();
         let spaces = self.spaces.capacity() * size_of::<SpaceCost>();
         self.moments.memory_bytes() + self.followed.memory_bytes() + self.chains.memory_bytes() + returns + spaces
     }
@@ -463,6 +474,60 @@ mod tests {
         let once = policy.put(once, &put(next + 1, next + 1, 0));
         assert!(policy.value(hot[0], 0) > policy.value(once, 0));
         assert!((policy.memory_bytes() as u64) < BYTES_MAX, "{}", policy.memory_bytes());
+    }
+
+    /// Each start was once counted as 257 prompts of a million blocks, by which one return of a real one was next to nothing for ten thousand requests.
+    #[test]
+    fn a_start_is_no_request_to_learn_from() {
+        let mut policy = Worth::new();
+        policy.starts(1 << 28);
+        for _ in 0..100 {
+            policy.begin(4);
+        }
+        assert!((1.0..=4.0).contains(&policy.prompt_of()), "{}", policy.prompt_of());
+        let (old, turn) = (policy.found_again((1 << 28) - 1), policy.begin(1));
+        let new = policy.insert(turn, 0, Reuse::Unknown);
+        assert!(policy.value(new, 0) > policy.value(old, 0));
+        assert!(policy.rank_in_dram(None, old) > 1 << 28);
+    }
+
+    /// Prompts that come back under one hint and never under another: nothing is expected before it was learned, then much of the one and little of the
+    /// other, more of what was evicted and is wanted again, and asking changes nothing.
+    #[test]
+    fn what_is_expected_of_a_put_is_what_became_of_its_kind() {
+        let mut policy = Worth::new();
+        policy.holds(4000);
+        let turn = policy.begin(4);
+        assert_eq!(policy.expects(turn, &put(1, 1, 0), 600.0), None);
+        let (mut now_ms, mut next) = (0, 0u64);
+        for round in 0..400u64 {
+            let mut ranks = Vec::new();
+            for (of, hint) in [(0, Reuse::Tool), (1, Reuse::Turn)] {
+                let turn = policy.begin(4);
+                for depth in 0..4 {
+                    next += 1;
+                    let put = Put { hint, ..put(next, 2 * round + of, depth) };
+                    ranks.push((policy.put(turn, &put), next, hint));
+                }
+            }
+            for _ in 0..80 {
+                now_ms += 250;
+                policy.passes(now_ms);
+            }
+            let turn = policy.begin(4);
+            for (depth, (rank, name, _)) in ranks.iter().filter(|rank| rank.2 == Reuse::Tool).enumerate() {
+                policy.used(turn, depth as u32, *rank, Reuse::Unknown, (*name, 0));
+            }
+        }
+        let turn = policy.begin(4);
+        let of = |put: Put| policy.expects(turn, &put, 600.0).expect("it has learned").chance;
+        let new = put(next + 1, next + 1, 0);
+        let (tool, person) = (of(Put { hint: Reuse::Tool, ..new }), of(Put { hint: Reuse::Turn, ..new }));
+        assert!(tool > 0.9 && person < 0.2, "{tool} {person}");
+        assert_eq!(of(Put { hint: Reuse::Turn, ..new }), person);
+        assert!(policy.expects(turn, &Put { hint: Reuse::Tool, ..new }, 5.0).is_some_and(|soon| soon.chance < 0.5));
+        let expected = policy.expects(turn, &Put { position: 60, parent: 9, ..new }, 600.0).expect("it has learned");
+        assert_eq!(expected.chain_tokens, 64.0 * 16.0);
     }
 
     fn put(name: u64, chain: u64, depth: u32) -> Put {
