@@ -88,6 +88,8 @@ def test_a_silent_node_costs_the_deadline(own_node: Node) -> None:
 
 _INTERRUPTED = """
 import forebay, os, pathlib, signal, sys, threading, time
+# Where tests run in the background of a shell, it is ignored by all they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 client = forebay.Client(sys.argv[1], deadline_ms=60_000)
 space = client.namespace("default")
 space.put([space.key(b"x")], [b"x"])
