@@ -12,6 +12,7 @@ from test_vllm_connector import transfer
 
 #: Tokens of the prompts of vllm_text.py.
 LENGTHS = (512, 2048, 2304, 4096, 8192)
+#: Of each the tokens that are found in any case; as a rule all are, since all end with a block.
 LOADABLE = [(length - 1) // BLOCK_TOKENS * BLOCK_TOKENS for length in LENGTHS]
 #: Where the two likeliest tokens are nearer than this, another way to add up the same numbers may choose the other one.
 MARGIN_MIN = 1e-3
@@ -53,7 +54,7 @@ def test_real_text_is_loaded_bit_for_bit_and_says_the_same(model_folder: Path, n
     blocks = sum(length // BLOCK_TOKENS for length in LENGTHS) - 1024 // BLOCK_TOKENS
     assert cold["counts"]["stored"] == blocks == len(first["saved"]) and cold["counts"]["loaded"] == 0
     assert first_difference(plain, cold) == first_difference(plain, again) == same
-    assert again["cached"] == LOADABLE
+    assert all(tokens in (least, length) for tokens, least, length in zip(again["cached"], LOADABLE, LENGTHS, strict=True)), again["cached"]
 
     # Another engine, whose memory holds no two of the longest prompts, which keeps no prefixes itself, and which computes in small pieces.
     more = ("--no-prefix-caching", "--blocks", "72", "--step-tokens", "512")
