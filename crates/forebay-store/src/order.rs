@@ -4,10 +4,10 @@
 //! is lost by it is a write, and that costs the same for all. So a block counts for its place among the cold, and for no more than the last of them. A few
 //! blocks that everybody uses then keep no segment of cold ones for ever, and nothing has to be known of what values mean.
 
+use forebay_tokenomics::cleaning::COLD_SHARE;
+
 /// Values in a sample: enough to tell a hundredth of what is held, and sorted within a turn.
 pub(crate) const SAMPLED: usize = 1024;
-/// Of what is held, so much is cold. Less, and it is used up before it is found anew; more, and what is warm leaves with what is cold.
-const COLD_SHARE: (usize, usize) = (1, 5);
 
 /// The values of what is cold, ascending.
 #[derive(Debug, Clone, Default)]

@@ -6,6 +6,7 @@
 pub mod bill;
 pub mod book;
 pub mod chain;
+pub mod cleaning;
 pub mod cost;
 pub mod money;
 pub mod policy;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use forebay_io::Disk;
+use forebay_tokenomics::cleaning::MOVED_OF_VICTIM;
 
 use super::{Cleaning, Item};
 use crate::segments::SPARE_SEGMENTS;
@@ -13,8 +14,6 @@ use crate::store::Store;
 
 /// Of a victim of the cache, so much of what is leased may be written again: 15/64 and the footers stay under a third of what is freed. In a hurry so much of all.
 const REAPPEND_SHARE: (u64, u64) = (15, 64);
-/// And of all, as long as there is so much saved up ([`super::Moves`]): cleaning then still frees a quarter of what it reads.
-const HOT_SHARE: (u64, u64) = (3, 4);
 /// Of victims that puts wait for, on average. One may have the larger share when those before it left so much over: blocks that are used together were
 /// written together, and a prefix that is used all the time must not lose its end because it lies in one segment.
 const HURRIED_SHARE: (u64, u64) = (1, 16);
@@ -110,7 +109,7 @@ impl<D: Disk> Store<D> {
         let units = if self.segments.free_len() <= SPARE_SEGMENTS {
             self.hurried_units().min(leased_units)
         } else {
-            self.share_units(HOT_SHARE)
+            self.share_units(MOVED_OF_VICTIM)
         };
         let units = if self.sums.order.is_known() { units.min(self.moves.left_units()) } else { 0 };
         Limits { above: u64::from(self.sums.order.least_hot()), units, leased_units }

@@ -5,14 +5,10 @@
 
 use forebay_format::SegmentKind;
 use forebay_io::Disk;
+use forebay_tokenomics::cleaning::{MOVED_PER_PUT, SAVED_SHARE};
 
 use crate::store::Store;
 use crate::write::OpenSegment;
-
-/// For each unit that is put to the cache, so much may be written beside it: so each byte put is written less than 1.34 times, whatever the size of blocks.
-const PER_PUT: (u64, u64) = (1, 3);
-/// Of all segments, so many can be saved up: what is written again at once waits behind nothing, and a drive that was only filled has saved for nobody.
-const SAVED_SHARE: u64 = 16;
 
 /// The account, in thirds of a unit.
 #[derive(Debug, Default)]
@@ -26,7 +22,7 @@ pub(crate) struct Moves {
 impl Moves {
     /// For so many segments of so many units. What is hot in the first victim after a start is not lost for it.
     pub(crate) fn new(segments: u32, segment_units: u32) -> Self {
-        let segment = u64::from(segment_units) * PER_PUT.1;
+        let segment = u64::from(segment_units) * MOVED_PER_PUT.1;
         Moves {
             left: segment / 4,
             most: (u64::from(segments) * segment / SAVED_SHARE).max(segment),
@@ -36,17 +32,17 @@ impl Moves {
 
     /// So much was put.
     pub(crate) fn put(&mut self, units: u32) {
-        self.left = (self.left + u64::from(units) * PER_PUT.0).min(self.most);
+        self.left = (self.left + u64::from(units) * MOVED_PER_PUT.0).min(self.most);
     }
 
     /// Units that may be written again.
     pub(crate) fn left_units(&self) -> u64 {
-        self.left / PER_PUT.1
+        self.left / MOVED_PER_PUT.1
     }
 
     /// So much is written. What is leased, and headers and footers, are not asked whether there is so much.
     pub(crate) fn take(&mut self, units: u64) {
-        self.left = self.left.saturating_sub(units * PER_PUT.1);
+        self.left = self.left.saturating_sub(units * MOVED_PER_PUT.1);
     }
 
     /// So many units of a header or a footer are written.

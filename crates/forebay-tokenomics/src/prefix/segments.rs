@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use crate::cleaning::{MOVED_OF_VICTIM, MOVED_PER_PUT, SAVED_SHARE};
 use crate::cost::CostCurve;
 use crate::replay::LruList;
 use crate::trace::Plan;
@@ -19,12 +20,6 @@ use super::tree::{ExtentId, Tree};
 
 /// Segments of a drive unless told otherwise: what a drive is cut into when it is formatted.
 pub const SEGMENTS_DEFAULT: u32 = 256;
-/// For each block that is put, so much may be written again.
-const MOVED_PER_PUT: (u64, u64) = (1, 3);
-/// Of a drive, so much is saved up at most.
-const SAVED_SHARE: u64 = 16;
-/// Of a victim, so much may be written again: cleaning must win something.
-const MOVED_OF_VICTIM: (u32, u32) = (3, 4);
 /// When so much of the segments has been freed for one request, what is cold is found anew.
 const FREED_SHARE: usize = 16;
 /// Free segments that only moved blocks may open.
@@ -318,7 +313,7 @@ impl Drive {
             .collect();
         living.sort_by_key(|(count, number)| (std::cmp::Reverse(*count), *number));
         let may = (self.saved / MOVED_PER_PUT.1) as usize;
-        let most = (self.count.segment_blocks * MOVED_OF_VICTIM.0 / MOVED_OF_VICTIM.1) as usize;
+        let most = (u64::from(self.count.segment_blocks) * MOVED_OF_VICTIM.0 / MOVED_OF_VICTIM.1) as usize;
         let hot = living.iter().take_while(|(count, _)| self.order.is_hot(*count)).count();
         let kept = hot.min(may).min(most);
         self.saved -= kept as u64 * MOVED_PER_PUT.1;

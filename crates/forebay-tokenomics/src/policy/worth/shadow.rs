@@ -1,13 +1,11 @@
 //! A cache without bytes that fills segments and frees them whole, as the drive does, so that what segments cost a policy is seen in what it would have saved.
 
+use crate::cleaning::{COLD_SHARE, MOVED_OF_VICTIM, MOVED_PER_PUT};
+
 /// Of a block that a shadow does not hold.
 pub(super) const NOWHERE: u8 = u8::MAX;
 /// Segments of a shadow at most: with fewer blocks in one, chance would fill it with what a real one never holds alone.
 const SEGMENTS_MAX: usize = 64;
-/// As the drive has it: the cold share of what is held, what may be written again for each put, and of one victim.
-const COLD_SHARE: (usize, usize) = (1, 5);
-const MOVED_PER_PUT: (usize, usize) = (1, 3);
-const MOVED_OF_VICTIM: (usize, usize) = (3, 4);
 
 /// A block that is held: what orders it, its segment, and its number.
 pub(super) type Held = ((u64, u64), u8, u32);
@@ -21,7 +19,7 @@ pub(super) struct Shadow {
     written: Vec<usize>,
     open: usize,
     /// What may be written again, in thirds of a block.
-    may_move: usize,
+    may_move: u64,
 }
 
 impl Shadow {
@@ -34,7 +32,7 @@ impl Shadow {
     /// A block is put: its segment.
     pub(super) fn put(&mut self) -> u8 {
         self.written[self.open] += 1;
-        self.may_move = (self.may_move + MOVED_PER_PUT.0).min(self.each * MOVED_PER_PUT.1);
+        self.may_move = (self.may_move + MOVED_PER_PUT.0).min(self.each as u64 * MOVED_PER_PUT.1);
         self.open as u8
     }
 
@@ -61,9 +59,9 @@ impl Shadow {
         }
         let victim = (0..sums.len()).min_by_key(|segment| sums[*segment]).unwrap_or(0);
         let here = |(_, segment, _): &&Held| usize::from(*segment) == victim;
-        let most = (self.may_move / MOVED_PER_PUT.1).min(self.each * MOVED_OF_VICTIM.0 / MOVED_OF_VICTIM.1);
-        let kept = held[cold..].iter().filter(here).count().min(most);
-        self.may_move -= kept * MOVED_PER_PUT.1;
+        let most = (self.may_move / MOVED_PER_PUT.1).min(self.each as u64 * MOVED_OF_VICTIM.0 / MOVED_OF_VICTIM.1);
+        let kept = held[cold..].iter().filter(here).count().min(most as usize);
+        self.may_move -= kept as u64 * MOVED_PER_PUT.1;
         (self.open, self.written[victim]) = (victim, kept);
         let mut blocks: Vec<u32> = held.iter().filter(here).map(|(.., number)| *number).collect();
         blocks.truncate(blocks.len() - kept);
