@@ -247,3 +247,9 @@ impl Shares {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
+
+/// Of so many things `count` from number `first` on, or all behind it; nothing where there are fewer.
+pub(crate) fn range_of(all: usize, first: usize, count: Option<usize>) -> Option<Range<usize>> {
+    let end = count.map_or(Some(all), |count| first.checked_add(count))?;
+    (first <= end && end <= all).then_some(first..end)
+}

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
-use crate::buffers::Source;
+use crate::buffers::{Source, range_of};
 use crate::errors::invalid;
 
 const KEY_BYTES: usize = 16;
@@ -61,9 +61,7 @@ impl Hashes {
             return Err(invalid(py, "each hash is a key with each suffix: without one there are no keys"));
         }
         let some = |all: usize| {
-            let end =
-                count.map_or(Some(all), |count| first.checked_add(count)).filter(|end| first <= *end && *end <= all);
-            end.map(|end| first..end).ok_or_else(|| {
+            range_of(all, first, count).ok_or_else(|| {
                 invalid(py, format!("there are {all} hashes, and not {} from {first} on", count.unwrap_or(0)))
             })
         };

@@ -11,7 +11,7 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyMemoryView};
 
-use crate::buffers::Source;
+use crate::buffers::{Source, range_of};
 use crate::call::Rooted;
 use crate::dlpack;
 use crate::errors::invalid;
@@ -130,8 +130,8 @@ impl Region {
         let py = slf.py();
         let (numbers, item_bytes) = Source::with_items(numbers)?;
         let all = numbers.bytes().len() / item_bytes.max(1);
-        let end = count.map_or(Some(all), |count| first.checked_add(count)).filter(|end| first <= *end && *end <= all);
-        let some = end.and_then(|end| numbers.bytes().get(first * item_bytes..end * item_bytes));
+        let some = range_of(all, first, count);
+        let some = some.and_then(|some| numbers.bytes().get(some.start * item_bytes..some.end * item_bytes));
         let Some(some) = some else {
             let count = count.unwrap_or(0);
             return Err(invalid(py, format!("there are {all} numbers of rows, and not {count} from {first} on")));
