@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_store::Money;
+use forebay_store::{AdmitsBy, Money};
 use forebay_tokenomics::{gpu_second_dollars, held_byte_second_dollars, written_byte_dollars};
 use forebay_types::{NamespaceId, Tenant, Usage};
 use serde_json::{Value, json};
@@ -129,7 +129,7 @@ pub(crate) fn json(space: &SpaceCounts) -> Value {
     let held_dollars = space.held_byte_us as f64 / 1e6 * held_byte_second_dollars();
     json!({
         "model": space.model,
-        "admission": space.admits_by,
+        "admission": space.admits_by.map_or("", AdmitsBy::word),
         "pays_from_share": space.pays_from,
         "refused_blocks": { "will_not_pay": money.will_not_pay_blocks, "over_budget": money.over_budget_blocks },
         "tokens_hit": money.hit_tokens,

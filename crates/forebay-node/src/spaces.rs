@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay_store::{AccountView, Money};
+use forebay_store::{AccountView, AdmitsBy, Money};
 use forebay_types::{MissReason, NamespaceId, PutOutcome, RefusedReason, Tenant, Usage};
 use serde_json::{Map, Value, json};
 
@@ -30,7 +30,7 @@ pub(crate) struct SpaceCounts {
     pub(crate) money: Money,
     pub(crate) model: &'static str,
     /// By what its blocks are admitted, and the share of blocks that must come back for their writes to pay.
-    pub(crate) admits_by: &'static str,
+    pub(crate) admits_by: Option<AdmitsBy>,
     pub(crate) pays_from: f64,
     /// Shared, since what is shown is copied whenever the shard comes to rest.
     pub(crate) name: Arc<str>,
@@ -61,7 +61,7 @@ impl SpaceCounts {
         }
         (self.tenant, self.model, self.money, self.bytes) =
             (account.row.tenant, account.model, account.money, account.bytes);
-        (self.admits_by, self.pays_from) = (account.admits_by, account.pays_from);
+        (self.admits_by, self.pays_from) = (Some(account.admits_by), account.pays_from);
         let missed_keys = self.get_misses.iter().sum::<u64>();
         self.usage.missed_tokens += (missed_keys - self.missed_keys) * account.key_tokens;
         self.missed_keys = missed_keys;
@@ -98,9 +98,7 @@ impl SpaceCounts {
             self.model = other.model;
         }
         // Of shards that differ, the one that refuses most: it is the one that is asked about.
-        if strictness(other.admits_by) > strictness(self.admits_by) {
-            self.admits_by = other.admits_by;
-        }
+        self.admits_by = self.admits_by.max(other.admits_by);
         self.pays_from = self.pays_from.max(other.pays_from);
     }
 
@@ -123,13 +121,6 @@ impl SpaceCounts {
             "usage": crate::usage::json(&recorded.usage(id)),
         })
     }
-}
-
-/// How much is refused by that word, the least first.
-fn strictness(admits_by: &str) -> usize {
-    const WORDS: [&str; 8] =
-        ["", "durable", "endurance_to_spare", "no_model", "no_tokens", "nothing_learned", "wear_price", "likely_only"];
-    WORDS.iter().position(|word| *word == admits_by).unwrap_or(WORDS.len())
 }
 
 /// All of a shard, or of a node.

@@ -14,6 +14,43 @@ use crate::mutant::Mutant;
 use crate::namespaces::Slot;
 use crate::store::{Batch, Store};
 
+/// By what a namespace's blocks are admitted, what refuses least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AdmitsBy {
+    /// Durable blocks are promised.
+    Durable,
+    /// All are: the drive is written no faster than it is rated for.
+    EnduranceToSpare,
+    /// All are: the fingerprint names no model of the book.
+    NoModel,
+    /// All are: nobody has said how many tokens blocks hold.
+    NoTokens,
+    /// All are: nothing is known of what comes back.
+    NothingLearned,
+    /// What is expected to save as much as its write wears off.
+    WearPrice,
+    /// What is likely to be used again, since the write budget is short and no value can be told.
+    LikelyOnly,
+    /// What is worth most by the byte, since the write budget is short.
+    ShadowPrice,
+}
+
+impl AdmitsBy {
+    /// The word for it in statistics.
+    pub fn word(self) -> &'static str {
+        match self {
+            AdmitsBy::Durable => "durable",
+            AdmitsBy::EnduranceToSpare => "endurance_to_spare",
+            AdmitsBy::NoModel => "no_model",
+            AdmitsBy::NoTokens => "no_tokens",
+            AdmitsBy::NothingLearned => "nothing_learned",
+            AdmitsBy::WearPrice => "wear_price",
+            AdmitsBy::LikelyOnly => "likely_only",
+            AdmitsBy::ShadowPrice => "shadow_price",
+        }
+    }
+}
+
 /// Why a block is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Declined {
@@ -27,6 +64,15 @@ pub(crate) enum Declined {
 const SOON_S: u32 = 86_400;
 /// The half of a name that stands for "a block with this first half is worth following": [`BlockMeta::parent`] is the first half of a key.
 const FOLLOWED_HALF: [u8; 8] = *b"followed";
+
+/// Whether its caller says that a block will be used soon.
+fn is_announced(hint: Reuse) -> bool {
+    match hint {
+        Reuse::Tool | Reuse::Turn => true,
+        Reuse::Seconds(seconds) => seconds <= SOON_S,
+        Reuse::Unknown | Reuse::Done => false,
+    }
+}
 
 impl<D: Disk> Store<D> {
     /// Lets the drive be written so many bytes a day, from now on; 0 as many as come. What was spent before a restart is spent.
@@ -57,8 +103,8 @@ impl<D: Disk> Store<D> {
         if let (true, Some(value)) = (is_on, value) {
             self.market.offered(value, put.bytes, self.budget.reserve_bytes());
         }
-        let declined = match self.budget.left_share(put.bytes) {
-            _ if !is_on => self.will_not_pay(value, wear, again),
+        let left = if is_on { self.budget.left_share(put.bytes) } else { Left::Plenty };
+        let declined = match left {
             Left::Plenty => self.will_not_pay(value, wear, again),
             Left::Nothing => Some(Declined::OverBudget),
             Left::Share(share) => match value {
@@ -72,7 +118,7 @@ impl<D: Disk> Store<D> {
         };
         match declined {
             // One that only the plenty of the moment admitted says nothing for what comes behind it.
-            None if likely || is_on && self.budget.left_share(put.bytes) != Left::Plenty => {
+            None if likely || left != Left::Plenty => {
                 self.is_worth_following(ns, &meta.key);
             }
             None => {}
@@ -122,23 +168,23 @@ impl<D: Disk> Store<D> {
         self.market.prices.written_byte_dollars * self.amplification()
     }
 
-    /// By what blocks of a namespace are admitted now, in a word.
-    pub(crate) fn admits_by(&self, slot: &Slot) -> &'static str {
+    /// By what blocks of a namespace are admitted now.
+    pub(crate) fn admits_by(&self, slot: &Slot) -> AdmitsBy {
         let cost = &slot.account.cost;
         let unpriced = match () {
-            () if !cost.knows_model() => Some("no_model"),
-            () if cost.key_tokens() == 0.0 => Some("no_tokens"),
-            () if !self.policy.has_learned() => Some("nothing_learned"),
+            () if !cost.knows_model() => Some(AdmitsBy::NoModel),
+            () if cost.key_tokens() == 0.0 => Some(AdmitsBy::NoTokens),
+            () if !self.policy.has_learned() => Some(AdmitsBy::NothingLearned),
             () => None,
         };
         let short = self.budget.is_on() && self.budget.left_share(0) != Left::Plenty;
         match unpriced {
-            _ if slot.row.class == Class::Durable => "durable",
-            Some(_) if short => "likely_only",
-            None if short => "shadow_price",
-            _ if !self.market.wears_out() => "endurance_to_spare",
+            _ if slot.row.class == Class::Durable => AdmitsBy::Durable,
+            Some(_) if short => AdmitsBy::LikelyOnly,
+            None if short => AdmitsBy::ShadowPrice,
+            _ if !self.market.wears_out() => AdmitsBy::EnduranceToSpare,
             Some(why) => why,
-            None => "wear_price",
+            None => AdmitsBy::WearPrice,
         }
     }
 
@@ -148,22 +194,16 @@ impl<D: Disk> Store<D> {
         let head = meta.parent == 0;
         let follows = self.follows(ns, meta);
         match put.hint {
-            Reuse::Tool | Reuse::Turn => true,
-            Reuse::Seconds(seconds) => seconds <= SOON_S || (head || follows) && put.again,
-            Reuse::Unknown => follows || head && put.again,
+            hint if is_announced(hint) => true,
+            Reuse::Unknown if follows => true,
             // Whoever is done comes not back; somebody else may have asked for it all the same.
-            Reuse::Done => (head || follows) && put.again,
+            _ => (head || follows) && put.again,
         }
     }
 
     /// Whether what a block hangs on is here, as far as is known, or its caller says that it will be used.
     fn is_of_use(&self, ns: u16, meta: &BlockMeta, hint: Reuse) -> bool {
-        let announced = match hint {
-            Reuse::Tool | Reuse::Turn => true,
-            Reuse::Seconds(seconds) => seconds <= SOON_S,
-            Reuse::Unknown | Reuse::Done => false,
-        };
-        announced || meta.parent == 0 || self.follows(ns, meta)
+        is_announced(hint) || meta.parent == 0 || self.follows(ns, meta)
     }
 
     fn follows(&self, ns: u16, meta: &BlockMeta) -> bool {

@@ -51,6 +51,7 @@ mod taking;
 mod verify;
 mod write;
 
+pub use admit::AdmitsBy;
 pub use face::{
     Committed, Damage, Damaged, Event, FormatParams, Found, GetRequest, GetResult, GetStarted, PutSlot, RecoveryReport,
     Reserve, Sighting, StoreError,

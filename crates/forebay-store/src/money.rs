@@ -6,6 +6,7 @@ use forebay_io::Disk;
 use forebay_tokenomics::SpaceCost;
 use forebay_types::{BlockMeta, NamespaceId};
 
+use crate::admit::AdmitsBy;
 use crate::admit::Declined;
 use crate::store::Store;
 
@@ -43,8 +44,8 @@ pub struct AccountView<'s> {
     pub model: &'static str,
     /// What its blocks saved and cost.
     pub money: Money,
-    /// By what its blocks are admitted now, in a word.
-    pub admits_by: &'static str,
+    /// By what its blocks are admitted now.
+    pub admits_by: AdmitsBy,
     /// Share of blocks that must come back so that keeping them pays for writing them once, with all endurance paid for; 0 where nobody has ever said how
     /// many tokens they hold.
     pub pays_from: f64,

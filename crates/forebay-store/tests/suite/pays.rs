@@ -123,7 +123,7 @@ const ROUNDS: u64 = 150;
 
 fn account(rig: &Rig, ns: NamespaceId) -> (Money, &'static str, f64) {
     let account = rig.store.accounts().find(|account| account.row.id == ns).unwrap();
-    (account.money, account.admits_by, account.pays_from)
+    (account.money, account.admits_by.word(), account.pays_from)
 }
 
 #[test]
