@@ -1,13 +1,14 @@
 //! What forecasts and policies must reach, measured on the recorded traces in one run: speed and memory of a replay, known answers, what worth saves, how far
-//! curves and segments are from the truth, and whether a forecast holds on a real node and beside a real engine.
+//! curves and segments are from the truth, what worth costs the store, and whether a forecast holds on a real node and beside a real engine.
 //!
-//! All but the first part and the last two come out the same on any machine. Traces that are not there are skipped aloud, and a run that skipped has not met its targets.
+//! All but the first part and the last three come out the same on any machine. Traces that are not there are skipped aloud, and a run that skipped has not met its targets.
 
 mod answers;
 mod curves;
 mod instant;
 mod node;
 mod segments;
+mod store;
 mod traces;
 mod vllm;
 mod worth;
@@ -31,10 +32,10 @@ pub(crate) struct TokenomicsArgs {
     /// Folder with agent-sessions.jsonl.gz and mooncake-conversation.jsonl.gz.
     #[arg(long, value_name = "DIR", default_value = "../shared/traces")]
     traces: PathBuf,
-    /// Only parts whose name contains this: instant, answers, worth, curves, segments, node, vllm.
+    /// Only parts whose name contains this: instant, answers, worth, curves, segments, store, node, vllm.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Rounds of node and vllm; told is the one in the middle.
+    /// Rounds of node and vllm, of which the one in the middle is told; and forty pairs of turns each of store.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=50))]
     rounds: u16,
 }
@@ -91,12 +92,13 @@ pub(crate) fn on_two_cores<T: Send>(count: usize, of: impl Fn(usize) -> T + Sync
 }
 
 type Part = fn(&TokenomicsArgs, &Traces) -> Outcome<Vec<Value>>;
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 8] = [
     ("instant", instant::run),
     ("answers", answers::run),
     ("worth", worth::run),
     ("curves", curves::run),
     ("segments", segments::run),
+    ("store", store::run),
     ("node", node::run),
     ("vllm", vllm::run),
 ];
@@ -117,7 +119,7 @@ pub(crate) fn run(args: &TokenomicsArgs) -> Outcome<Measured> {
         workload: format!(
             "Policies, curves and forecasts on two recorded traces: coding-agent sessions (private ids, start offsets by seeds; worth by seeds 1 to 5) and an hour of a chat service, \
              Llama-3.1-70B in bf16; behind a trace's name stand the tokens of a block. A lead is GPU seconds saved more than LRU, summed over 1 to 10 % of the distinct blocks. \
-             In `node` the chat's first 5,000 requests go to a real node forty times as fast as they came, blocks scaled down to 56 KiB; in `vllm` callers ask vLLM on CPU for prompts of 512 to 2,048 tokens. Rows but `instant`, `node` and `vllm` are the same on any machine.{}",
+             In `node` the chat's first 5,000 requests go to a real node forty times as fast as they came, blocks scaled down to 56 KiB; in `store` a node with worth and one with LRU take turns; in `vllm` callers ask vLLM on CPU for prompts of 512 to 2,048 tokens. Rows but `instant`, `store`, `node` and `vllm` are the same on any machine.{}",
             if traces.all_there() { "" } else { " Not all traces were there." }
         ),
         tools: json!({}),
