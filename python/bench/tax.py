@@ -1,7 +1,8 @@
 """What Forebay costs an engine that never finds anything: CPU seconds of engine and node together, against the engine alone.
 
 Two engines live at once and take turns with the same prompts, each of which is new to all: one has no connector; the other has one, and each request
-says whether it is looked up only, or stored too. CPU seconds, not time: so a busy machine matters less. Whoever goes first changes pair by pair.
+says whether it is looked up only, or stored too. CPU seconds, not time: so a busy machine matters less. Whoever goes first changes pair by pair. A process
+may be a per cent dearer than its twin all its life, by where its memory came to lie, so both are started anew now and then.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ PROMPTS = 2
 #: What is on its way when a request ends is part of what it costs.
 SETTLE_S = 0.3
 #: It ends when the interval is narrower than this, in percent of the engine's CPU seconds, and not before so many pairs.
-WIDTH_PERCENT, PAIRS_MIN = 1.0, 5
+WIDTH_PERCENT, PAIRS_MIN = 1.0, 12
+#: Pairs of two engines' lives.
+LIFE_PAIRS = 6
 
 MODES: dict[str, dict[str, Any] | None] = {
     "alone": None,
@@ -68,11 +71,24 @@ class Tax:
     def __init__(self) -> None:
         make(folder() / "model")
         self.node = Node("node-tax")
-        self.engines = {"alone": engine("alone", None), "forebay": engine("forebay", connector(self.node.address))}
+        self.engines: dict[str, Child] = {}
         self.chance = random.Random(11)
         #: Percent of the engine's CPU seconds, by mode.
         self.taxes: dict[str, list[float]] = {mode: [] for mode in MODES if mode != "alone"}
         self.alone_s: list[float] = []
+
+    def begin(self, is_alone_first: bool) -> None:
+        """Two new engines, and a pair that does not count: the first turns of a process are slower, whoever's they are."""
+        self.end_engines()
+        names = ["alone", "forebay"] if is_alone_first else ["forebay", "alone"]
+        self.engines = {name: engine(name, None if name == "alone" else connector(self.node.address)) for name in names}
+        self.pair(-1)
+
+    def end_engines(self) -> None:
+        """In order."""
+        for life in self.engines.values():
+            life.end()
+        self.engines = {}
 
     def turn(self, mode: str, prompts: list[list[int]]) -> float:
         """CPU seconds of some prompts."""
@@ -105,8 +121,7 @@ class Tax:
 
     def end(self) -> None:
         """In order."""
-        for life in self.engines.values():
-            life.end()
+        self.end_engines()
         self.node.end()
 
 
@@ -117,9 +132,9 @@ def main() -> None:
     ends_tidily()
     tax = Tax()
     with measured("tax"):
-        # The first turns of a process are slower, whoever's they are.
-        tax.pair(-1)
         for number in range(asked.pairs):
+            if number % LIFE_PAIRS == 0:
+                tax.begin(is_alone_first=number % (2 * LIFE_PAIRS) == 0)
             tax.pair(number)
             said = {mode: f"{interval(taxes)[0]:.2f} % ({interval(taxes)[1]:.2f} to {interval(taxes)[2]:.2f})" for mode, taxes in tax.taxes.items()}
             say(f"tax: pair {number + 1}: {said}")
