@@ -112,18 +112,19 @@ impl All {
     }
 
     /// The rows of a part, judged; what it skipped; the versions it found.
-    fn add(&mut self, part: Part, said: &Value, judge: impl Fn(&mut Map<String, Value>)) {
+    fn add(&mut self, part: Part, said: &Value, judge: impl Fn(&mut Value)) {
         for row in said["rows"].as_array().into_iter().flatten() {
-            let Some(mut row) = row.as_object().cloned() else { continue };
-            row.insert("part".into(), json!(part.name()));
+            let mut row = row.clone();
+            row["part"] = json!(part.name());
+            // A figure that a row does not have reads as null.
             judge(&mut row);
             let tidy = |value: &mut Value| {
                 if let Some(number) = value.as_f64().filter(|_| value.is_f64()) {
                     *value = json!(round(number));
                 }
             };
-            row.values_mut().for_each(tidy);
-            self.rows.push(Value::Object(row));
+            row.as_object_mut().into_iter().flat_map(Map::values_mut).for_each(tidy);
+            self.rows.push(row);
         }
         for (who, reason) in said["skipped"].as_object().into_iter().flatten() {
             self.skip(who, reason.as_str().unwrap_or("no reason given"));
@@ -134,14 +135,16 @@ impl All {
 
 fn calls(args: &EnginesArgs, dir: &Scratch, all: &mut All) -> Outcome<()> {
     let said = part::run(&args.common, dir, "calls.py", "FOREBAY_ENGINES_VLLM", &[])?;
-    all.add(Part::Calls, &said, |row| {
-        let (ours, limit) = (row["p50"].as_f64(), row["limit"].as_f64());
-        row.insert("ours".into(), row["p50"].clone());
-        if let Some((ours, limit)) = ours.zip(limit) {
-            row.insert("met".into(), json!(ours <= limit));
-        }
-    });
+    all.add(Part::Calls, &said, judge_call);
     Ok(())
+}
+
+/// What a call takes in the middle; a row without a limit is told only.
+fn judge_call(row: &mut Value) {
+    row["ours"] = row["p50"].clone();
+    if let Some((ours, limit)) = row["ours"].as_f64().zip(row["limit"].as_f64()) {
+        row["met"] = json!(ours <= limit);
+    }
 }
 
 fn ttft(args: &EnginesArgs, dir: &Scratch, all: &mut All) -> Outcome<()> {
@@ -159,17 +162,17 @@ fn ttft(args: &EnginesArgs, dir: &Scratch, all: &mut All) -> Outcome<()> {
     let limit = of("own prefix cache").map(|own| own + DRIVE_TIMES * bytes / 1e9 / gb_s);
     let lmcache = of("lmcache fs_native, O_DIRECT");
     all.add(Part::Ttft, &said, |row| {
-        row.insert("unit".into(), json!("s"));
-        row.insert("ours".into(), row["seconds"].clone());
-        row.insert("drive_gb_s".into(), json!(gb_s));
-        row.insert("kv_bytes".into(), json!(bytes));
+        row["unit"] = json!("s");
+        row["ours"] = row["seconds"].clone();
+        row["drive_gb_s"] = json!(gb_s);
+        row["kv_bytes"] = json!(bytes);
         let is_ours = row["path"].as_str().is_some_and(|path| path.starts_with("forebay"));
         if let (true, Some(limit), Some(seconds)) = (is_ours, limit, row["seconds"].as_f64()) {
             let faster = row["faster"].as_f64().unwrap_or(0.0);
-            row.insert("limit".into(), json!(limit));
-            row.insert("ratio".into(), json!(seconds / limit));
+            row["limit"] = json!(limit);
+            row["ratio"] = json!(seconds / limit);
             let beats = lmcache.is_none_or(|theirs| seconds < theirs);
-            row.insert("met".into(), json!(seconds <= limit && faster >= FASTER && beats));
+            row["met"] = json!(seconds <= limit && faster >= FASTER && beats);
         }
     });
     Ok(())
@@ -198,15 +201,20 @@ fn drive_gb_s(tools: &raw::Tools, dir: &Scratch) -> Outcome<f64> {
 fn tax(args: &EnginesArgs, dir: &Scratch, all: &mut All) -> Outcome<()> {
     let pairs = args.pairs.to_string();
     let said = part::run(&args.common, dir, "tax.py", "FOREBAY_ENGINES_VLLM", &["--pairs", &pairs])?;
-    all.add(Part::Tax, &said, |row| {
-        row.insert("unit".into(), json!("%"));
-        row.insert("ours".into(), row["high"].clone());
-        if row["path"] == "lookups alone" {
-            row.insert("limit".into(), json!(TAX_PERCENT));
-            row.insert("met".into(), json!(row["high"].as_f64().is_some_and(|high| high <= TAX_PERCENT)));
-        }
-    });
+    all.add(Part::Tax, &said, judge_tax);
     Ok(())
+}
+
+/// The upper end of the interval; what the engine takes alone has none.
+fn judge_tax(row: &mut Value) {
+    if row["high"].is_null() {
+        return;
+    }
+    (row["unit"], row["ours"]) = (json!("%"), row["high"].clone());
+    if row["path"] == "lookups alone" {
+        row["limit"] = json!(TAX_PERCENT);
+        row["met"] = json!(row["high"].as_f64().is_some_and(|high| high <= TAX_PERCENT));
+    }
 }
 
 fn stores(args: &EnginesArgs, all: &mut All) -> Outcome<()> {
@@ -221,4 +229,23 @@ fn stores(args: &EnginesArgs, all: &mut All) -> Outcome<()> {
         all.skip(who, reason.as_str().unwrap_or("no reason given"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_a_limit_or_an_interval_are_told_and_not_judged() {
+        let mut all = All::default();
+        let said =
+            json!({"rows": [{"path": "a step", "p50": 60.0, "limit": 50.0}, {"path": "an arrival", "p50": 60.0}]});
+        all.add(Part::Calls, &said, judge_call);
+        assert_eq!(all.rows.iter().map(|row| row["met"].as_bool()).collect::<Vec<_>>(), [Some(false), None]);
+        assert!(all.rows.iter().all(|row| row["ours"] == 60.0 && row["part"] == "calls"), "{:?}", all.rows);
+        let mut all = All::default();
+        let said = json!({"rows": [{"path": "lookups alone", "mean": 0.2, "low": -0.3, "high": 0.7}, {"path": "with puts", "mean": 1.0, "low": 0.4, "high": 1.6}, {"path": "alone", "mean": 3.5}]});
+        all.add(Part::Tax, &said, judge_tax);
+        assert_eq!(all.rows.iter().map(|row| row["met"].as_bool()).collect::<Vec<_>>(), [Some(true), None, None]);
+    }
 }
