@@ -29,6 +29,8 @@ pub(super) const BYTES_MAX: u64 = 5 << 19;
 
 /// Uses of followed blocks between two estimates.
 const REFIT_USES: u32 = 256;
+/// And so long at least: returns are told by the second, and a small set that is asked for a hundred thousand times a second tells nothing new by then.
+const REFIT_MS: u64 = 100;
 /// Classes fitted in one step: some 40 us.
 const CLASSES_PER_STEP: usize = 4;
 /// Followed blocks counted in one step.
@@ -331,7 +333,8 @@ impl Policy for Worth {
         self.moments.passes(now_ms);
         self.fitting = match std::mem::replace(&mut self.fitting, Fitting::No) {
             Fitting::No => {
-                if self.uses >= REFIT_USES {
+                let since_ms = self.moments.now_ms().saturating_sub(self.faded_ms);
+                if self.uses >= REFIT_USES && since_ms >= REFIT_MS {
                     self.begin_fit();
                 }
                 return;
@@ -474,6 +477,28 @@ mod tests {
         let once = policy.put(once, &put(next + 1, next + 1, 0));
         assert!(policy.value(hot[0], 0) > policy.value(once, 0));
         assert!((policy.memory_bytes() as u64) < BYTES_MAX, "{}", policy.memory_bytes());
+    }
+
+    /// Thirty blocks that are used ten million times a second for two seconds.
+    #[test]
+    fn a_small_set_that_is_in_great_demand_is_learned_from_ten_times_a_second() {
+        let mut policy = Worth::new();
+        policy.holds(1000);
+        let turn = policy.begin(30);
+        let mut ranks: Vec<Rank> = (0..30).map(|name| policy.put(turn, &put(name, 1, name as u32))).collect();
+        let mut begun = 0;
+        for now_ms in 0..2000 {
+            for (name, rank) in ranks.iter_mut().enumerate() {
+                *rank = policy.used(turn, name as u32, *rank, Reuse::Unknown, (name as u64, 0));
+            }
+            policy.uses += 10_000;
+            for _ in 0..100 {
+                let was_idle = matches!(policy.fitting, Fitting::No);
+                policy.passes(now_ms);
+                begun += u32::from(was_idle && !matches!(policy.fitting, Fitting::No));
+            }
+        }
+        assert!((15..=20).contains(&begun), "{begun}");
     }
 
     /// Each start was once counted as 257 prompts of a million blocks, by which one return of a real one was next to nothing for ten thousand requests.
