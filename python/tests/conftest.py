@@ -22,6 +22,11 @@ import forebay
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def binary() -> str:
+    """The binary under test."""
+    return os.environ.get("FOREBAY_BINARY") or str(ROOT / "target" / "debug" / "forebay")
+
+
 class Node:
     """One node on a drive and a socket in `place`. It can be killed, stopped and started again."""
 
@@ -33,13 +38,12 @@ class Node:
         self.start()
 
     def start(self) -> None:
-        binary = os.environ.get("FOREBAY_BINARY") or ROOT / "target" / "debug" / "forebay"
         given = ("--data", "drive", "--capacity", "96MiB", "--memory", "64MiB", "--socket", "s")
         # The I/O engine that a person asks for is the node's too; other settings of theirs are not.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("FOREBAY_") or k == "FOREBAY_IO"}
         environment["HOME"] = str(self.place)
         self.process = subprocess.Popen(
-            [binary, "serve", *given, *self.more],
+            [binary(), "serve", *given, *self.more],
             cwd=self.place,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from conftest import ROOT, Node
+from conftest import Node, binary
 
 import forebay
 
@@ -17,9 +17,8 @@ TOKENS = 32
 
 
 def stat(node: Node, *args: str) -> str:
-    binary = os.environ.get("FOREBAY_BINARY") or str(ROOT / "target" / "debug" / "forebay")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}
-    done = subprocess.run([binary, "stat", "--usage", *args], env=plain, cwd=node.place, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([binary(), "stat", "--usage", *args], env=plain, cwd=node.place, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

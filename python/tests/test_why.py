@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from conftest import ROOT, Node
+from conftest import Node, binary
 
 import forebay
 
@@ -17,10 +17,9 @@ FIELDS = {"model": "llama", "weights": "ab" * 32, "block_tokens": 128, "hash": "
 
 
 def run(node: Node, verb: str, *args: str, as_user: int | None = None) -> subprocess.CompletedProcess[str]:
-    binary = os.environ.get("FOREBAY_BINARY") or str(ROOT / "target" / "debug" / "forebay")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}
     # Through a descriptor: another user may not see where the binary lies.
-    with open(binary, "rb") as opened:
+    with open(binary(), "rb") as opened:
         command = [f"/proc/self/fd/{opened.fileno()}", verb, "--connect", node.address, *args]
         return subprocess.run(
             command, env=plain, cwd="/", user=as_user, pass_fds=[opened.fileno()], capture_output=True, text=True, timeout=60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def transfer(node: Node, **extra: Any) -> dict[str, Any]:
     }
 
 
-def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Path, node: Node, plain: list[list[int]]) -> None:
+def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Path, node: Node, place: Path, plain: list[list[int]]) -> None:
     # What the document says, but for the address.
     said = documented("vllm.md", "ForebayConnector")
     said["kv_connector_extra_config"]["address"] = node.address
@@ -44,8 +45,12 @@ def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Pat
     stored = sum(LENGTHS[i] // BLOCK_TOKENS for i in range(4)) - 4
     assert cold["counts"]["stored"] == stored, cold["line"]
     node.restart()
-    warm = live(model_folder, transfer=transfer(node))
+    warm = live(model_folder, transfer=transfer(node, record=str(place / "record")))
     assert warm["tokens"] == [plain]
+    (record,) = (place / "record").iterdir()
+    recorded = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [line["input_length"] for line in recorded] == list(LENGTHS) and [line["output_length"] for line in recorded] == [len(tokens) for tokens in plain]
+    assert [len(line["hash_ids"]) for line in recorded] == [-(-(length // BLOCK_TOKENS * BLOCK_TOKENS) // 512) for length in LENGTHS]
     assert all(map(is_all, warm["cached"])), warm["cached"]
     assert warm["counts"]["load_failed"] == 0 and warm["counts"]["loaded"] >= sum(LOADABLE) // BLOCK_TOKENS - 4, warm["line"]
     # As much as is worth it and as fits a request's deadline: of what takes 0.1 s a block, two in 250 ms, or one where the lookup stood in line.

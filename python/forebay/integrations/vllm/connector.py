@@ -26,6 +26,7 @@ from forebay import Fingerprint
 from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations._decide import Prefill
+from forebay.integrations._record import Record
 from forebay.integrations.vllm import identity
 from forebay.integrations.vllm.log import logger
 from forebay.integrations.vllm.messages import Step, Stored
@@ -55,6 +56,7 @@ _KEYS = (
     "load_deadline_ms",
     "load_or_recompute",
     "prefill_s",
+    "record",
     "strict",
 )
 
@@ -93,6 +95,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         lookup_deadline_ms, load_deadline_ms: how long a request waits for a lookup, and for a load.
         load_or_recompute: load what is stored only when that is worth it (on unless told otherwise); see `_decide`.
         prefill_s: what prefill costs, as [seconds a step, a token, a pair of tokens], instead of learning it.
+        record: a folder in which the requests are written down for `forebay plan`; see `_record`.
         strict: raise instead of computing, for tests.
 
     Models that it cannot serve (more than one kind of attention, state that is not keys and values) are named in one line of the log, and all is
@@ -111,6 +114,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         self._strict = bool(extra.get("strict", False))
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
+        self._record: Record | None = None
         pace = _pace(vllm_config, extra)
         is_scheduler = role is KVConnectorRole.SCHEDULER
         try:
@@ -144,6 +148,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         self._is_open = False
         if fingerprint is not None:
             link = Link(fingerprint, **self._link_options)
+            self._record = self._recording(extra.get("record"), spec.block_size)
             events = vllm_config.kv_events_config
             self._scheduler = SchedulerHalf(
                 link,
@@ -166,6 +171,19 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
                 staging_bytes=staging,
                 load_deadline_ms=float(extra.get("load_deadline_ms", LOAD_DEADLINE_MS)),
             )
+
+    def _recording(self, folder: str | None, block_tokens: int) -> Record | None:
+        if folder is None:
+            return None
+        try:
+            record = Record(folder, block_tokens, logger)
+        except (OSError, TypeError, ValueError) as error:
+            if self._strict:
+                raise identity.CannotServe(f"no record in {folder!r}: {error}") from error
+            logger.error("forebay: requests are not recorded in %r: %s", folder, error)
+            return None
+        logger.info("forebay: requests are recorded in %s", record.path)
+        return record
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -228,6 +246,9 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
     def on_new_request(self, request: Request) -> None:
         if self._scheduler is not None:
             self._scheduler.arrived(request)
+        if self._record is not None:
+            hashes = request.block_hashes
+            self._record.arrived(request.request_id, request.num_prompt_tokens, b"".join(hashes), len(hashes[0]) if hashes else 0)
 
     @_never_raises(lambda: (0, False))
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
@@ -260,6 +281,8 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
     @_never_raises(lambda: (False, None))
     def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         del block_ids
+        if self._record is not None:
+            self._record.finished(request.request_id, request.num_output_tokens)
         if self._scheduler is not None:
             self._scheduler.finished(request)
         return False, None
@@ -276,9 +299,9 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         return None
 
     def shutdown(self) -> None:
-        for half in (self._scheduler, self._worker):
-            if half is not None:
-                half.close()
+        for part in (self._record, self._scheduler, self._worker):
+            if part is not None:
+                part.close()
 
 
 def _only_group(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> Any:
