@@ -19,15 +19,20 @@ type _Buffers = Iterable[Buffer] | Spans
 type _Reuse = Literal["tool", "turn", "done"] | float
 """When a block will be used again: after a tool call (seconds), after a person's turn (minutes, or never), not at all, or in so many seconds."""
 
-def _forked() -> None: ...
-def hash_file(path: str | PathLike[str], /) -> str: ...
-def hash_bytes(data: Buffer, /) -> str: ...
+def _forked() -> None:
+    """Tells the package that this process is a fork's child. Called by Python itself."""
+
+def hash_file(path: str | PathLike[str], /) -> str:
+    """The BLAKE3 hash of a file's content, 64 hexadecimal digits. Raises OSError."""
+
+def hash_bytes(data: Buffer, /) -> str:
+    """The BLAKE3 hash of bytes, 64 hexadecimal digits. Raises BufferError."""
 
 @final
 class Client:
     """Connections to a mesh, shared by everything made from it. Any number of threads may use one client, and a process may have many.
 
-    A forked child cannot use its parent's (``ForkedClient``).
+    A forked child cannot use its parent's: whatever it does with it, or with what was made from it, raises ForkedClient.
     """
 
     def __new__(
@@ -57,7 +62,9 @@ class Client:
         """
 
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """Where it is connected to, as ``unix:PATH`` or ``tcp:HOST:PORT``."""
+
     def namespace(
         self,
         name: str,
@@ -80,14 +87,25 @@ class Client:
         """
 
     def namespaces(self) -> list[dict[str, Any]]:
-        """The tenant's namespaces, as ``Namespace.describe`` gives them."""
+        """The tenant's namespaces, as ``Namespace.describe`` gives them.
+
+        Raises ConnectionBroken, DeadlineExceeded, ForkedClient.
+        """
 
     def delete_namespace(self, name: str, /) -> None:
-        """Deletes a namespace and forgets its blocks. Raises NamespaceUnknown."""
+        """Deletes a namespace and forgets its blocks.
+
+        Raises NamespaceUnknown, ConnectionBroken, DeadlineExceeded, ForkedClient.
+        """
 
     def region(self, nbytes: int, /) -> Region:
         """Memory of the library's own: what is put from there is not copied on the way to a node of this machine. It counts against
-        ``region_bytes`` until it and all views of it are gone. Its bytes are whatever was there. Raises RegionFull."""
+        ``region_bytes`` until it and all views of it are gone. Its bytes are whatever was there.
+
+        nbytes: its length, 1 or more.
+
+        Raises RegionFull, InvalidArgument, ForkedClient.
+        """
 
     def lend(self, fd: int, nbytes: int, /, *, how: Literal["copied", "direct"] = "copied") -> LentMemory:
         """Lends the first ``nbytes`` of a file in memory that the engine keeps its blocks in, so that gets bring blocks to places in it.
@@ -98,38 +116,67 @@ class Client:
 
         Dropping it and its places ends the lending. If something is withheld then, it may still be written to.
 
-        Raises InvalidArgument.
+        Raises InvalidArgument, ForkedClient.
         """
 
     def queue(self, *, calls_max: int = 256) -> CallQueue:
-        """Calls to be submitted and drained. At most ``calls_max`` are unfinished at a time; one more is answered ``busy``."""
+        """Calls to be submitted and drained.
+
+        calls_max: most that are unfinished at a time; one more is answered ``busy``.
+
+        Raises InvalidArgument, ForkedClient.
+        """
 
     def wait_reachable(self, timeout_ms: float = 5000.0) -> bool:
-        """Waits until no node is taken for dead, at most this long; true when so."""
+        """Waits until no node is taken for dead, at most ``timeout_ms`` (60,000 at most); true when so.
+
+        Raises InvalidArgument, ForkedClient.
+        """
 
     def stats(self) -> dict[str, Any]:
-        """What this client has counted, in keys, by verb and outcome: for each verb ``asked`` is the sum of the others."""
+        """What this client has counted, in keys, by verb and outcome: for each verb ``asked`` is the sum of the others. Asks no node.
+
+        Raises ForkedClient.
+        """
 
     def node_stats(self) -> dict[str, Any]:
-        """The node's own statistics, as ``forebay stat --json`` prints them."""
+        """The node's own statistics, as ``forebay stat --json`` prints them.
+
+        Raises ConnectionFailed (ConnectionBroken where it was there before), DeadlineExceeded, ForkedClient.
+        """
 
 @final
 class Namespace:
-    """The scope of keys, opened. Its verbs take many keys at once: one call of many keys is faster than many calls."""
+    """The scope of keys, opened. Its verbs take many keys at once: one call of many keys is faster than many calls.
+
+    A key is 16 bytes, or 32 hexadecimal digits. Keys are any sequence of them, one contiguous buffer of rows of 16 bytes (``bytes``, or a NumPy array
+    of shape (n, 16) and dtype uint8), or ``Hashes``. What a verb says of a key is an outcome, never an exception: ``Miss`` and ``Refused`` say why.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called."""
+
     def describe(self) -> dict[str, Any]:
-        """``name``, ``cls``, ``quota`` (bytes), ``ttl_s`` and ``fingerprint``."""
+        """``name``, ``cls``, ``quota`` (bytes), ``ttl_s`` and ``fingerprint``. Raises ForkedClient."""
 
     def key(self, engine_hash: Buffer, /) -> bytes:
-        """The key (16 bytes) for an engine's own hash of a block: nobody outside the namespace can compute it."""
+        """The key (16 bytes) for an engine's own hash of a block: nobody outside the namespace can compute it.
+
+        Raises BufferError (not contiguous), ForkedClient.
+        """
 
     def keys(self, engine_hashes: Iterable[Buffer], /) -> bytes:
-        """Keys for many hashes, as one run of rows of 16 bytes. Every verb takes it as it is."""
+        """Keys for many hashes, as one run of rows of 16 bytes. Every verb takes it as it is.
+
+        Raises BufferError (not contiguous), ForkedClient.
+        """
 
     def content_key(self, content: Buffer, /) -> bytes:
-        """The key (16 bytes) for content itself, as ``forebay put`` makes it."""
+        """The key (16 bytes) for content itself, as ``forebay put`` makes it.
+
+        Raises BufferError (not contiguous), ForkedClient.
+        """
 
     @overload
     def get(
@@ -141,10 +188,12 @@ class Namespace:
     ) -> list[int | Miss | TooSmall]:
         """Gets blocks, in the order of the keys: for each a verified ``Block``, or why there is none.
 
-        into: one writable buffer for each key. Blocks are copied there, once, and verified there; the answer is the bytes written. Without a
-        hit a buffer's content is unspecified. After the call nothing writes there any more.
+        into: one writable buffer for each key. Blocks are copied there, once, and verified there; the answer is the bytes written, or ``TooSmall``.
+            Without a hit a buffer's content is unspecified. After the call nothing writes there any more.
+        deadline_ms: how long it may take, more than 0 and at most 60,000; the client's unless said otherwise. What is not there by then is a miss.
+        reuse: when the blocks will be used again.
 
-        Raises InvalidArgument, ForkedClient.
+        Raises InvalidArgument, BufferError (a buffer that is not contiguous), ForkedClient.
         """
 
     def get_lent(
@@ -175,7 +224,14 @@ class Namespace:
         deadline_ms: float | None = None,
         reuse: _Reuse | None = None,
     ) -> list[Block | Miss]:
-        """Gets bytes ``start`` to ``stop`` of each block. What lies behind a block's end is left out."""
+        """Gets bytes ``start`` to ``stop`` of each block, in the order of the keys: for each a verified ``Block`` of these bytes, or why there is none. What
+        lies behind a block's end is left out.
+
+        ranges: one (start, stop) for each key, in bytes, with start <= stop.
+        deadline_ms, reuse: as for ``get``.
+
+        Raises InvalidArgument, ForkedClient.
+        """
 
     def put(
         self,
@@ -200,10 +256,12 @@ class Namespace:
         position: blocks before the first of these in their sequence; says that the keys follow one another.
         parent: the key before the first of these.
         ttl_s: seconds that the blocks live.
+        reuse: when they will be used again.
+        deadline_ms: as for ``get``. What is not stored by then is refused.
         caller_keeps: the caller has the blocks in memory of its own too, so they leave the node's DRAM as soon as they are written, until
             somebody else asks for them.
 
-        Raises InvalidArgument, ForkedClient.
+        Raises InvalidArgument, BufferError (a buffer that is not contiguous), ForkedClient.
         """
 
     def put_group(
@@ -216,49 +274,95 @@ class Namespace:
         reuse: _Reuse | None = None,
         deadline_ms: float | None = None,
     ) -> Stored | Refused:
-        """Puts 1 to 64 named parts as one block under one version: all or none. Names have 1 to 16 bytes. ``Block.part`` reads them."""
+        """Puts 1 to 64 named parts as one block under one version: all or none. Names have 1 to 16 bytes, parts 64 MiB together at most.
+        ``Block.part`` reads them. The buffers must not change until the call returns.
+
+        ttl_s: seconds that the block lives.
+        reuse: when it will be used again.
+        deadline_ms: as for ``get``.
+
+        Raises InvalidArgument, BufferError (a part that is not contiguous), ForkedClient.
+        """
 
     def match_prefix(self, keys: _Keys, /, *, hold_ms: float | None = None, deadline_ms: float | None = None) -> Matched:
         """How many of the first keys are all there, and a lease on them.
 
         hold_ms: how long they are held for a get: 2,000 by default, 30,000 at most, 0 not at all.
+        deadline_ms: as for ``get``.
+
+        Raises InvalidArgument, ForkedClient.
         """
 
     def contains(self, keys: _Keys, /, *, deadline_ms: float | None = None) -> list[Tier | Miss]:
-        """What a get of each key would answer now, without bytes and without a lease."""
+        """What a get of each key would answer now, without bytes and without a lease: the tier, or why it would miss.
+
+        deadline_ms: as for ``get``.
+
+        Raises InvalidArgument, ForkedClient.
+        """
 
     def touch(self, keys: _Keys, /, *, reuse: _Reuse | None = None) -> None:
-        """Says that blocks were used without being fetched, heads of chains first. Nobody answers; 20 ms at most."""
+        """Says that blocks were used without being fetched, heads of chains first. Nobody answers; 20 ms at most.
+
+        reuse: when they will be used again.
+
+        Raises InvalidArgument, ForkedClient.
+        """
 
     def prefetch(self, keys: _Keys, /, *, within_ms: float = 5000.0) -> None:
-        """Asks for blocks to be brought from NVMe to DRAM within this time. Nobody answers; 20 ms at most."""
+        """Asks for blocks to be brought from NVMe to DRAM within ``within_ms`` (60,000 at most). Nobody answers; 20 ms at most.
+
+        Raises InvalidArgument, ForkedClient.
+        """
 
     def report(self, *, prompt_tokens: int, engine_tokens: int = 0, used_tokens: int = 0, requests: int = 1) -> bool:
         """Says what became of requests' prompts, for the node's usage log: of their tokens, so many were found in the engine's own memory, so many
         taken from what the node served, the rest computed. Nobody answers; 20 ms at most.
 
         Returns: true when it is on its way, and is not to be said again; false when it was not said and can be said together with the next.
-        Raises InvalidArgument where it does not add up.
+
+        Raises InvalidArgument (where it does not add up), ForkedClient.
         """
 
     def forget(self, keys: _Keys, /, *, deadline_ms: float | None = None) -> list[bool]:
-        """Forgets keys, durably: true for each that was there. Raises ForgetFailed; asking again is safe."""
+        """Forgets keys, durably: true for each that was there.
+
+        deadline_ms: as for ``get``.
+
+        Raises ForgetFailed (asking again is safe), InvalidArgument, ForkedClient.
+        """
 
     def plan_fetch(self, keys: _Keys, /, *, deadline_ms: float | None = None) -> Plan:
-        """What a get of these keys would take now, as far as this client's own gets tell."""
+        """What a get of these keys would take now, as far as this client's own gets tell.
+
+        deadline_ms: as for ``get``, of the question. Keys that nothing is known of by then are missing in the plan.
+
+        Raises InvalidArgument, ForkedClient.
+        """
 
     def expect_fetch(self, *, dram_bytes: int = 0, nvme_bytes: int = 0) -> Plan:
         """The same of so many bytes, without asking the node: for whoever knows from ``match_prefix`` what lies where, and weighs several lengths.
-        What that question queued for counts for a second."""
+        What that question queued for counts for a second.
+
+        Raises ForkedClient.
+        """
 
     def expect_fetches(self, nbytes: Sequence[tuple[int, int]], /) -> list[tuple[float, float]]:
-        """The same of several at once: for each (bytes of DRAM, bytes of NVMe) the ``seconds`` and the ``confidence`` of its plan."""
+        """The same of several at once: for each (bytes of DRAM, bytes of NVMe) the ``seconds`` and the ``confidence`` of its plan.
+
+        Raises ForkedClient.
+        """
 
     def learn_fetch(self, seconds: float, /, *, dram_bytes: int = 0, nvme_bytes: int = 0) -> None:
-        """Tells what a get took that another client made, for this one's plans: engines plan in one process and fetch in others."""
+        """Tells what a get took that another client made, for this one's plans: engines plan in one process and fetch in others.
+
+        seconds: how long it took, 0 or more.
+
+        Raises InvalidArgument, ForkedClient.
+        """
 
     def stats(self) -> dict[str, Any]:
-        """``client``: what the whole client has counted (``Client.stats``). ``namespace``: as ``describe``."""
+        """``client``: what the whole client has counted (``Client.stats``). ``namespace``: as ``describe``. Raises ForkedClient."""
 
 @final
 class Block:
@@ -269,7 +373,9 @@ class Block:
     """
 
     @property
-    def key(self) -> bytes: ...
+    def key(self) -> bytes:
+        """Its key, 16 bytes."""
+
     @property
     def nbytes(self) -> int:
         """Bytes here: the block's, or those of the range that was asked for."""
@@ -283,11 +389,17 @@ class Block:
         """First byte of these bytes in the block: 0 unless a range was asked for."""
 
     @property
-    def tier(self) -> Tier: ...
+    def tier(self) -> Tier:
+        """Where it was found."""
+
     @property
-    def landing(self) -> Landing: ...
+    def landing(self) -> Landing:
+        """How its bytes came."""
+
     @property
-    def tokens(self) -> int: ...
+    def tokens(self) -> int:
+        """Tokens that it holds, as its put said; 0 if it did not."""
+
     @property
     def version(self) -> int:
         """64 bits that tell which put of the key this is. Parts of two versions are never to be combined."""
@@ -321,24 +433,38 @@ class Region:
 
     @staticmethod
     def borrow(buffer: Buffer, /) -> Region:
-        """The engine's memory: any contiguous buffer of any shape and type. It stays exported while the region lives."""
+        """The engine's memory: any contiguous buffer of any shape and type. It stays exported while the region lives.
+
+        Raises BufferError (not contiguous).
+        """
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Its bytes. Also ``len(region)``."""
+
     @property
-    def readonly(self) -> bool: ...
+    def readonly(self) -> bool:
+        """Whether the memory may only be read: then blocks are put from there and not got into it."""
+
     @property
-    def is_owned(self) -> bool: ...
+    def is_owned(self) -> bool:
+        """Whether it is the library's own memory."""
+
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Some of its bytes. Raises InvalidArgument when they are not inside."""
 
     def spans(self, offsets: Sequence[int], nbytes: int) -> Spans:
-        """``nbytes`` bytes at each of these offsets, for ``put`` and ``get(into=...)``: cheaper than as many views."""
+        """``nbytes`` bytes at each of these offsets, for ``put`` and ``get(into=...)``: cheaper than as many views.
+
+        Raises InvalidArgument when they are not inside.
+        """
 
     def rows(self, numbers: Buffer, nbytes: int, *, first: int = 0, count: int | None = None) -> Spans:
         """The same for a region that is rows of ``nbytes``: numbers of rows, as a contiguous buffer of 32-bit or 64-bit integers.
 
         first, count: only so many of the numbers, from this one on; all of them unless said otherwise.
+
+        Raises InvalidArgument when they are not inside, or no such integers.
         """
 
     def __len__(self) -> int: ...
@@ -363,7 +489,9 @@ class Spans:
         got by one verifying copy, whole or not at all. Raises InvalidArgument when they do not have as many places each."""
 
     @property
-    def regions(self) -> list[Region]: ...
+    def regions(self) -> list[Region]:
+        """The regions that the places are in."""
+
     def __len__(self) -> int:
         """Blocks."""
 
@@ -373,10 +501,15 @@ class LentMemory:
 
     @staticmethod
     def room_for(block_nbytes: int, /) -> int:
-        """Bytes of a place in which a block of so many bytes can land directly: there is padding and a trailer behind it."""
+        """Bytes of a place in which a block of so many bytes can land directly: there is padding and a trailer behind it.
+
+        Raises InvalidArgument.
+        """
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Bytes that were lent."""
+
     @property
     def withheld_nbytes(self) -> int:
         """Bytes that were in places and may still be written to, those of calls under way among them."""
@@ -399,7 +532,9 @@ class Place:
         """First byte in the lent memory."""
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Its bytes. Also ``len(place)``."""
+
     @property
     def is_withheld(self) -> bool:
         """A node may still write there. The object is of no use any more; its range can be had again when that has ended."""
@@ -502,9 +637,13 @@ class Plan:
         """That a get would take, missing keys left out."""
 
     @property
-    def dram_bytes(self) -> int: ...
+    def dram_bytes(self) -> int:
+        """Bytes that would come from DRAM."""
+
     @property
-    def nvme_bytes(self) -> int: ...
+    def nvme_bytes(self) -> int:
+        """Bytes that would come from NVMe."""
+
     @property
     def missing(self) -> int:
         """Keys that it would not bring."""
@@ -518,10 +657,13 @@ class CallQueue:
     """Calls for a loop of one's own: ``submit_*`` gives a ticket at once, ``fileno()`` is readable while there are answers, ``drain()`` takes them.
 
     A call's buffers are the call's until ``drain`` has given its ticket, also when it was cancelled. At most 16 calls are made side by side;
-    the others wait in line, and their deadlines with them.
+    the others wait in line, and their deadlines with them. ``submit_*`` raises what its verb says of arguments (InvalidArgument, BufferError) at once,
+    and nothing else but ForkedClient; what the call itself raises comes out of ``drain``.
     """
 
-    def fileno(self) -> int: ...
+    def fileno(self) -> int:
+        """The descriptor that is readable while there are answers. It is the queue's: do not close it. Raises ForkedClient."""
+
     @property
     def pending(self) -> int:
         """Tickets that were not drained yet."""
@@ -530,7 +672,10 @@ class CallQueue:
         """Finished tickets, each with what the blocking verb would have returned, or the exception it would have raised. Never blocks."""
 
     def wait(self, timeout_ms: float = 5000.0) -> bool:
-        """Waits until there is something to drain, at most this long; true when so."""
+        """Waits until there is something to drain, at most ``timeout_ms`` (60,000 at most); true when so.
+
+        Raises InvalidArgument, ForkedClient.
+        """
 
     def cancel(self, ticket: int, /) -> bool:
         """Ends a call soon (within 50 ms), with ``deadline`` for what is unanswered; its ticket is drained as any other. False if there is no

@@ -11,7 +11,10 @@ use crate::dlpack;
 use crate::errors::invalid;
 use crate::words::words;
 
-/// See `_forebay.pyi`.
+/// A hit: verified bytes, in memory of the client's that is this object's alone until it and all views of it are gone.
+///
+/// It is a writable buffer of unsigned bytes, shape (nbytes,): ``memoryview(block)``, ``numpy.frombuffer(block, dtype)``,
+/// ``torch.frombuffer(block, dtype=dtype)``, ``from_dlpack(block)`` see it without a copy; ``bytes(block)`` copies. True.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Block {
     block: Rooted<forebay_client::Block>,
@@ -35,46 +38,55 @@ impl Block {
 
 #[pymethods]
 impl Block {
+    /// Its key, 16 bytes.
     #[getter]
     fn key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         Ok(PyBytes::new(py, &self.block.get(py)?.meta().key.0))
     }
 
+    /// Bytes here: the block's, or those of the range that was asked for.
     #[getter]
     fn nbytes(&self) -> usize {
         self.len
     }
 
+    /// Bytes of the whole block.
     #[getter]
     fn block_nbytes(&self, py: Python<'_>) -> PyResult<u64> {
         Ok(self.block.get(py)?.meta().length)
     }
 
+    /// First byte of these bytes in the block: 0 unless a range was asked for.
     #[getter]
     fn offset(&self, py: Python<'_>) -> PyResult<u64> {
         Ok(self.block.get(py)?.offset())
     }
 
+    /// Where it was found.
     #[getter]
     fn tier(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         Ok(words(py)?.tier(py, self.block.get(py)?.tier()))
     }
 
+    /// How its bytes came.
     #[getter]
     fn landing(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         Ok(words(py)?.landing(py, self.block.get(py)?.landing()))
     }
 
+    /// Tokens that it holds, as its put said; 0 if it did not.
     #[getter]
     fn tokens(&self, py: Python<'_>) -> PyResult<u32> {
         Ok(self.block.get(py)?.meta().tokens)
     }
 
+    /// 64 bits that tell which put of the key this is. Parts of two versions are never to be combined.
     #[getter]
     fn version(&self, py: Python<'_>) -> PyResult<u64> {
         Ok(self.block.get(py)?.meta().version.0)
     }
 
+    /// Named parts: first byte in the block, and bytes.
     #[getter]
     fn parts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let parts = PyDict::new(py);
@@ -84,6 +96,7 @@ impl Block {
         Ok(parts)
     }
 
+    /// The bytes of a part. Raises InvalidArgument when they are not here.
     #[pyo3(signature = (name, /))]
     fn part<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();

@@ -67,7 +67,7 @@ pub(crate) fn cancellable<T>(cancelled: Arc<AtomicBool>, run: impl FnOnce() -> T
     done
 }
 
-/// Called in the child of a fork.
+/// Tells the package that this process is a fork's child. Called by Python itself.
 #[pyfunction]
 #[pyo3(name = "_forked")]
 pub(crate) fn forked() {

@@ -14,7 +14,22 @@ use crate::namespace::Namespace;
 use crate::queue::CallQueue;
 use crate::region::Region;
 
-/// See `_forebay.pyi`.
+/// Connections to a mesh, shared by everything made from it. Any number of threads may use one client, and a process may have many.
+///
+/// A forked child cannot use its parent's: whatever it does with it, or with what was made from it, raises ForkedClient.
+///
+/// Connects to a node. It may go and come again later: the client finds it by itself.
+///
+/// address: ``unix:PATH`` or ``tcp:HOST:PORT``.
+/// token_file: file with the credential for TCP.
+/// deadline_ms: how long a call may take unless it says itself; 5,000 by default, 60,000 at most.
+/// region_bytes: most memory for blocks held and in flight; 256 MiB by default. Past it blocks come through sockets, which is slower.
+/// patience_ms: how long a call tries to reach a node that is down before it answers ``unavailable``; 250 by default.
+/// connections: most connections to one shard; 16 by default.
+/// spin_us: longest spin before a wait; 150 by default, 0 never spins.
+/// block_bytes_hint: length that blocks are expected to have before the first one was seen; 64 KiB by default.
+///
+/// Raises ConnectionFailed, CredentialRefused, VersionMismatch, DeadlineExceeded, InvalidArgument.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Client {
     client: Rooted<forebay_client::Client>,
@@ -70,11 +85,20 @@ impl Client {
         Ok(Client { client: Rooted::new(client), shares: Arc::default() })
     }
 
+    /// Where it is connected to, as ``unix:PATH`` or ``tcp:HOST:PORT``.
     #[getter]
     fn address(&self, py: Python<'_>) -> PyResult<String> {
         Ok(self.rust(py)?.address().to_string())
     }
 
+    /// Opens a namespace; with ``create``, makes it first if it is not there.
+    ///
+    /// fingerprint: what makes its blocks interchangeable. A namespace that was made with another one is refused. None expects nothing.
+    /// cls: the promise it makes: ``cache`` may lose blocks, ``durable`` may not. Only looked at with ``create``.
+    /// quota: most bytes on drives, with padding. Only looked at with ``create``.
+    /// ttl_s: seconds that its blocks live unless their put says otherwise. Only looked at with ``create``.
+    ///
+    /// Raises NamespaceUnknown, NamespaceDiffers, NamespaceExists, InvalidArgument, ConnectionBroken, DeadlineExceeded.
     #[pyo3(signature = (name, /, *, create=false, fingerprint=None, cls="cache", quota=None, ttl_s=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn namespace(
@@ -99,16 +123,28 @@ impl Client {
         Ok(Namespace::new(handle, self.shares.clone()))
     }
 
+    /// The tenant's namespaces, as ``Namespace.describe`` gives them.
+    ///
+    /// Raises ConnectionBroken, DeadlineExceeded, ForkedClient.
     fn namespaces<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let all = self.control(py, forebay_client::Client::list_namespaces)?;
         all.iter().map(|namespace| crate::namespace::described(py, namespace)).collect()
     }
 
+    /// Deletes a namespace and forgets its blocks.
+    ///
+    /// Raises NamespaceUnknown, ConnectionBroken, DeadlineExceeded, ForkedClient.
     #[pyo3(signature = (name, /))]
     fn delete_namespace(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         self.control(py, |client| client.delete_namespace(name))
     }
 
+    /// Memory of the library's own: what is put from there is not copied on the way to a node of this machine. It counts against
+    /// ``region_bytes`` until it and all views of it are gone. Its bytes are whatever was there.
+    ///
+    /// nbytes: its length, 1 or more.
+    ///
+    /// Raises RegionFull, InvalidArgument, ForkedClient.
     #[pyo3(signature = (nbytes, /))]
     fn region(&self, py: Python<'_>, nbytes: usize) -> PyResult<Region> {
         if nbytes == 0 {
@@ -120,11 +156,19 @@ impl Client {
         Ok(region)
     }
 
+    /// Calls to be submitted and drained.
+    ///
+    /// calls_max: most that are unfinished at a time; one more is answered ``busy``.
+    ///
+    /// Raises InvalidArgument, ForkedClient.
     #[pyo3(signature = (*, calls_max=256))]
     fn queue(&self, py: Python<'_>, calls_max: usize) -> PyResult<CallQueue> {
         CallQueue::new(py, self.rust(py)?, calls_max)
     }
 
+    /// Waits until no node is taken for dead, at most ``timeout_ms`` (60,000 at most); true when so.
+    ///
+    /// Raises InvalidArgument, ForkedClient.
     #[pyo3(signature = (timeout_ms=5000.0))]
     fn wait_reachable(&self, py: Python<'_>, timeout_ms: f64) -> PyResult<bool> {
         const STEP_MS: f64 = 50.0;
@@ -142,11 +186,17 @@ impl Client {
         }
     }
 
+    /// The node's own statistics, as ``forebay stat --json`` prints them.
+    ///
+    /// Raises ConnectionFailed (ConnectionBroken where it was there before), DeadlineExceeded, ForkedClient.
     fn node_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let json = self.control(py, forebay_client::Client::node_stats)?;
         py.import("json")?.call_method1("loads", (json,))
     }
 
+    /// What this client has counted, in keys, by verb and outcome: for each verb ``asked`` is the sum of the others. Asks no node.
+    ///
+    /// Raises ForkedClient.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         crate::stats::counters(py, &self.rust(py)?.counters())
     }

@@ -14,6 +14,14 @@ use crate::words::words;
 
 #[pymethods]
 impl Namespace {
+    /// Gets blocks, in the order of the keys: for each a verified ``Block``, or why there is none.
+    ///
+    /// into: one writable buffer for each key. Blocks are copied there, once, and verified there; the answer is the bytes written, or ``TooSmall``.
+    ///     Without a hit a buffer's content is unspecified. After the call nothing writes there any more.
+    /// deadline_ms: how long it may take, more than 0 and at most 60,000; the client's unless said otherwise. What is not there by then is a miss.
+    /// reuse: when the blocks will be used again.
+    ///
+    /// Raises InvalidArgument, BufferError (a buffer that is not contiguous), ForkedClient.
     #[pyo3(signature = (keys, /, *, into=None, deadline_ms=None, reuse=None))]
     #[pyo3(name = "get")]
     fn get_verb<'py>(
@@ -34,6 +42,13 @@ impl Namespace {
         filled(py, results)
     }
 
+    /// Gets bytes ``start`` to ``stop`` of each block, in the order of the keys: for each a verified ``Block`` of these bytes, or why there is none. What
+    /// lies behind a block's end is left out.
+    ///
+    /// ranges: one (start, stop) for each key, in bytes, with start <= stop.
+    /// deadline_ms, reuse: as for ``get``.
+    ///
+    /// Raises InvalidArgument, ForkedClient.
     #[pyo3(signature = (keys, ranges, /, *, deadline_ms=None, reuse=None))]
     fn get_ranges<'py>(
         &self,

@@ -13,7 +13,7 @@ const STEP_BYTES: usize = 1 << 20;
 /// Steps between two looks for Ctrl-C, some tens of milliseconds.
 const STEPS_A_LOOK: usize = 64;
 
-/// The BLAKE3 hash of a file's content, 64 hexadecimal digits.
+/// The BLAKE3 hash of a file's content, 64 hexadecimal digits. Raises OSError.
 #[pyfunction]
 #[pyo3(signature = (path, /))]
 pub(crate) fn hash_file(py: Python<'_>, path: PathBuf) -> PyResult<String> {
@@ -42,7 +42,7 @@ fn steps(file: &mut File, hasher: &mut blake3::Hasher, buffer: &mut [u8]) -> std
     Ok(true)
 }
 
-/// The BLAKE3 hash of bytes, 64 hexadecimal digits.
+/// The BLAKE3 hash of bytes, 64 hexadecimal digits. Raises BufferError.
 #[pyfunction]
 #[pyo3(signature = (data, /))]
 pub(crate) fn hash_bytes(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<String> {

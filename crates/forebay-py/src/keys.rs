@@ -16,7 +16,14 @@ use crate::errors::invalid;
 
 const KEY_BYTES: usize = 16;
 
-/// See `_forebay.pyi`.
+/// An engine's own hashes, for whoever must not take long: making keys of thousands takes milliseconds, and is left to the thread that makes the
+/// call. Goes wherever keys go.
+///
+/// rows: hashes of ``width`` bytes each, one behind the other, or as an object each. ``bytes`` are kept as they are, anything else is copied.
+/// suffixes: each hash is a key with each of these behind it, hash by hash; one empty suffix unless said otherwise.
+/// first, count: only so many of the rows, from this one on; all of them unless said otherwise.
+///
+/// Raises InvalidArgument.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Hashes {
     rows: Arc<Rows>,
@@ -84,6 +91,7 @@ impl Hashes {
         Ok(Hashes { rows: Arc::new(Rows { runs: vec![run], width, suffixes }) })
     }
 
+    /// One behind the other; nothing is copied. They have one width and the same suffixes. Raises InvalidArgument.
     #[staticmethod]
     #[pyo3(signature = (*hashes))]
     fn joined(py: Python<'_>, hashes: Vec<PyRef<'_, Hashes>>) -> PyResult<Hashes> {
@@ -98,6 +106,7 @@ impl Hashes {
         Ok(Hashes { rows: Arc::new(Rows { runs, width, suffixes }) })
     }
 
+    /// Bytes of a hash.
     #[getter]
     fn width(&self) -> usize {
         self.rows.width

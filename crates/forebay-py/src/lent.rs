@@ -23,11 +23,13 @@ use crate::get::filled;
 use crate::keys::asked;
 use crate::namespace::{Namespace, Terms};
 
-/// See `_forebay.pyi`.
+/// Memory of the engine's that blocks come into. See ``Client.lend``.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct LentMemory(Rooted<forebay_client::LentMemory>);
 
-/// See `_forebay.pyi`.
+/// A range of lent memory, a writable buffer of unsigned bytes, shape (nbytes,). It is free again when the object and all views of it are gone.
+///
+/// While a call has it, or when it is withheld, asking for a view raises BufferError.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Place {
     state: Rooted<Arc<Mutex<State>>>,
@@ -49,6 +51,15 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 #[pymethods]
 impl Client {
+    /// Lends the first ``nbytes`` of a file in memory that the engine keeps its blocks in, so that gets bring blocks to places in it.
+    ///
+    /// fd: a memfd, or a file on tmpfs, sealed against shrinking (``F_SEAL_SHRINK``). It is duplicated; closing it later is the caller's affair.
+    /// how: ``copied``: blocks come through memory of the client's own, with one verifying copy. ``direct``: the drive writes to the places where it
+    ///     can; then a place whose landing has not ended when its call does is withheld. At most 16 memories are lent ``direct`` at a time.
+    ///
+    /// Dropping it and its places ends the lending. If something is withheld then, it may still be written to.
+    ///
+    /// Raises InvalidArgument, ForkedClient.
     #[pyo3(signature = (fd, nbytes, /, *, how="copied"))]
     fn lend(&self, py: Python<'_>, fd: i32, nbytes: usize, how: &str) -> PyResult<LentMemory> {
         let how = match how {
@@ -71,6 +82,9 @@ fn duplicate(fd: i32) -> Option<OwnedFd> {
 
 #[pymethods]
 impl LentMemory {
+    /// Takes a range of it, from a multiple of 4 KiB on, for one owner. The engine touches its bytes through the place only, until the place is gone.
+    ///
+    /// Raises InvalidArgument when some of it lies outside, is in another place, or is withheld.
     #[pyo3(signature = (offset, nbytes))]
     fn place(&self, py: Python<'_>, offset: usize, nbytes: usize) -> PyResult<Place> {
         let place = self.0.get(py)?.place(offset, nbytes).map_err(|error| raised(py, &error))?;
@@ -79,6 +93,9 @@ impl LentMemory {
         Ok(Place { state: Rooted::new(Arc::new(Mutex::new(state))), offset, nbytes })
     }
 
+    /// Bytes of a place in which a block of so many bytes can land directly: there is padding and a trailer behind it.
+    ///
+    /// Raises InvalidArgument.
     #[staticmethod]
     #[pyo3(signature = (block_nbytes, /))]
     fn room_for(py: Python<'_>, block_nbytes: usize) -> PyResult<usize> {
@@ -88,11 +105,13 @@ impl LentMemory {
         Ok(forebay_client::LentMemory::room_for(block_nbytes))
     }
 
+    /// Bytes that were in places and may still be written to, those of calls under way among them.
     #[getter]
     fn withheld_nbytes(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.0.get(py)?.withheld_bytes())
     }
 
+    /// Bytes that were lent.
     #[getter]
     fn nbytes(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.0.get(py)?.len())
@@ -105,16 +124,19 @@ impl LentMemory {
 
 #[pymethods]
 impl Place {
+    /// First byte in the lent memory.
     #[getter]
     fn offset(&self) -> usize {
         self.offset
     }
 
+    /// Its bytes. Also ``len(place)``.
     #[getter]
     fn nbytes(&self) -> usize {
         self.nbytes
     }
 
+    /// A node may still write there. The object is of no use any more; its range can be had again when that has ended.
     #[getter]
     fn is_withheld(&self, py: Python<'_>) -> PyResult<bool> {
         let state = lock(self.state.get(py)?);
@@ -151,6 +173,14 @@ impl Place {
 
 #[pymethods]
 impl Namespace {
+    /// Gets blocks into places of memory that was lent, one for each key: for each the bytes that lie there, verified, or why there are none. Without a
+    /// hit a place's content is unspecified, and so is what lies behind a block.
+    ///
+    /// A place is the call's while it lasts, and its object's again afterwards, also when the call ended by an exception, unless it is withheld:
+    /// then look at ``Place.is_withheld``, let go of the object, and take the range anew when the node has been reached again. In no place that is
+    /// not withheld does anything write after the call.
+    ///
+    /// Raises InvalidArgument (a place that is looked at, in another call, or withheld), ForkedClient.
     #[pyo3(signature = (keys, places, /, *, deadline_ms=None, reuse=None))]
     fn get_lent<'py>(
         &self,

@@ -15,7 +15,7 @@ use crate::words::words;
 /// Longest lease, in milliseconds.
 const HOLD_MS_MAX: f64 = 30_000.0;
 
-/// See `_forebay.pyi`.
+/// What ``match_prefix`` found.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Matched {
     matched: forebay_client::Matched,
@@ -29,28 +29,33 @@ impl From<forebay_client::Matched> for Matched {
 
 #[pymethods]
 impl Matched {
+    /// The first ``n`` keys were all there when their shards looked. Also ``len(matched)``.
     #[getter]
     fn n(&self) -> usize {
         self.matched.n
     }
 
+    /// Where each of them was.
     #[getter]
     fn tiers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let words = words(py)?;
         PyList::new(py, self.matched.tiers.iter().map(|tier| words.tier(py, *tier)))
     }
 
+    /// The same, one byte for each key: 0 DRAM, 1 NVMe.
     #[getter]
     fn packed_tiers<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         let packed: Vec<u8> = self.matched.tiers.iter().map(|tier| tier.index() as u8).collect();
         PyBytes::new(py, &packed)
     }
 
+    /// How many of them are held. Fewer than ``n`` when a shard has no room for more leases.
     #[getter]
     fn leased(&self) -> usize {
         self.matched.leased
     }
 
+    /// Why the key behind them was missed; None if all were there.
     #[getter]
     fn gap(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let words = words(py)?;
@@ -70,6 +75,12 @@ impl Matched {
 
 #[pymethods]
 impl Namespace {
+    /// How many of the first keys are all there, and a lease on them.
+    ///
+    /// hold_ms: how long they are held for a get: 2,000 by default, 30,000 at most, 0 not at all.
+    /// deadline_ms: as for ``get``.
+    ///
+    /// Raises InvalidArgument, ForkedClient.
     #[pyo3(signature = (keys, /, *, hold_ms=None, deadline_ms=None))]
     #[pyo3(name = "match_prefix")]
     fn match_verb<'py>(
@@ -85,6 +96,11 @@ impl Namespace {
         Ok(blocking(py, || handle.match_prefix(&keys.of(&handle), hold))?.into())
     }
 
+    /// What a get of each key would answer now, without bytes and without a lease: the tier, or why it would miss.
+    ///
+    /// deadline_ms: as for ``get``.
+    ///
+    /// Raises InvalidArgument, ForkedClient.
     #[pyo3(signature = (keys, /, *, deadline_ms=None))]
     #[pyo3(name = "contains")]
     fn contains_verb<'py>(

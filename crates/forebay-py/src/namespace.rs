@@ -11,7 +11,10 @@ use crate::buffers::{Shares, Source};
 use crate::call::{Rooted, deadline};
 use crate::errors::invalid;
 
-/// See `_forebay.pyi`.
+/// The scope of keys, opened. Its verbs take many keys at once: one call of many keys is faster than many calls.
+///
+/// A key is 16 bytes, or 32 hexadecimal digits. Keys are any sequence of them, one contiguous buffer of rows of 16 bytes (``bytes``, or a NumPy array
+/// of shape (n, 16) and dtype uint8), or ``Hashes``. What a verb says of a key is an outcome, never an exception: ``Miss`` and ``Refused`` say why.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Namespace {
     handle: Rooted<NamespaceHandle>,
@@ -97,21 +100,29 @@ pub(crate) fn described<'py>(py: Python<'py>, namespace: &forebay_types::Namespa
 
 #[pymethods]
 impl Namespace {
+    /// What it is called.
     #[getter]
     fn name(&self, py: Python<'_>) -> PyResult<String> {
         Ok(self.handle(py)?.namespace().name.clone())
     }
 
+    /// ``name``, ``cls``, ``quota`` (bytes), ``ttl_s`` and ``fingerprint``. Raises ForkedClient.
     fn describe<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         described(py, self.handle(py)?.namespace())
     }
 
+    /// The key (16 bytes) for an engine's own hash of a block: nobody outside the namespace can compute it.
+    ///
+    /// Raises BufferError (not contiguous), ForkedClient.
     #[pyo3(signature = (engine_hash, /))]
     fn key<'py>(&self, py: Python<'py>, engine_hash: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let hash = Source::new(engine_hash)?;
         Ok(PyBytes::new(py, &self.handle(py)?.derive_key(hash.bytes()).0))
     }
 
+    /// Keys for many hashes, as one run of rows of 16 bytes. Every verb takes it as it is.
+    ///
+    /// Raises BufferError (not contiguous), ForkedClient.
     #[pyo3(signature = (engine_hashes, /))]
     fn keys<'py>(&self, py: Python<'py>, engine_hashes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let handle = self.handle(py)?;
@@ -122,6 +133,9 @@ impl Namespace {
         Ok(PyBytes::new(py, &rows))
     }
 
+    /// The key (16 bytes) for content itself, as ``forebay put`` makes it.
+    ///
+    /// Raises BufferError (not contiguous), ForkedClient.
     #[pyo3(signature = (content, /))]
     fn content_key<'py>(&self, py: Python<'py>, content: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let (handle, content) = (self.handle(py)?, Source::new(content)?);

@@ -14,7 +14,10 @@ use crate::keys::Hashes;
 const ASKED: u8 = 3;
 const MISSING: u8 = 0;
 
-/// See `_forebay.pyi`.
+/// What is known of many hashes of one length, for whoever is asked of one at a time and must not take long: 0 it is missing, 3 it is being
+/// asked for, anything else is an answer of ``CallQueue.submit_contains(..., packed=True)``.
+///
+/// width: bytes of a hash. Raises InvalidArgument.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Presence {
     inner: Mutex<Inner>,
@@ -92,6 +95,7 @@ impl Presence {
         self.lock().states.len()
     }
 
+    /// What is known of it. One that was never seen becomes part of the next question; one of another length is missing.
     #[pyo3(signature = (hash, /))]
     fn state(&self, hash: &Bound<'_, PyBytes>) -> u8 {
         let mut inner = self.lock();
@@ -106,6 +110,7 @@ impl Presence {
         ASKED
     }
 
+    /// The one that was seen first.
     #[getter]
     fn first<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         let inner = self.lock();
@@ -113,6 +118,7 @@ impl Presence {
         rows.get(..inner.width).map(|hash| PyBytes::new(py, hash))
     }
 
+    /// Those that became part of a question since the last one was taken; None if there are none.
     fn question(&self) -> Option<Hashes> {
         let mut inner = self.lock();
         if inner.open.is_empty() {
@@ -123,6 +129,7 @@ impl Presence {
         Some(Hashes::own(rows, inner.width))
     }
 
+    /// What is known now of the hashes from number ``first`` on, in the order in which they were seen. Raises InvalidArgument.
     #[pyo3(signature = (first, states, /))]
     fn answer(&self, py: Python<'_>, first: usize, states: &Bound<'_, PyBytes>) -> PyResult<()> {
         let mut inner = self.lock();
@@ -135,6 +142,7 @@ impl Presence {
         Ok(())
     }
 
+    /// It is missing after all, unless it is being asked for.
     #[pyo3(signature = (hash, /))]
     fn lost(&self, hash: &Bound<'_, PyBytes>) {
         let mut inner = self.lock();

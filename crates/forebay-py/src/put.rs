@@ -24,6 +24,20 @@ pub(crate) struct About {
 
 #[pymethods]
 impl Namespace {
+    /// Puts blocks of 1 byte to 64 MiB, one buffer for each key. The first complete put of a key wins; a later one is told ``exists`` before
+    /// its bytes move. The buffers must not change until the call returns.
+    ///
+    /// tokens: how many each block holds.
+    /// chain: 64 bits that name the sequence the blocks belong to.
+    /// position: blocks before the first of these in their sequence; says that the keys follow one another.
+    /// parent: the key before the first of these.
+    /// ttl_s: seconds that the blocks live.
+    /// reuse: when they will be used again.
+    /// deadline_ms: as for ``get``. What is not stored by then is refused.
+    /// caller_keeps: the caller has the blocks in memory of its own too, so they leave the node's DRAM as soon as they are written, until
+    ///     somebody else asks for them.
+    ///
+    /// Raises InvalidArgument, BufferError (a buffer that is not contiguous), ForkedClient.
     #[pyo3(signature = (keys, buffers, /, *, tokens=0, chain=0, parent=None, position=None, ttl_s=None, reuse=None, deadline_ms=None, caller_keeps=false))]
     #[pyo3(name = "put")]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
@@ -50,6 +64,14 @@ impl Namespace {
         answered(py, &outcomes)
     }
 
+    /// Puts 1 to 64 named parts as one block under one version: all or none. Names have 1 to 16 bytes, parts 64 MiB together at most.
+    /// ``Block.part`` reads them. The buffers must not change until the call returns.
+    ///
+    /// ttl_s: seconds that the block lives.
+    /// reuse: when it will be used again.
+    /// deadline_ms: as for ``get``.
+    ///
+    /// Raises InvalidArgument, BufferError (a part that is not contiguous), ForkedClient.
     #[pyo3(signature = (key, parts, /, *, ttl_s=None, reuse=None, deadline_ms=None))]
     fn put_group<'py>(
         &self,

@@ -21,7 +21,11 @@ use crate::matching::{Matched, hold};
 use crate::namespace::{Namespace, Terms};
 use crate::plan::Plan;
 
-/// See `_forebay.pyi`.
+/// Calls for a loop of one's own: ``submit_*`` gives a ticket at once, ``fileno()`` is readable while there are answers, ``drain()`` takes them.
+///
+/// A call's buffers are the call's until ``drain`` has given its ticket, also when it was cancelled. At most 16 calls are made side by side;
+/// the others wait in line, and their deadlines with them. ``submit_*`` raises what its verb says of arguments (InvalidArgument, BufferError) at once,
+/// and nothing else but ForkedClient; what the call itself raises comes out of ``drain``.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct CallQueue {
     inner: Rooted<Inner>,
@@ -130,15 +134,18 @@ impl Inner {
 
 #[pymethods]
 impl CallQueue {
+    /// The descriptor that is readable while there are answers. It is the queue's: do not close it. Raises ForkedClient.
     fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
         Ok(self.inner.get(py)?.completions.as_fd().as_raw_fd())
     }
 
+    /// Tickets that were not drained yet.
     #[getter]
     fn pending(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.inner.get(py)?.tickets().pending.len())
     }
 
+    /// Finished tickets, each with what the blocking verb would have returned, or the exception it would have raised. Never blocks.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let inner = self.inner.get(py)?;
         let list = PyList::empty(py);
@@ -151,6 +158,9 @@ impl CallQueue {
         Ok(list)
     }
 
+    /// Waits until there is something to drain, at most ``timeout_ms`` (60,000 at most); true when so.
+    ///
+    /// Raises InvalidArgument, ForkedClient.
     #[pyo3(signature = (timeout_ms=5000.0))]
     fn wait(&self, py: Python<'_>, timeout_ms: f64) -> PyResult<bool> {
         const STEP_MS: f64 = 50.0;
@@ -171,6 +181,8 @@ impl CallQueue {
         }
     }
 
+    /// Ends a call soon (within 50 ms), with ``deadline`` for what is unanswered; its ticket is drained as any other. False if there is no
+    /// such ticket.
     #[pyo3(signature = (ticket, /))]
     fn cancel(&self, py: Python<'_>, ticket: u64) -> PyResult<bool> {
         let tickets = self.inner.get(py)?.tickets();
@@ -179,6 +191,7 @@ impl CallQueue {
         Ok(pending.is_some())
     }
 
+    /// ``Namespace.contains``. packed: the answer is ``bytes``, one for each key: 0 where it is missed, 1 in DRAM, 2 on NVMe.
     #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None, packed=false))]
     fn submit_contains(
         &self,
@@ -201,6 +214,7 @@ impl CallQueue {
         self.submit(py, &handle, None, busy, move |handle, _| shape(handle.contains(&keys.of(handle))))
     }
 
+    /// ``Namespace.match_prefix``.
     #[pyo3(signature = (namespace, keys, /, *, hold_ms=None, deadline_ms=None))]
     fn submit_match(
         &self,
@@ -220,6 +234,7 @@ impl CallQueue {
         })
     }
 
+    /// ``Namespace.plan_fetch``.
     #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]
     fn submit_plan(
         &self,
@@ -235,6 +250,7 @@ impl CallQueue {
         self.submit(py, &handle, None, busy, move |handle, _| Answer::Planned(handle.plan_fetch(&keys.of(handle))))
     }
 
+    /// ``Namespace.touch``; its answer is None. Dropped when the queue is full.
     #[pyo3(signature = (namespace, keys, /, *, reuse=None))]
     fn submit_touch(
         &self,
@@ -249,6 +265,7 @@ impl CallQueue {
         self.submit_saying(py, handle, move |handle| handle.touch(&keys.of(handle), hint))
     }
 
+    /// ``Namespace.prefetch``; its answer is None. Dropped when the queue is full.
     #[pyo3(signature = (namespace, keys, /, *, within_ms=5000.0))]
     fn submit_prefetch(
         &self,
@@ -263,6 +280,7 @@ impl CallQueue {
         self.submit_saying(py, handle, move |handle| handle.prefetch(&keys.of(handle), within))
     }
 
+    /// ``Namespace.report``; false also when the queue is full.
     #[pyo3(signature = (namespace, /, *, prompt_tokens, engine_tokens=0, used_tokens=0, requests=1))]
     fn submit_report(
         &self,
@@ -279,6 +297,7 @@ impl CallQueue {
         self.submit(py, handle, None, busy, move |handle, _| Answer::Reported(handle.report(&reported)))
     }
 
+    /// ``Namespace.forget``.
     #[pyo3(signature = (namespace, keys, /, *, deadline_ms=None))]
     fn submit_forget(
         &self,

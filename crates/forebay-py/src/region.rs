@@ -16,7 +16,9 @@ use crate::call::Rooted;
 use crate::dlpack;
 use crate::errors::invalid;
 
-/// See `_forebay.pyi`.
+/// Memory for many blocks, seen as one buffer of unsigned bytes, shape (nbytes,), by NumPy and torch too.
+///
+/// *Owned* regions come from ``Client.region``; *borrowed* ones are memory of the engine's.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Region {
     #[expect(dead_code, reason = "held so that the memory stays")]
@@ -71,6 +73,9 @@ impl Region {
 
 #[pymethods]
 impl Region {
+    /// The engine's memory: any contiguous buffer of any shape and type. It stays exported while the region lives.
+    ///
+    /// Raises BufferError (not contiguous).
     #[staticmethod]
     #[pyo3(signature = (buffer, /))]
     fn borrow(buffer: &Bound<'_, PyAny>) -> PyResult<Region> {
@@ -82,16 +87,19 @@ impl Region {
         Ok(Region { memory: Held::Borrowed(buffer), base, len, readonly, owned: false })
     }
 
+    /// Its bytes. Also ``len(region)``.
     #[getter]
     fn nbytes(&self) -> usize {
         self.len
     }
 
+    /// Whether the memory may only be read: then blocks are put from there and not got into it.
     #[getter]
     fn readonly(&self) -> bool {
         self.readonly
     }
 
+    /// Whether it is the library's own memory.
     #[getter]
     fn is_owned(&self) -> bool {
         self.owned
@@ -105,6 +113,7 @@ impl Region {
         format!("<forebay.Region {} of {} bytes>", if self.owned { "owned" } else { "borrowed" }, self.len)
     }
 
+    /// Some of its bytes. Raises InvalidArgument when they are not inside.
     #[pyo3(signature = (offset, nbytes))]
     fn view<'py>(slf: &Bound<'py, Self>, offset: usize, nbytes: usize) -> PyResult<Bound<'py, PyAny>> {
         let range = slf.get().inside(slf.py(), offset, nbytes)?;
@@ -112,6 +121,9 @@ impl Region {
         all.get_item(pyo3::types::PySlice::new(slf.py(), range.start as isize, range.end as isize, 1))
     }
 
+    /// ``nbytes`` bytes at each of these offsets, for ``put`` and ``get(into=...)``: cheaper than as many views.
+    ///
+    /// Raises InvalidArgument when they are not inside.
     #[pyo3(signature = (offsets, nbytes))]
     fn spans(slf: &Bound<'_, Self>, offsets: Vec<usize>, nbytes: usize) -> PyResult<Spans> {
         let py = slf.py();
@@ -119,6 +131,11 @@ impl Region {
         Ok(Spans(vec![(slf.clone().unbind(), ranges)]))
     }
 
+    /// The same for a region that is rows of ``nbytes``: numbers of rows, as a contiguous buffer of 32-bit or 64-bit integers.
+    ///
+    /// first, count: only so many of the numbers, from this one on; all of them unless said otherwise.
+    ///
+    /// Raises InvalidArgument when they are not inside, or no such integers.
     #[pyo3(signature = (numbers, nbytes, *, first=0, count=None))]
     fn rows(
         slf: &Bound<'_, Self>,
@@ -180,8 +197,9 @@ impl Region {
     }
 }
 
-/// See `_forebay.pyi`. Places in regions, as many in each: a block is the bytes of all places of its number, one behind the other. Never empty.
+/// Places for blocks in one region, or, joined, in several: a block may lie in as many places as an engine's page has tensors.
 #[pyclass(frozen, module = "forebay")]
+// Places in regions, as many in each: a block is the bytes of all places of its number, one behind the other. Never empty.
 pub(crate) struct Spans(Vec<(Py<Region>, Vec<Range<usize>>)>);
 
 impl Spans {
@@ -196,11 +214,14 @@ impl Spans {
         self.0.first().map_or(0, |(_, ranges)| ranges.len())
     }
 
+    /// The regions that the places are in.
     #[getter]
     fn regions(&self, py: Python<'_>) -> Vec<Py<Region>> {
         self.0.iter().map(|(region, _)| region.clone_ref(py)).collect()
     }
 
+    /// The first block is the bytes of the first place of each, one behind the other, and so on: one block in the store, put by one copy and
+    /// got by one verifying copy, whole or not at all. Raises InvalidArgument when they do not have as many places each.
     #[staticmethod]
     #[pyo3(signature = (*spans))]
     fn joined(py: Python<'_>, spans: Vec<Bound<'_, Spans>>) -> PyResult<Spans> {

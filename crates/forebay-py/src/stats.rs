@@ -9,6 +9,7 @@ use crate::namespace::Namespace;
 
 #[pymethods]
 impl Namespace {
+    /// ``client``: what the whole client has counted (``Client.stats``). ``namespace``: as ``describe``. Raises ForkedClient.
     #[pyo3(name = "stats")]
     fn stats_verb<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let all = PyDict::new(py);

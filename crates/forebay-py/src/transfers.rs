@@ -76,6 +76,7 @@ impl CallQueue {
 
 #[pymethods]
 impl CallQueue {
+    /// ``Namespace.get``. packed: with ``into``, the answer is ``bytes``, one for each key: 1 where the buffer was filled to its end, else 0.
     #[pyo3(signature = (namespace, keys, /, *, into=None, deadline_ms=None, reuse=None, packed=false))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn submit_get(
@@ -102,6 +103,7 @@ impl CallQueue {
         self.submit_one_get(py, &handle, keys, memory, packed)
     }
 
+    /// ``Namespace.put``. packed: the answer is ``bytes``, one for each key: 0 refused, 1 cached, 2 durable, 3 exists.
     #[pyo3(signature = (namespace, keys, buffers, /, *, tokens=0, chain=0, parent=None, position=None, ttl_s=None, reuse=None, deadline_ms=None, caller_keeps=false, packed=false))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn submit_put(
@@ -128,6 +130,8 @@ impl CallQueue {
         self.submit_one_put(py, &handle, namespace.get().shares(), put)
     }
 
+    /// Several ``submit_get(..., packed=True)``, each of so many keys and the last of what is left; their tickets, in order. They are made side by
+    /// side, and no buffer may overlap any other. Raises InvalidArgument.
     #[pyo3(signature = (namespace, keys, each, /, *, into, deadline_ms=None, reuse=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn submit_gets(
@@ -152,6 +156,7 @@ impl CallQueue {
         parts.map(|(keys, memory)| self.submit_one_get(py, &handle, keys, memory, true)).collect()
     }
 
+    /// The same of ``submit_put(..., packed=True)``. Blocks of a chain are behind one another across calls, too.
     #[pyo3(signature = (namespace, keys, each, buffers, /, *, tokens=0, chain=0, parent=None, position=None, reuse=None, deadline_ms=None, caller_keeps=false))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn submit_puts(
