@@ -745,6 +745,31 @@ class CallQueue:
     ) -> list[int]:
         """The same of ``submit_put(..., packed=True)``. Blocks of a chain are behind one another across calls, too."""
 
+    def submit_get_ranges(
+        self,
+        namespace: Namespace,
+        keys: _Keys,
+        ranges: Sequence[tuple[int, int]],
+        /,
+        *,
+        deadline_ms: float | None = None,
+        reuse: _Reuse | None = None,
+    ) -> int:
+        """``Namespace.get_ranges``."""
+
+    def submit_put_group(
+        self,
+        namespace: Namespace,
+        key: _Key,
+        parts: Mapping[str, Buffer],
+        /,
+        *,
+        ttl_s: float | None = None,
+        reuse: _Reuse | None = None,
+        deadline_ms: float | None = None,
+    ) -> int:
+        """``Namespace.put_group``."""
+
     def submit_contains(
         self, namespace: Namespace, keys: _Keys, /, *, deadline_ms: float | None = None, packed: bool = False
     ) -> int:

@@ -5,7 +5,11 @@
     blocks = await space.get(keys)
 
 Calls are submitted to a ``CallQueue`` and woken by its descriptor: no thread waits for them in Python. A cancelled call ends soon. One that was lent
-buffers (``put``, ``get(into=...)``) ends *before* the cancellation goes on, within about 50 ms, so that the buffers are the caller's again.
+buffers (``put``, ``put_group``, ``get(into=...)``) ends *before* the cancellation goes on, within about 50 ms, so that the buffers are the caller's
+again. What is done in a thread says so: there the cancellation goes on at once, and the thread ends by the call's deadline.
+
+Every verb that may wait for a node has a twin here. What does no I/O (``key``, ``keys``, ``content_key``, ``describe``, ``stats``, ``expect_fetch``,
+``expect_fetches``, ``learn_fetch``, ``region``, ``lend``, ``queue``) is called on ``blocking``.
 """
 
 from __future__ import annotations
@@ -46,6 +50,22 @@ class AsyncClient:
         opened = await asyncio.to_thread(functools.partial(self.blocking.namespace, name, **options))
         return AsyncNamespace(self, opened)
 
+    async def namespaces(self) -> list[dict[str, Any]]:
+        """``Client.namespaces``, in a thread."""
+        return await asyncio.to_thread(self.blocking.namespaces)
+
+    async def delete_namespace(self, name: str, /) -> None:
+        """``Client.delete_namespace``, in a thread. If it is cancelled, the namespace may be deleted all the same."""
+        await asyncio.to_thread(self.blocking.delete_namespace, name)
+
+    async def wait_reachable(self, timeout_ms: float = 5000.0) -> bool:
+        """``Client.wait_reachable``, in a thread."""
+        return await asyncio.to_thread(self.blocking.wait_reachable, timeout_ms)
+
+    async def node_stats(self) -> dict[str, Any]:
+        """``Client.node_stats``, in a thread."""
+        return await asyncio.to_thread(self.blocking.node_stats)
+
     def _calls(self) -> _Calls:
         loop = asyncio.get_running_loop()
         calls = self._loops.get(loop)
@@ -60,7 +80,7 @@ class AsyncNamespace:
     def __init__(self, client: AsyncClient, namespace: Namespace) -> None:
         self.client = client
         self.blocking = namespace
-        """The blocking namespace, for what does no I/O: ``key``, ``keys``, ``describe``."""
+        """The blocking namespace, for what does no I/O."""
 
     async def get(self, keys: Any, /, *, into: Any = None, **terms: Any) -> list[Any]:
         """``Namespace.get``: a list of ``Block | Miss``, or with ``into`` of ``int | Miss | TooSmall``."""
@@ -77,8 +97,11 @@ class AsyncNamespace:
         return answer
 
     async def put_group(self, key: Any, parts: Mapping[str, Any], /, **terms: Any) -> Stored | Refused:
-        """``Namespace.put_group``, in a thread."""
-        return await asyncio.to_thread(functools.partial(self.blocking.put_group, key, parts, **terms))
+        """``Namespace.put_group``."""
+        calls = self.client._calls()
+        ticket = calls.queue.submit_put_group(self.blocking, key, parts, **terms)
+        answer: Stored | Refused = await calls.answer(ticket, lent=True)
+        return answer
 
     async def match_prefix(self, keys: Any, /, **terms: Any) -> Matched:
         """``Namespace.match_prefix``."""
@@ -95,8 +118,11 @@ class AsyncNamespace:
         return answer
 
     async def get_ranges(self, keys: Any, ranges: Sequence[tuple[int, int]], /, **terms: Any) -> list[Block | Miss]:
-        """``Namespace.get_ranges``, in a thread."""
-        return await asyncio.to_thread(functools.partial(self.blocking.get_ranges, keys, ranges, **terms))
+        """``Namespace.get_ranges``."""
+        calls = self.client._calls()
+        ticket = calls.queue.submit_get_ranges(self.blocking, keys, ranges, **terms)
+        answer: list[Block | Miss] = await calls.answer(ticket)
+        return answer
 
     async def get_lent(self, keys: Any, places: Sequence[Place], /, **terms: Any) -> list[int | Miss | TooSmall]:
         """``Namespace.get_lent``, in a thread. If it is cancelled, the call goes on to its end, and has the places until then."""
@@ -119,8 +145,10 @@ class AsyncNamespace:
         await calls.answer(calls.queue.submit_prefetch(self.blocking, keys, **terms))
 
     async def plan_fetch(self, keys: Any, /, **terms: Any) -> Plan:
-        """``Namespace.plan_fetch``, in a thread."""
-        return await asyncio.to_thread(functools.partial(self.blocking.plan_fetch, keys, **terms))
+        """``Namespace.plan_fetch``."""
+        calls = self.client._calls()
+        answer: Plan = await calls.answer(calls.queue.submit_plan(self.blocking, keys, **terms))
+        return answer
 
     async def forget(self, keys: Any, /, **terms: Any) -> list[bool]:
         """``Namespace.forget``."""

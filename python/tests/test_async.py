@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import os
+import re
 import select
 import signal
 
@@ -12,7 +14,7 @@ import pytest
 from conftest import Node
 
 import forebay
-from forebay import Miss, Refused, Stored, Tier
+from forebay import Miss, Refused, Stored, Tier, aio
 from forebay.aio import AsyncClient, AsyncNamespace
 
 MIB = 1 << 20
@@ -74,8 +76,10 @@ def test_one_too_many_is_busy_at_once(own_node: Node) -> None:
         queue.submit_get(space, [bytes(16)], into=[bytearray(1)]): [Miss.BUSY],
         queue.submit_put(space, [bytes(16)], [b"x"]): [Refused.BUSY],
         queue.submit_contains(space, [bytes(16)] * 2): [Miss.BUSY] * 2,
+        queue.submit_put_group(space, bytes(16), {"a": b"x"}): Refused.BUSY,
+        queue.submit_get_ranges(space, [bytes(16)] * 2, [(0, 1)] * 2): [Miss.BUSY] * 2,
     }
-    assert drained(queue, 4) == busy
+    assert drained(queue, 6) == busy
     forget = queue.submit_forget(space, [bytes(16)])
     # As the blocking verb raises it, not raised.
     assert isinstance(drained(queue, 1)[forget], forebay.InvalidArgument)
@@ -149,6 +153,16 @@ def test_coroutines_answer_as_the_verbs_do(shared_node: Node, space: forebay.Nam
         assert await same.forget(rows[:16]) == [True]
         with pytest.raises(forebay.InvalidArgument):
             await same.get([b"short"])
+        # Said by the call itself, not by its arguments.
+        with pytest.raises(forebay.InvalidArgument, match="name"):
+            await same.put_group(space.key(b"other"), {"a name of more than 16 bytes": b"1"})
+        assert await client.wait_reachable(60_000)
+        assert (await client.node_stats()).keys() == client.blocking.node_stats().keys()
+        await client.namespace("async-only", create=True)
+        assert "async-only" in [each["name"] for each in await client.namespaces()]
+        await client.delete_namespace("async-only")
+        with pytest.raises(forebay.NamespaceUnknown):
+            await client.delete_namespace("async-only")
         with pytest.raises(forebay.NamespaceUnknown):
             await client.namespace("not-there")
 
@@ -182,8 +196,26 @@ def test_the_loop_runs_while_a_call_waits_and_a_cancelled_call_gives_its_memory_
             async with asyncio.timeout(0.1):
                 await space.get([bytes(16)], into=[memory])
         memory.extend(b"x")
+        # So do the parts of a group.
+        part = bytearray(MIB)
+        grouping = asyncio.create_task(space.put_group(bytes(16), {"a": b"x", "b": part}))
+        await asyncio.sleep(0.1)
+        with pytest.raises(BufferError):
+            part.extend(b"x")
+        grouping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await grouping
+        part.extend(b"x")
         own_node.signal(signal.SIGCONT)
-        assert client.blocking.wait_reachable(60_000)
-        assert await space.get([bytes(16)]) == [Miss.ABSENT]
+        assert await client.wait_reachable(60_000)
+        assert await space.get([b"y" * 16]) == [Miss.ABSENT]
 
     run(story())
+
+
+def test_every_verb_that_may_wait_has_a_twin() -> None:
+    told = set(re.findall(r"``(\w+)``", (aio.__doc__ or "").partition("does no I/O")[2]))
+    for blocking, twin in ((forebay.Client, AsyncClient), (forebay.Namespace, AsyncNamespace)):
+        verbs = {name for name, it in vars(blocking).items() if not name.startswith("_") and callable(it)}
+        without = {name for name in verbs if not inspect.iscoroutinefunction(getattr(twin, name, None))}
+        assert without <= told, f"{blocking.__name__}: {without - told}"

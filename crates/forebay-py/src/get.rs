@@ -1,6 +1,7 @@
 //! `Namespace.get` and `Namespace.get_ranges`: blocks kept in memory of the client, or copied, verified, into the caller's.
 
-use forebay_client::{GetResult, IntoError};
+use forebay_client::{GetResult, IntoError, NamespaceHandle};
+use forebay_types::MissReason;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -8,8 +9,9 @@ use crate::block::Block;
 use crate::buffers::Memory;
 use crate::call::blocking;
 use crate::errors::invalid;
-use crate::keys::asked;
+use crate::keys::{Asked, asked};
 use crate::namespace::{Namespace, Terms};
+use crate::queue::{Answer, CallQueue};
 use crate::words::words;
 
 #[pymethods]
@@ -59,20 +61,49 @@ impl Namespace {
         reuse: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let keys = asked(keys)?;
-        if ranges.len() != keys.len() {
-            return Err(invalid(py, format!("there are {} keys and {} ranges", keys.len(), ranges.len())));
-        }
-        if ranges.iter().any(|(start, stop)| start > stop) {
-            return Err(invalid(py, "a range (start, stop) does not end before it starts"));
-        }
+        check_ranges(py, keys.len(), &ranges)?;
         let handle = self.under(py, &Terms { deadline_ms, reuse, ..Terms::default() })?;
-        let ranges = ranges.into_iter().map(|(start, stop)| start..stop);
-        let results = blocking(py, || {
-            let ranged: Vec<_> = keys.of(&handle).into_iter().zip(ranges).collect();
-            handle.get_ranges(&ranged)
-        })?;
-        kept(py, results)
+        kept(py, blocking(py, || ranged(&handle, keys, ranges))?)
     }
+}
+
+#[pymethods]
+impl CallQueue {
+    /// ``Namespace.get_ranges``.
+    #[pyo3(signature = (namespace, keys, ranges, /, *, deadline_ms=None, reuse=None))]
+    fn submit_get_ranges(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        ranges: Vec<(u64, u64)>,
+        deadline_ms: Option<f64>,
+        reuse: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u64> {
+        let keys = asked(keys)?;
+        check_ranges(py, keys.len(), &ranges)?;
+        let handle = namespace.get().under(py, &Terms { deadline_ms, reuse, ..Terms::default() })?;
+        let count = ranges.len();
+        let busy = move || Answer::Kept((0..count).map(|_| GetResult::Miss(MissReason::Busy)).collect());
+        self.submit(py, &handle, None, busy, move |handle, _| Answer::Kept(ranged(handle, keys, ranges)))
+    }
+}
+
+/// One for each key, none of which ends before it starts.
+fn check_ranges(py: Python<'_>, keys: usize, ranges: &[(u64, u64)]) -> PyResult<()> {
+    if ranges.len() != keys {
+        return Err(invalid(py, format!("there are {keys} keys and {} ranges", ranges.len())));
+    }
+    if ranges.iter().any(|(start, stop)| start > stop) {
+        return Err(invalid(py, "a range (start, stop) does not end before it starts"));
+    }
+    Ok(())
+}
+
+fn ranged(handle: &NamespaceHandle, keys: Asked, ranges: Vec<(u64, u64)>) -> Vec<GetResult> {
+    let ranges = ranges.into_iter().map(|(start, stop)| start..stop);
+    let ranged: Vec<_> = keys.of(handle).into_iter().zip(ranges).collect();
+    handle.get_ranges(&ranged)
 }
 
 /// Blocks and misses, in order.

@@ -1,7 +1,7 @@
 //! `Namespace.put` and `Namespace.put_group`.
 
-use forebay_client::PutBlock;
-use forebay_types::{Key, PutOutcome};
+use forebay_client::{ClientError, NamespaceHandle, PutBlock};
+use forebay_types::{Key, PutOutcome, RefusedReason};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyMapping};
 
@@ -10,6 +10,7 @@ use crate::call::blocking;
 use crate::errors::{invalid, raised};
 use crate::keys::{asked, key};
 use crate::namespace::{Namespace, Terms};
+use crate::queue::{Answer, CallQueue};
 use crate::words::words;
 
 /// What is known of blocks beside their bytes.
@@ -82,19 +83,65 @@ impl Namespace {
         reuse: Option<&Bound<'py, PyAny>>,
         deadline_ms: Option<f64>,
     ) -> PyResult<Py<PyAny>> {
+        let group = Group::new(py, key, parts)?;
+        let handle = self.under(py, &Terms { deadline_ms, reuse, ttl_s, ..Terms::default() })?;
+        let outcome = blocking(py, || group.put(&handle))?;
+        Ok(words(py)?.put(py, outcome.map_err(|error| raised(py, &error))?))
+    }
+}
+
+#[pymethods]
+impl CallQueue {
+    /// ``Namespace.put_group``.
+    #[pyo3(signature = (namespace, key, parts, /, *, ttl_s=None, reuse=None, deadline_ms=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
+    fn submit_put_group(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        key: &Bound<'_, PyAny>,
+        parts: &Bound<'_, PyMapping>,
+        ttl_s: Option<f64>,
+        reuse: Option<&Bound<'_, PyAny>>,
+        deadline_ms: Option<f64>,
+    ) -> PyResult<u64> {
+        let Group { key, names, memory } = Group::new(py, key, parts)?;
+        let handle = namespace.get().under(py, &Terms { deadline_ms, reuse, ttl_s, ..Terms::default() })?;
+        let busy = || Answer::Group(Ok(PutOutcome::Refused(RefusedReason::Busy)));
+        self.submit(py, &handle, Some(memory), busy, move |handle, memory| {
+            let outcome = memory.map(|memory| put_parts(handle, key, &names, memory));
+            Answer::Group(outcome.unwrap_or(Ok(PutOutcome::Refused(RefusedReason::Unavailable))))
+        })
+    }
+}
+
+/// One block of parts that have names.
+struct Group {
+    key: Key,
+    /// As many as `memory` has buffers.
+    names: Vec<String>,
+    memory: Memory,
+}
+
+impl Group {
+    fn new(py: Python<'_>, key: &Bound<'_, PyAny>, parts: &Bound<'_, PyMapping>) -> PyResult<Group> {
         let key = self::key(key)?;
         let names: Vec<String> = parts.keys()?.iter().map(|name| name.extract::<String>()).collect::<PyResult<_>>()?;
         let memory = Memory::many(parts.values()?.as_any())?;
         if names.len() != memory.count() {
             return Err(invalid(py, "the parts changed while they were read"));
         }
-        let handle = self.under(py, &Terms { deadline_ms, reuse, ttl_s, ..Terms::default() })?;
-        let outcome = blocking(py, || {
-            let parts: Vec<_> = names.iter().map(String::as_str).zip(memory.slices()).collect();
-            handle.put_group(key, &parts)
-        })?;
-        Ok(words(py)?.put(py, outcome.map_err(|error| raised(py, &error))?))
+        Ok(Group { key, names, memory })
     }
+
+    fn put(&self, handle: &NamespaceHandle) -> Result<PutOutcome, ClientError> {
+        put_parts(handle, self.key, &self.names, &self.memory)
+    }
+}
+
+fn put_parts(handle: &NamespaceHandle, key: Key, names: &[String], memory: &Memory) -> Result<PutOutcome, ClientError> {
+    let parts: Vec<_> = names.iter().map(String::as_str).zip(memory.slices()).collect();
+    handle.put_group(key, &parts)
 }
 
 /// The blocks of a call.

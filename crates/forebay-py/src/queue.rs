@@ -20,6 +20,7 @@ use crate::keys::asked;
 use crate::matching::{Matched, hold};
 use crate::namespace::{Namespace, Terms};
 use crate::plan::Plan;
+use crate::words::words;
 
 /// Calls for a loop of one's own: ``submit_*`` gives a ticket at once, ``fileno()`` is readable while there are answers, ``drain()`` takes them.
 ///
@@ -59,6 +60,8 @@ pub(crate) enum Answer {
     Kept(Vec<GetResult>),
     Filled(Vec<Result<usize, IntoError>>),
     Put(Vec<PutOutcome>),
+    /// Of one block in parts.
+    Group(Result<PutOutcome, ClientError>),
     Seen(Vec<Result<Tier, MissReason>>),
     /// Any of these as one byte for each key, 0 where there is nothing.
     Packed(Vec<u8>),
@@ -327,6 +330,7 @@ fn answered(py: Python<'_>, answer: Answer) -> PyResult<Py<PyAny>> {
         Answer::Forgotten(Ok(forgotten)) => PyList::new(py, forgotten)?.into_any().unbind(),
         Answer::Said => py.None(),
         Answer::Reported(said) => said.into_pyobject(py)?.to_owned().into_any().unbind(),
-        Answer::Forgotten(Err(error)) => raised(py, &error).into_value(py).into_any(),
+        Answer::Group(Ok(outcome)) => words(py)?.put(py, outcome),
+        Answer::Group(Err(error)) | Answer::Forgotten(Err(error)) => raised(py, &error).into_value(py).into_any(),
     })
 }
