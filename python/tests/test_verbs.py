@@ -68,9 +68,19 @@ def test_a_match_ends_at_the_first_gap(space: forebay.Namespace) -> None:
     assert (matched.n, len(matched), matched.leased, matched.gap) == (7, 7, 7, Miss.ABSENT)
     assert matched.tiers == [Tier.DRAM] * 7
     assert space.match_prefix(rows[: 7 * 16], hold_ms=0).gap is None
-    assert space.match_prefix([]).n == 0
     block = space.get([rows[:16]])[0]
     assert isinstance(block, forebay.Block) and block.tokens == 64
+
+
+def test_of_no_keys_nothing_is_asked(space: forebay.Namespace) -> None:
+    begun = time.monotonic()
+    assert (space.match_prefix([]).n, space.match_prefix([]).gap) == (0, None)
+    answers = (space.get([]), space.get([], into=[]), space.get_ranges([], []), space.put([], []), space.contains([]), space.forget([]))
+    assert answers == ([],) * 6 and space.plan_fetch([]).missing == 0
+    space.touch([])
+    space.prefetch([])
+    # The client's deadline is 60 s, and a match of no keys waited for it where the node has one shard.
+    assert time.monotonic() - begun < 50
 
 
 def test_a_group_is_one_block_with_parts(space: forebay.Namespace) -> None:

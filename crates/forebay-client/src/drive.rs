@@ -243,7 +243,10 @@ pub(crate) fn by_owner(
     place: impl Fn(u32) -> u64,
 ) -> (Vec<Owned>, Vec<u32>) {
     if let [only] = &table.shards[..] {
-        return (vec![(only.clone(), indices.collect())], Vec::new());
+        let all: Vec<u32> = indices.collect();
+        // As with several shards: a part without keys would wait for an answer about nothing.
+        let owned = if all.is_empty() { Vec::new() } else { vec![(only.clone(), all)] };
+        return (owned, Vec::new());
     }
     let mut owned: Vec<Vec<u32>> = vec![Vec::new(); table.shards.len()];
     let mut orphans = Vec::new();
