@@ -168,13 +168,3 @@ def test_a_page_in_several_tensors_is_one_block(space: forebay.Namespace) -> Non
         space.get(rows, into=forebay.Spans.joined(parts[0], parts[0]))
     short = forebay.Spans.joined(parts[0], parts[2])
     assert space.get(rows, into=short) == [forebay.TooSmall(140_100)] * 3
-
-
-def test_torch_sees_the_same_memory(client: forebay.Client, space: forebay.Namespace) -> None:
-    torch = pytest.importorskip("torch")
-    key = space.key(b"torch")
-    space.put([key], [torch.arange(1000, dtype=torch.int32).numpy()])
-    (block,) = space.get([key])
-    tensor = torch.frombuffer(block, dtype=torch.int32)
-    assert torch.equal(tensor, torch.arange(1000, dtype=torch.int32))
-    assert torch.from_dlpack(block).data_ptr() == tensor.data_ptr()

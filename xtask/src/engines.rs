@@ -27,7 +27,7 @@ const ENGINES: [Engine; 5] = [
         beside: None,
         library: None,
         modules: "torch, transformers",
-        tests: &["test_transformers_signatures.py", "test_transformers.py"],
+        tests: &["test_torch.py", "test_transformers_signatures.py", "test_transformers.py"],
     },
     Engine {
         name: "vllm",
