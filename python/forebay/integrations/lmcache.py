@@ -19,7 +19,7 @@ from typing import Any
 
 import forebay
 from forebay import Fingerprint
-from forebay.integrations import _versions
+from forebay.integrations import _model, _versions
 from forebay.integrations._common import Link, Report
 
 #: Calls that were not drained yet; one more is answered as a failure.
@@ -82,7 +82,8 @@ class LmcacheClient:
         fingerprint = Fingerprint(
             model=(model or (os.path.basename(os.path.normpath(weights)) if weights else "named by its weights"))[-200:],
             weights=weights_digest[:256],
-            layout=f"lmcache native 1, release {release}",
+            # LMCache's server knows nothing of the engine's settings: what else changes KV is for `weights_digest`.
+            layout=f"lmcache native 1, release {release}, config {_model.config_digest(weights)}",
             hash="lmcache key",
         )
         more: dict[str, Any] = {} if region_bytes is None else {"region_bytes": region_bytes}

@@ -104,6 +104,17 @@ def test_salts_and_weights_do_not_mix(node: Node, one: Any) -> None:
     other.close()
 
 
+def test_what_is_in_no_weight_is_another_namespace_too(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    names = []
+    for theta in (10_000, 10_000, 20_000):
+        (tmp_path / "config.json").write_text(json.dumps({"rope_theta": theta}))
+        client = lmcache.LmcacheClient(address=node.address, weights=str(tmp_path))
+        names.append(client._link.name)
+        client.close()
+    assert names[0] == names[1] != names[2]
+
+
 def test_what_is_deleted_is_gone(one: Any) -> None:
     assert store(one, keys(2), [chunk(1), chunk(2)])
     one.delete(keys(1))

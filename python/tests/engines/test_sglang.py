@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import sglang_stage as stage
 import torch
+from forebay.integrations.sglang import identity
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo, PoolHitPolicy, PoolName, PoolTransfer
+from sglang.srt.runtime_context import get_context
 from sglang_stage import PAGE, backend, hashes, mha, mla, pages_of
 from support import HERE, OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, SGLANG, Lines, Node, NodeOfAnotherVersion, run_script
 
@@ -87,6 +89,59 @@ def test_another_model_weights_type_or_layout_never_hits(node: Node) -> None:
         other.close()
     assert store.batch_exists(keys) == 3
     store.close()
+
+
+def test_what_the_server_does_to_the_weights_is_another_namespace(node: Node, tmp_path: Path) -> None:
+    """Arguments as SGLang itself resolves and publishes them: each that changes KV and is in no weight file of the model."""
+    folders = {}
+    for name in ("model", "draft", "lora", "again"):
+        (folder := tmp_path / name).mkdir()
+        folders[name] = str(folder)
+        (folder / "model.safetensors").write_bytes(name.replace("again", "model").encode())
+        (folder / "config.json").write_text('{"rope_theta": 10000}')
+    scales = tmp_path / "scales.json"
+    scales.write_text("{}")
+    pool = mha("page_first")
+
+    def name_with(model: str = "model", **arguments: Any) -> str:
+        with get_context().override_server_args(model_path=folders[model], **arguments):
+            store = backend(node, pool, weights_digest=None, model_name="served")
+            name = store._link.name
+            store.close()
+        return str(name)
+
+    plain = name_with()
+    assert name_with() == plain and name_with("again") == plain, "a copy elsewhere shares"
+    drafted = {"speculative_algorithm": "EAGLE", "speculative_draft_model_path": folders["draft"]}
+
+    def all_of_them() -> list[str]:
+        return [
+            name_with(),
+            name_with(json_model_override_args='{"rope_theta": 5}'),
+            name_with(quantization="fp8"),
+            name_with(kv_cache_dtype="fp8_e4m3"),
+            name_with(kv_cache_dtype="fp8_e4m3", quantization_param_path=str(scales)),
+            name_with(lora_paths={"tuned": folders["lora"]}),
+            name_with(**drafted),
+        ]
+
+    before = all_of_them()
+    assert len(set(before)) == len(before)
+    scales.write_text('{"layer": 2}')
+    for name in ("draft", "lora"):
+        (tmp_path / name / "model.safetensors").write_bytes(b"other")
+    after = all_of_them()
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, True, False, False, False]
+    (tmp_path / "model" / "config.json").write_text('{"rope_theta": 20000}')
+    assert name_with() != plain
+
+
+def test_a_revision_is_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("forebay.integrations._model.found", lambda model, revision=None: asked.append((model, revision)))
+    with get_context().override_server_args(model_path="somebody/model", revision="v2"):
+        assert identity.folder(None, "somebody/model") is None
+    assert asked == [("somebody/model", "v2")]
 
 
 def test_salts_are_in_the_chain_of_hashes() -> None:

@@ -125,6 +125,19 @@ def test_weights_that_are_not_here_are_refused_with_a_way_out() -> None:
         identity.weights_digest("nobody/has-this-model")
 
 
+def test_a_tier_of_a_model_with_several_revisions_here_is_refused_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--somebody--model"
+    for revision in ("1" * 40, "2" * 40):
+        (kept / "snapshots" / revision).mkdir(parents=True)
+    (kept / "snapshots" / ("1" * 40) / "model.safetensors").write_bytes(b"1")
+    monkeypatch.setattr("forebay.integrations._model.found", lambda model, revision=None: str(kept / "snapshots" / ("1" * 40)))
+    assert identity.tier_weights_digest("somebody/model"), "the other one is a tokenizer"
+    (kept / "snapshots" / ("2" * 40) / "model.safetensors").write_bytes(b"2")
+    with pytest.raises(identity.CannotServe, match="2 revisions of 'somebody/model'.*set \"weights_digest\""):
+        identity.tier_weights_digest("somebody/model")
+
+
 def test_adapters_are_told_apart_by_their_weights(tmp_path: Path) -> None:
     for name, content in (("one", b"1"), ("two", b"2")):
         (tmp_path / name).mkdir()

@@ -29,6 +29,7 @@ import forebay
 from forebay import Fingerprint
 from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report
+from forebay.integrations.sglang import identity
 from forebay.integrations.sglang.pools import CannotServe, LentPool, flat
 
 #: How long a question for pages may take.
@@ -71,7 +72,7 @@ class ForebayHiCache(HiCacheStorage):
         self._transfer_ms = float(extra.get("transfer_deadline_ms", TRANSFER_DEADLINE_MS))
         self._options = {name: extra[name] for name in ("address", "token_file", "namespace", "quota", "ttl_s", "region_bytes") if name in extra}
         self._weights: tuple[str | None, str | None] = (extra.get("weights"), extra.get("weights_digest"))
-        self._model_path = _served_model()
+        self._served = identity.state()
         self._link: Link | None = None
         self._report: Report | None = None
         self._pools: dict[str, LentPool] = {}
@@ -124,39 +125,37 @@ class ForebayHiCache(HiCacheStorage):
         return part
 
     def _connect(self, pool: LentPool | None) -> None:
-        config = self._config
         try:
-            weights = self._weights_digest()
+            fingerprint = self._fingerprint(pool)
         except (CannotServe, OSError, ValueError) as error:
             if self._strict:
                 raise
             _LOGGER.error("forebay: %s; all is computed", error)
             return
-        model = config.model_name or (os.path.basename(os.path.normpath(self._model_path)) if self._model_path else "named by its weights")
-        fingerprint = Fingerprint(
-            model=model[-200:],
-            weights=weights[:256],
-            dtype=str(getattr(self.mem_pool_host, "dtype", "")).replace("torch.", ""),
-            layout=f"sglang hicache 1, release {_release()}, {pool.layout() if pool else 'pools by name'}",
-            block_tokens=int(getattr(self.mem_pool_host, "page_size", 0)),
-            hash="sglang sha256 chain",
-            shape=f"tp{1 if config.is_mla_model else config.tp_size} pp{config.pp_size} cp{config.attn_cp_size} dcp{config.dcp_size}",
-        )
         self._link = Link(fingerprint, engine="sglang", strict=self._strict, logger=_LOGGER, **self._options)
         self._report = Report(self._link, _LOGGER)
 
-    def _weights_digest(self) -> str:
-        folder, digest = self._weights
-        if digest:
-            return digest
-        path = folder or self._model_path or self._config.model_name or ""
-        found = path if os.path.exists(path) else _in_hub_cache(path)
-        if found is None:
-            raise CannotServe(
-                f'the weights of {path!r} are not files on this machine, so nothing tells them from others: add "weights" (a folder) or '
-                '"weights_digest" (a text that changes whenever they do) to --hicache-storage-backend-extra-config'
-            )
-        return forebay.fingerprint.weights_digest(found)
+    def _fingerprint(self, pool: LentPool | None) -> Fingerprint:
+        config, (named, digest) = self._config, self._weights
+        identity.refuse_what_is_not_seen(digest)
+        model = str(identity.argument("model_path") or named or config.model_name or "")
+        at = identity.folder(named, model)
+        name = config.model_name or model or "named by its weights"
+        layout = f"sglang hicache 1, release {_release()}, {pool.layout() if pool else 'pools by name'}, config {identity.config(at)}"
+        shape = f"tp{1 if config.is_mla_model else config.tp_size} pp{config.pp_size} cp{config.attn_cp_size} dcp{config.dcp_size}"
+        drafted = identity.draft(digest)
+        return Fingerprint(
+            # A folder by its last part, so that two paths to the same one share.
+            model=(os.path.basename(os.path.normpath(name)) if os.path.exists(name) else name)[-200:],
+            weights=identity.weights(model, at, digest)[:256],
+            lora=identity.loras(digest),
+            dtype=str(getattr(self.mem_pool_host, "dtype", "")).replace("torch.", ""),
+            quant=identity.quant(digest),
+            layout=layout,
+            block_tokens=int(getattr(self.mem_pool_host, "page_size", 0)),
+            hash="sglang sha256 chain",
+            shape=f"{shape} draft {drafted}" if drafted else shape,
+        )
 
     # Zero-copy: the KV pool.
 
@@ -394,7 +393,7 @@ class ForebayHiCache(HiCacheStorage):
         space = link.namespace if link is not None else None
         if space is None:
             return missed
-        if self._model_path is not None and _served_model() != self._model_path:
+        if identity.state() != self._served:
             self._say("weights", "the weights were replaced while the server ran, so nothing is loaded or stored any more: restart it")
             return missed
         try:
@@ -432,25 +431,6 @@ def _lengths(there: list[bool], transfer: PoolTransfer) -> set[int]:
         return set(range(1, leading + 1))
     window = max(1, len(transfer.keys) if transfer.keys else 1)
     return {length for length in range(1, len(there) + 1) if all(there[max(0, length - window) : length])}
-
-
-def _served_model() -> str | None:
-    """The folder that the server has its weights from now."""
-    try:
-        from sglang.srt.server_args import get_global_server_args
-
-        return str(get_global_server_args().model_path)
-    except Exception:
-        return None
-
-
-def _in_hub_cache(model: str) -> str | None:
-    try:
-        from huggingface_hub import snapshot_download
-
-        return str(snapshot_download(model, local_files_only=True))
-    except Exception:
-        return None
 
 
 def _release() -> str:

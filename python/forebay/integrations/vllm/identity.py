@@ -7,8 +7,6 @@ both are in it too: an upgrade begins with a cold cache, and never with a wrong 
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from typing import Any
 
@@ -18,6 +16,7 @@ from vllm.v1.core import kv_cache_utils
 
 import forebay
 from forebay import Fingerprint
+from forebay.integrations import _model
 from forebay.integrations._common import digest_text
 
 #: Hashes whose seed is drawn for each process unless PYTHONHASHSEED is set.
@@ -33,14 +32,24 @@ def weights_digest(model: str, revision: str | None = None) -> str:
 
     Raises CannotServe when they cannot be found here.
     """
-    path = model if os.path.exists(model) else _in_hub_cache(model, revision)
     try:
-        return forebay.fingerprint.weights_digest(path or model)
+        return forebay.fingerprint.weights_digest(_model.found(model, revision) or model)
     except forebay.InvalidArgument as error:
         raise CannotServe(
             f"the weights of {model!r} cannot be told from others, because {error}; set \"weights_digest\" in the configuration to something that "
             "changes whenever they do (a commit of the model's repository)"
         ) from error
+
+
+def tier_weights_digest(model: str) -> str:
+    """The same for a tier, which vLLM does not tell the revision. Raises CannotServe where this machine has several."""
+    several = _model.snapshots(model)
+    if len(several) > 1:
+        raise CannotServe(
+            f"the hub's cache holds {len(several)} revisions of {model!r}, and vLLM does not tell its tiers which one it serves: set \"weights_digest\" in the "
+            "tier's configuration to something that changes whenever the weights do (the commit that --revision names)"
+        )
+    return weights_digest(model)
 
 
 def name(model: str) -> str:
@@ -49,23 +58,8 @@ def name(model: str) -> str:
 
 
 def config_digest(model: str, overrides: object = None, revision: str | None = None) -> str:
-    """What changes KV and is in no weight (rotary scaling and the like): the model's config.json, and what is laid over it."""
-    path = model if os.path.isdir(model) else _in_hub_cache(model, revision)
-    text = ""
-    if path is not None:
-        with contextlib.suppress(OSError), open(os.path.join(path, "config.json"), encoding="utf-8") as file:
-            text = file.read()
-    over = getattr(overrides, "__qualname__", None) or json.dumps(overrides or {}, sort_keys=True, default=str)
-    return digest_text(text, over)
-
-
-def _in_hub_cache(model: str, revision: str | None) -> str | None:
-    try:
-        from huggingface_hub import snapshot_download
-
-        return snapshot_download(model, revision=revision, local_files_only=True)
-    except Exception:
-        return None
+    """What changes KV and is in no weight (rotary scaling and the like): the model's configuration, and what is laid over it."""
+    return _model.config_digest(_model.found(model, revision), _model.overrides(overrides))
 
 
 def hash_seed(algorithm: str | None) -> str:
@@ -147,7 +141,7 @@ def of_offloading(config: Any, row_bytes: int, given_digest: str | None) -> Fing
     if parallel.is_parallelism_agnostic or config.replicated_layout:
         shape = f"any parallelism, replicated {config.replicated_layout}"
     groups = (f"{group.group_id} {group.tokens_per_block} {' '.join(group.layer_names)}" for group in config.groups)
-    # What --hf-overrides changes is not seen from here: docs/engines/vllm.md says what to do.
+    # What --hf-overrides, --quantization and the weights of LoRA adapters change is not seen from here: docs/engines/vllm.md says what to do.
     config_file = config_digest(config.model.name)
     layout = digest_text(release(), machine(), str(config.kv_cache_layout), str(config.canonical_layout), config_file, *groups)
     none_hash = getattr(kv_cache_utils, "NONE_HASH", None)

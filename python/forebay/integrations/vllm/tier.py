@@ -151,7 +151,7 @@ class ForebayTier(SecondaryTierManager):
         self._link: Link | None = None
         if weights_digest is None:
             # Here, because it may take minutes.
-            self._digest = self._served(lambda: identity.weights_digest(self._config.model.name))
+            self._digest = self._served(lambda: identity.tier_weights_digest(self._config.model.name))
         self._report: Report | None = None
         self._queue: forebay.CallQueue | None = None
         self._touches = Touches()
