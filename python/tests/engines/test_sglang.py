@@ -144,6 +144,28 @@ def test_a_revision_is_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert asked == [("somebody/model", "v2")]
 
 
+@pytest.mark.parametrize("update", ["from disk", "from the same folder", "as tensors"])
+def test_weights_that_are_replaced_end_the_sharing(node: Node, update: str) -> None:
+    """What SGLang's runner and scheduler publish when the weights were updated (their modules want CUDA, so it is said here as they say it)."""
+    with get_context().override_server_args(model_path="/models/one"):
+        pool = mha("page_first")
+        store = backend(node, pool)
+        keys, indices = hashes(2), written(pool, 2, 2)
+        assert store.batch_set_v1(keys, indices) == [True] * 2 and store.batch_exists(keys) == 2
+        if update == "as tensors":
+            get_context().override("scheduler.weight_version", weight_version="step 5")
+        else:
+            at = "/models/one" if update == "from the same folder" else "/models/two"
+            get_context().override("model_runner.update_model_fields", model_path=at, load_format="auto")
+        with Lines("forebay") as lines:
+            serves_without(store)
+        lines.only("weights were replaced", "restart it")
+        if update == "as tensors":
+            # Nor does a storage that is attached after it take them for those of the files.
+            with pytest.raises(ValueError, match="replaced before.*weights_digest"):
+                backend(node, pool, weights_digest=None, strict=True)
+
+
 def test_salts_are_in_the_chain_of_hashes() -> None:
     """SGLang seeds a request's chain with its salt and extra key, so that the keys we get are already apart."""
     from sglang.srt.mem_cache.utils import storage_namespace_seed
