@@ -51,6 +51,7 @@ class LmcacheClient:
         model: a name for the fingerprint; the last part of `weights` if left out.
         namespace, quota, ttl_s: as for the other adapters.
         deadline_ms: how long a call may take.
+        l1_keeps: LMCache's own memory keeps what is stored, so the node's DRAM does not; false for `--l2-store-policy skip_l1`.
         strict: raise at the start when the node is not there.
     """
 
@@ -67,6 +68,7 @@ class LmcacheClient:
         ttl_s: int | None = None,
         region_bytes: int | None = None,
         deadline_ms: float = 5000.0,
+        l1_keeps: bool = True,
         strict: bool = False,
     ) -> None:
         if weights is None and weights_digest is None:
@@ -91,7 +93,7 @@ class LmcacheClient:
             fingerprint, engine="lmcache", address=address, token_file=token_file, namespace=namespace, quota=quota, ttl_s=ttl_s, strict=strict, logger=_LOGGER, **more
         )
         self._report = Report(self._link, _LOGGER)
-        self._deadline_ms = deadline_ms
+        self._deadline_ms, self._l1_keeps = deadline_ms, l1_keeps
         self._queue: forebay.CallQueue | None = None
         # One descriptor for the client's answers, which come when the node is there, and for those that are given here.
         self._poll = select.epoll()
@@ -125,7 +127,10 @@ class LmcacheClient:
             refused = [str(outcome) for outcome in answer if not outcome]
             return future, not refused, f"refused: {refused[0]}" if refused else "", [bool(outcome) for outcome in answer]
 
-        return self._submit(len(keys), told, lambda queue, space: queue.submit_put(space, self._keys(space, keys), list(memoryviews), deadline_ms=self._deadline_ms))
+        def submit(queue: forebay.CallQueue, space: forebay.Namespace) -> int:
+            return queue.submit_put(space, self._keys(space, keys), list(memoryviews), deadline_ms=self._deadline_ms, caller_keeps=self._l1_keeps)
+
+        return self._submit(len(keys), told, submit)
 
     def submit_batch_exists(self, keys: Sequence[str]) -> int:
         """Answers for each key whether it is there."""

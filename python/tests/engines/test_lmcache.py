@@ -19,8 +19,9 @@ import torch
 from lmcache.v1.distributed.api import MemoryLayoutDesc, ObjectKey
 from lmcache.v1.distributed.l2_adapters.config import get_type_name_for_config
 from lmcache.v1.distributed.l2_adapters.native_plugin_l2_adapter import NativePluginL2AdapterConfig, _create_native_plugin_l2_adapter
+from lmcache.v1.distributed.l2_adapters.native_connector_l2_adapter import _object_key_to_string
 from lmcache.v1.memory_allocators.ad_hoc_memory_allocator import AdHocMemoryAllocator
-from support import OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, PATIENCE_S, Lines, Node, NodeOfAnotherVersion
+from support import OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, PATIENCE_S, Lines, Node, NodeOfAnotherVersion, wait_for
 
 import forebay
 from forebay.integrations import lmcache
@@ -119,6 +120,18 @@ def test_what_is_deleted_is_gone(one: Any) -> None:
     assert store(one, keys(2), [chunk(1), chunk(2)])
     one.delete(keys(1))
     assert found(one, keys(2)) == [False, True]
+
+
+def test_what_lmcaches_memory_has_is_not_kept_in_the_nodes_as_well(node: Node, one: Any) -> None:
+    other = adapter(node, weights_digest="two", l1_keeps=False)
+    for each, tiers in ((one, {"nvme"}), (other, {"dram"})):
+        assert store(each, keys(8), [chunk(seed) for seed in range(8)])
+        node.await_writes()
+        space, client = each._client._link.namespace, each._client._link.client
+        names = space.keys([_object_key_to_string(key).encode() for key in keys(8)])
+        wait_for(lambda tiers=tiers, space=space, names=names: set(space.contains(names)) == tiers)
+        assert sum(shard["dram_duplicate_bytes"] for shard in client.node_stats()["shards"]) == 0
+    other.close()
 
 
 def test_a_dead_node_is_a_miss(node: Node, one: Any) -> None:

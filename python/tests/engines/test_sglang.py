@@ -22,7 +22,7 @@ from forebay.integrations.sglang import identity
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo, PoolHitPolicy, PoolName, PoolTransfer
 from sglang.srt.runtime_context import get_context
 from sglang_stage import PAGE, backend, hashes, mha, mla, pages_of
-from support import HERE, OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, SGLANG, Lines, Node, NodeOfAnotherVersion, run_script
+from support import HERE, OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, SGLANG, Lines, Node, NodeOfAnotherVersion, run_script, wait_for
 
 import forebay
 
@@ -243,6 +243,24 @@ def test_pools_beside_the_kv_and_what_each_policy_asks_for(node: Node) -> None:
     wrong = store.batch_get_v2([transfer(PoolName.SWA, keys[:3], to), transfer(PoolName.MAMBA, keys[:1], to)])
     assert wrong == {PoolName.SWA: [False] * 3, PoolName.MAMBA: [False]}, "indices that do not belong to the keys, and a pool nobody registered"
     store.close()
+
+
+@pytest.mark.parametrize("mode", ["cache", "buffer_only"])
+def test_what_host_memory_has_is_not_kept_in_the_nodes_memory_as_well(node: Node, mode: str) -> None:
+    with get_context().override_server_args(model_path="a/model", hicache_host_memory_mode=mode):
+        pool = mha("page_first")
+        store = backend(node, pool)
+        keys, indices = hashes(16), written(pool, 12, 16)
+        assert all(store.batch_set_v1(keys, indices)) and store.batch_set(keys, [torch.ones(100)] * 16)
+        space, client = store._link.namespace, store._link.client
+        there = store._keys(space, keys, "kv") + store._flat_keys(space, keys)
+        if mode == "cache":
+            wait_for(lambda: set(space.contains(there)) == {"nvme"})
+            assert sum(shard["dram_duplicate_bytes"] for shard in client.node_stats()["shards"]) == 0
+        else:
+            node.await_writes()
+            assert set(space.contains(there)) == {"dram"}, "nobody else has them"
+        store.close()
 
 
 def test_the_generic_path_keeps_whole_tensors(node: Node) -> None:

@@ -73,6 +73,8 @@ class ForebayHiCache(HiCacheStorage):
         self._options = {name: extra[name] for name in ("address", "token_file", "namespace", "quota", "ttl_s", "region_bytes") if name in extra}
         self._weights: tuple[str | None, str | None] = (extra.get("weights"), extra.get("weights_digest"))
         self._served = identity.state()
+        # Of pages that host memory has; where it is a buffer on the way to the storage, they are the node's alone.
+        self._host_keeps = identity.argument("hicache_host_memory_mode") != "buffer_only"
         self._link: Link | None = None
         self._report: Report | None = None
         self._pools: dict[str, LentPool] = {}
@@ -292,7 +294,9 @@ class ForebayHiCache(HiCacheStorage):
             chain = {"chain": int.from_bytes(first[:8], "little"), "position": len(before)}
             if before:
                 chain["parent"] = self._keys(space, before[-1:], name)
-        answers = space.put(self._keys(space, keys, name), places, tokens=pool.page_size, deadline_ms=self._transfer_ms, **chain)
+        answers = space.put(
+            self._keys(space, keys, name), places, tokens=pool.page_size, deadline_ms=self._transfer_ms, caller_keeps=self._host_keeps, **chain
+        )
         if self._report is not None:
             self._report.put(answers)
         kept = [bool(answer) for answer in answers]
@@ -332,7 +336,8 @@ class ForebayHiCache(HiCacheStorage):
             return True
 
         def put(space: forebay.Namespace) -> bool:
-            answers = space.put(self._flat_keys(space, keys), [flat(value.contiguous()) for value in values], deadline_ms=self._transfer_ms)
+            pages = [flat(value.contiguous()) for value in values]
+            answers = space.put(self._flat_keys(space, keys), pages, deadline_ms=self._transfer_ms, caller_keeps=self._host_keeps)
             if self._report is not None:
                 self._report.put(answers)
             return all(answers)
