@@ -1,4 +1,5 @@
-"""What a request asks of Forebay: `kv_transfer_params={"forebay": {...}}` in vLLM, the same mapping elsewhere."""
+"""What a request asks of Forebay: `kv_transfer_params={"forebay": {...}}` in vLLM, arguments of
+`PrefixCache.generate` in transformers. SGLang and LMCache hand their storage nothing of a request."""
 
 from __future__ import annotations
 

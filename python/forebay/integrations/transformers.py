@@ -35,6 +35,7 @@ from forebay._forebay import hash_bytes
 from forebay.integrations import _versions
 from forebay.integrations._common import Link, Prompts, Report, digest_text
 from forebay.integrations._decide import LoadSpeed, Now, Prefill, PrefillSpeed, Reason, decide
+from forebay.integrations._wishes import wishes
 
 #: Tokens of a chunk unless asked otherwise: 8 MiB for an 8B model in bfloat16, well under the largest block of a default drive.
 CHUNK_TOKENS = 64
@@ -185,11 +186,16 @@ class PrefixCache:
             self._attach(model)
 
     @torch.no_grad()
-    def generate(self, input_ids: torch.Tensor, **generate_kwargs: Any) -> Any:
+    def generate(
+        self, input_ids: torch.Tensor, *, skip_read: bool = False, skip_write: bool = False, reuse: str | float | None = None, **generate_kwargs: Any
+    ) -> Any:
         """As `model.generate(input_ids, ...)`, with the longest stored prefix loaded first and new whole chunks stored after.
 
         Args:
             input_ids: integers of shape 1 x tokens.
+            skip_read: nothing that is stored is used for it.
+            skip_write: nothing of it is stored.
+            reuse: when its chunks will be used again: `"tool"` (after a tool call), `"turn"` (a person's turn), `"done"` (not at all), or seconds.
             generate_kwargs: as `model.generate` takes them.
 
         Raises:
@@ -199,19 +205,20 @@ class PrefixCache:
         if model is None:
             raise ReferenceError("the model of this PrefixCache is gone")
         _check_call(model, input_ids, generate_kwargs)
+        wish = wishes({"forebay": {"skip_read": skip_read, "skip_write": skip_write, "hint": reuse}})
         if _marks(model) != self._marks:
             self.refresh()
         tokens = input_ids[0].to(device="cpu", dtype=torch.int64)
         hashes = _chain(tokens, self._chunk)
         cache: Any = DynamicCache(config=model.config)
         # The last token is always computed: its logits are what generation starts from.
-        loadable = (len(tokens) - 1) // self._chunk
+        loadable = 0 if wish.skip_read else (len(tokens) - 1) // self._chunk
         self._reason = ""
-        loaded = self._guarded(lambda: self._load(cache, hashes[:loadable], len(tokens)), 0)
+        loaded = self._guarded(lambda: self._load(cache, hashes[:loadable], len(tokens), wish.hint), 0)
         with self._timed(model, loaded * self._chunk):
             output = model.generate(input_ids, past_key_values=cache, **generate_kwargs)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
-        stored = self._guarded(lambda: self._store(cache, sequences[0], loaded), 0)
+        stored = 0 if wish.skip_write else self._guarded(lambda: self._store(cache, sequences[0], loaded, wish.hint), 0)
         self.last = Loaded(len(tokens), loaded * self._chunk, stored, self._reason)
         self._prompts.add(len(tokens), used_tokens=loaded * self._chunk)
         self._tell_prompts(at_once=False)
@@ -289,7 +296,7 @@ class PrefixCache:
             _LOGGER.warning("forebay: %s; computed instead", error)
             return otherwise
 
-    def _load(self, cache: DynamicCache, hashes: list[bytes], tokens: int, decides: bool = True) -> int:
+    def _load(self, cache: DynamicCache, hashes: list[bytes], tokens: int, hint: Any = None, decides: bool = True) -> int:
         """Fills the cache with as many of the first chunks of these as are stored and worth it; how many. tokens: of the whole prompt."""
         space = self._link.namespace
         if space is None or not hashes:
@@ -310,7 +317,7 @@ class PrefixCache:
         # Not the client's own memory, which is bounded: a long prompt's KV may be larger.
         blocks = torch.empty((found, self.block_bytes), dtype=torch.uint8)
         spans = Region.borrow(blocks.numpy()).spans([at * self.block_bytes for at in range(found)], self.block_bytes)
-        results = space.get(keys[: 16 * found], into=spans, deadline_ms=self._deadline_ms)
+        results = space.get(keys[: 16 * found], into=spans, deadline_ms=self._deadline_ms, reuse=hint)
         landed = time.monotonic()
         whole = 0
         while whole < found and results[whole] == self.block_bytes:
@@ -327,7 +334,7 @@ class PrefixCache:
             self._load_speed.saw((whole - nvme, nvme), now_s - begun, now_s - landed)
         return whole
 
-    def _store(self, cache: DynamicCache, sequence: torch.Tensor, loaded: int) -> int:
+    def _store(self, cache: DynamicCache, sequence: torch.Tensor, loaded: int, hint: Any = None) -> int:
         """Puts the whole chunks behind the first `loaded` ones; how many are stored now."""
         space, client = self._link.namespace, self._link.client
         tokens = sequence.to(device="cpu", dtype=torch.int64)[: cache.get_seq_length()]
@@ -351,6 +358,7 @@ class PrefixCache:
                 chain=int.from_bytes(hashes[0][:8], "little"),
                 parent=keys[16 * (first - 1) : 16 * first] if first else None,
                 position=first,
+                reuse=hint,
                 deadline_ms=self._deadline_ms,
             )
             self.report.put(outcomes)

@@ -116,6 +116,33 @@ def test_a_change_of_weights_under_a_cache_in_use_is_noticed(model: Any, node: N
     assert cache.last.loaded_tokens == 0
 
 
+def test_a_call_says_what_is_done_with_its_chunks(model: Any, node: Node) -> None:
+    ids = prompt(100)
+    cache = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
+    cold = go_on(cache, ids, skip_write=True)
+    assert cache.last.stored_chunks == 0
+    go_on(cache, ids, reuse="done")
+    assert (cache.last.loaded_tokens, cache.last.stored_chunks) == (0, 107 // CHUNK), "nothing was stored before"
+    with Lines("forebay") as lines:
+        again = go_on(cache, ids, skip_read=True, reuse="tomorrow")
+        lines.only("hint", "'tomorrow'", "ignored")
+    assert cache.last.loaded_tokens == 0 and torch.equal(again.sequences, cold.sequences)
+    go_on(cache, ids)
+    assert cache.last.loaded_tokens == 96
+    # What hints do is the node's affair; that they come there is seen on the way.
+    said: list[Any] = []
+
+    class Space:
+        def __getattr__(self, name: str) -> Any:
+            verb = getattr(space, name)
+            return verb if name not in ("get", "put") else lambda *args, **more: (said.append((name, more["reuse"])), verb(*args, **more))[1]
+
+    space, cache._link.namespace = cache._link.namespace, Space()
+    go_on(cache, torch.cat([ids, prompt(60, seed=3)], dim=1), reuse=90)
+    assert said == [("get", 90.0), ("put", 90.0)]
+    cache.close()
+
+
 def test_a_dead_node_is_computed_around(model: Any, node: Node) -> None:
     ids = prompt(80)
     cold = go_on(model, ids)
