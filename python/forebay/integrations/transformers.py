@@ -82,7 +82,7 @@ class PrefixCache:
     Args:
         model: a causal language model of transformers, in evaluation.
         client: a `forebay.Client`, or an address; None is `FOREBAY_CONNECT` or the default socket.
-        model_id: what the model is called in the fingerprint; the name it was loaded by, if left out.
+        model_id: what the model is called in the fingerprint; if left out, the name it was loaded by, of a folder its last part.
         chunk_tokens: tokens of a chunk.
         namespace: a namespace instead of the one that is named after the fingerprint.
         quota, ttl_s: of the namespace, when it is made.
@@ -129,7 +129,9 @@ class PrefixCache:
         self._strict = strict
         self._pieces = _probe(model, chunk_tokens)
         self.block_bytes = sum(piece.nbytes for piece in self._pieces)
-        self._model_id = model_id or getattr(model.config, "_name_or_path", "") or type(model).__name__
+        loaded_by = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        # A folder by its last part, so that two paths to it share; the weights' digest tells those of the same name apart.
+        self._model_id = model_id or (os.path.basename(os.path.realpath(loaded_by)) if os.path.isdir(loaded_by) else loaded_by)
         self._link_options: dict[str, Any] = {"namespace": namespace, "quota": quota, "ttl_s": ttl_s, "strict": strict}
         self._client: forebay.Client | None = None
         self._address: str | None = None

@@ -116,6 +116,18 @@ def test_a_change_of_weights_under_a_cache_in_use_is_noticed(model: Any, node: N
     assert cache.last.loaded_tokens == 0
 
 
+def test_one_folder_by_two_paths_shares(model_folder: Path, node: Node, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    (tmp_path / "link").symlink_to(model_folder)
+    names = []
+    for path in (model_folder, tmp_path / "link"):
+        cache = PrefixCache(AutoModelForCausalLM.from_pretrained(path).eval(), node.address)
+        names.append(cache.namespace)
+        cache.close()
+    assert names[0] == names[1]
+
+
 def test_a_call_says_what_is_done_with_its_chunks(model: Any, node: Node) -> None:
     ids = prompt(100)
     cache = PrefixCache(model, node.address, chunk_tokens=CHUNK, strict=True)
