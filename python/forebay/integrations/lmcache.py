@@ -9,6 +9,8 @@ LMCache names chunks by model, rank, group, hash and salt; the name is the engin
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import logging
 import os
 import select
@@ -52,7 +54,7 @@ class LmcacheClient:
         namespace, quota, ttl_s: as for the other adapters.
         deadline_ms: how long a call may take.
         l1_keeps: LMCache's own memory keeps what is stored, so the node's DRAM does not; false for `--l2-store-policy skip_l1`.
-        strict: raise at the start when the node is not there.
+        strict: raise at the start when the node is not there or something here cannot be, instead of serving without it.
     """
 
     def __init__(
@@ -70,30 +72,25 @@ class LmcacheClient:
         deadline_ms: float = 5000.0,
         l1_keeps: bool = True,
         strict: bool = False,
+        **unknown: Any,
     ) -> None:
-        if weights is None and weights_digest is None:
-            raise ValueError("adapter_params names the weights that the KV belongs to: \"weights\" (a folder or file), or \"weights_digest\"")
-        if weights_digest is None:
-            assert weights is not None
-            weights_digest = forebay.fingerprint.weights_digest(weights)
-        try:
-            _versions.look("LMCache", metadata.version("lmcache"))
-            release = ".".join(metadata.version("lmcache").split(".")[:2])
-        except metadata.PackageNotFoundError:
-            release = "unknown"
-        fingerprint = Fingerprint(
-            model=(model or (os.path.basename(os.path.normpath(weights)) if weights else "named by its weights"))[-200:],
-            weights=weights_digest[:256],
-            # LMCache's server knows nothing of the engine's settings: what else changes KV is for `weights_digest`.
-            layout=f"lmcache native 1, release {release}, config {_model.config_digest(weights)}",
-            hash="lmcache key",
-        )
-        more: dict[str, Any] = {} if region_bytes is None else {"region_bytes": region_bytes}
-        self._link = Link(
-            fingerprint, engine="lmcache", address=address, token_file=token_file, namespace=namespace, quota=quota, ttl_s=ttl_s, strict=strict, logger=_LOGGER, **more
-        )
-        self._report = Report(self._link, _LOGGER)
         self._deadline_ms, self._l1_keeps = deadline_ms, l1_keeps
+        self._link: Link | None = None
+        self._report: Report | None = None
+        try:
+            if unknown:
+                raise ValueError(f"adapter_params has {sorted(unknown)[0]!r}, which Forebay does not know; it knows {', '.join(_KNOWN)}")
+            fingerprint = _fingerprint(weights, weights_digest, model)
+        except (OSError, ValueError) as error:
+            if strict:
+                raise
+            _LOGGER.error("forebay: %s; until then LMCache serves without it", error)
+        else:
+            more: dict[str, Any] = {} if region_bytes is None else {"region_bytes": region_bytes}
+            self._link = Link(
+                fingerprint, engine="lmcache", address=address, token_file=token_file, namespace=namespace, quota=quota, ttl_s=ttl_s, strict=strict, logger=_LOGGER, **more
+            )
+            self._report = Report(self._link, _LOGGER)
         self._queue: forebay.CallQueue | None = None
         # One descriptor for the client's answers, which come when the node is there, and for those that are given here.
         self._poll = select.epoll()
@@ -114,7 +111,8 @@ class LmcacheClient:
 
         def told(future: int, answer: Any) -> Completion:
             good = [got == size for got, size in zip(answer, sizes, strict=True)]
-            self._report.add(asked=len(sizes), hits=sum(good), loaded=sum(good))
+            if self._report is not None:
+                self._report.add(asked=len(sizes), hits=sum(good), loaded=sum(good))
             return future, True, "", good
 
         return self._submit(len(keys), told, lambda queue, space: queue.submit_get(space, self._keys(space, keys), into=list(memoryviews), deadline_ms=self._deadline_ms))
@@ -123,7 +121,8 @@ class LmcacheClient:
         """Stores chunks; the memory is the call's until it is drained."""
 
         def told(future: int, answer: Any) -> Completion:
-            self._report.put(answer)
+            if self._report is not None:
+                self._report.put(answer)
             refused = [str(outcome) for outcome in answer if not outcome]
             return future, not refused, f"refused: {refused[0]}" if refused else "", [bool(outcome) for outcome in answer]
 
@@ -155,8 +154,9 @@ class LmcacheClient:
         with self._lock:
             self._last += 1
             future = self._last
-            space, client = self._link.namespace, self._link.client
-            why = "the node is not there"
+            link = self._link
+            space, client = (None, None) if link is None else (link.namespace, link.client)
+            why = "the node is not there" if link is not None else "the store is not used, as the log said at the start"
             if space is not None and client is not None:
                 if self._queue is None:
                     self._queue = client.queue(calls_max=CALLS_MAX)
@@ -183,7 +183,8 @@ class LmcacheClient:
                         done.append((future, False, str(answer), None))
                     else:
                         done.append(told(answer))
-        self._report.tick()
+        if self._report is not None:
+            self._report.tick()
         return done
 
     def close(self) -> None:
@@ -192,8 +193,34 @@ class LmcacheClient:
         while queue is not None and queue.pending:
             queue.wait(timeout_ms=1000.0)
             self.drain_completions()
-        self._report.say()
+        if self._report is not None:
+            self._report.say()
         self._poll.close()
         os.close(self._own)
         self._queue = None
-        self._link.close()
+        if self._link is not None:
+            self._link.close()
+
+
+_KNOWN = [name for name, parameter in inspect.signature(LmcacheClient).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _fingerprint(weights: str | None, digest: str | None, model: str | None) -> Fingerprint:
+    """Raises ValueError and OSError where the weights cannot be told from others."""
+    if weights is None and digest is None:
+        raise ValueError('the weights that the KV belongs to are not named: add "weights" (a folder or file) or "weights_digest" to adapter_params')
+    try:
+        digest = digest or forebay.fingerprint.weights_digest(str(weights))
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{error}: adapter_params takes as "weights" a folder or file that can be read here, or "weights_digest" instead') from error
+    release = "unknown"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        _versions.look("LMCache", metadata.version("lmcache"))
+        release = ".".join(metadata.version("lmcache").split(".")[:2])
+    return Fingerprint(
+        model=(model or (os.path.basename(os.path.normpath(weights)) if weights else "named by its weights"))[-200:],
+        weights=digest[:256],
+        # LMCache's server knows nothing of the engine's settings: what else changes KV is for `weights_digest`.
+        layout=f"lmcache native 1, release {release}, config {_model.config_digest(weights)}",
+        hash="lmcache key",
+    )

@@ -215,9 +215,29 @@ def ran(command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-def test_weights_must_be_named(node: Node) -> None:
-    with pytest.raises(ValueError, match="weights"):
-        adapter(node, weights_digest=None)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, ("weights", "not named", "adapter_params")),
+        ({"weights": "/nowhere/to/be/found"}, ("/nowhere/to/be/found", "weights_digest")),
+        ({"weights": "a folder nobody may read"}, ("Permission denied", "weights_digest")),
+        ({"weights_digest": "one", "adress": "unix:/x"}, ("'adress'", "does not know", "address, ")),
+    ],
+)
+def test_what_cannot_be_is_said_once_and_the_engine_serves(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], said: tuple[str, ...]
+) -> None:
+    if "Permission denied" in said:
+        # Nothing is forbidden to who runs the tests as root.
+        def refuse(path: str) -> str:
+            raise PermissionError(13, "Permission denied", path)
+
+        monkeypatch.setattr("forebay.fingerprint.weights_digest", refuse)
+    with Lines(lmcache._LOGGER.name) as lines:
+        serves_without(adapter(node, **{"weights_digest": None, **given}))
+    lines.only(*said, "serves without it")
+    with pytest.raises(ValueError, match=re.escape(said[0])):
+        adapter(node, **{"weights_digest": None, **given}, strict=True)
 
 
 def test_it_says_how_it_goes_each_minute_in_which_something_happened_and_at_the_end(node: Node) -> None:
