@@ -271,6 +271,15 @@ def vllm_life(model_folder: Path, *args: str, transfer: dict[str, Any] | None = 
     return json.loads(line) | {"said": [text for text in said.splitlines() if "forebay: " in text]}
 
 
+def clear(tier: Any, reset: Callable[[], object]) -> None:
+    """Empties vLLM's CPU tier by calling this, and that alone. What vLLM has for it says to a tier that the weights may be others, too."""
+    tier._renew = lambda: None
+    try:
+        reset()
+    finally:
+        del tier._renew
+
+
 def documented(name: str, kind: str) -> dict[str, Any]:
     """The configuration that docs/engines/vllm.md gives for this connector, as it stands there."""
     text = (HERE.parents[2] / "docs/engines" / name).read_text()

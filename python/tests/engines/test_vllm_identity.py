@@ -94,6 +94,18 @@ def test_memory_in_which_blocks_cannot_be_told_apart_is_named_once_and_nothing_i
         worker.shutdown()
 
 
+def test_weights_that_come_in_memory_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ENGINE, "weight_transfer_config", SimpleNamespace(backend="nccl"), raising=False)
+    with Lines("vllm.forebay") as lines:
+        scheduler = connector(KVConnectorRole.SCHEDULER, cache(full()), weights_digest="one")
+        assert scheduler.get_num_new_matched_tokens(SimpleNamespace(), 0) == (0, False)
+        assert scheduler.reset_cache() is True
+        scheduler.shutdown()
+    lines.only("weight_transfer_config", "nccl", "all is computed")
+    with pytest.raises(identity.CannotServe, match="weight_transfer_config"):
+        connector(KVConnectorRole.SCHEDULER, cache(full()), weights_digest="one", strict=True)
+
+
 def test_a_seed_that_is_drawn_for_each_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
     with pytest.raises(identity.CannotServe, match="PYTHONHASHSEED"):

@@ -131,6 +131,35 @@ def test_what_was_promised_is_loaded_and_what_is_computed_is_saved(half: Half) -
     assert [(save.block_ids, save.position) for save in second.saves] == [([10], 3)]
 
 
+def test_after_weights_may_have_changed_in_memory_nothing_older_is_found_and_nothing_newer_by_others(node: Node) -> None:
+    """The engine's caches are reset; one request lives through it and another one waits."""
+    half, other = Half(node), Half(node)
+    old = request("old", 2 * TOKENS + 1)
+    half.put(old, range(2))
+    assert half.matched(old) == (2 * TOKENS, True)
+    half.half.allocated(old, [7, 8, 9], 2 * TOKENS)
+    (before,) = half.half.take_loads()
+    waits = request("waits", 2 * TOKENS + 1)
+    assert half.half.matched_tokens(waits, 0) == (None, False)
+    half.half.renew()
+    assert half.half.matched_tokens(old, 0) == (0, False)
+    step = half.half.step(output(new=[("old", [7, 8, 9], 0)], scheduled={"old": 2 * TOKENS}))
+    assert step.saves == [], "what was begun with old weights is not stored"
+    assert half.matched(waits) == (0, False), "what is stored is of the old ones"
+    half.half.allocated(waits, [3, 4, 5], 0)
+    (save,) = half.half.step(output(new=[("waits", [3, 4, 5], 0)], scheduled={"waits": 2 * TOKENS + 1})).saves
+    assert before.salt == b"" and save.salt
+    half.put(waits, range(1), salt=save.salt)
+    assert half.matched(request("new", 2 * TOKENS + 1)) == (TOKENS, True)
+    assert other.matched(request("theirs", 2 * TOKENS + 1)) == (2 * TOKENS, True), "others have the old weights"
+    half.half.finished(old)
+    assert half.matched(request("old", 2 * TOKENS + 1)) == (TOKENS, True), "a later one of the same name is another one"
+    other.half.renew()
+    assert other.matched(request("once more", 2 * TOKENS + 1)) == (0, False), "nor is theirs found by ours"
+    half.half.close()
+    other.half.close()
+
+
 @pytest.mark.parametrize("failed", [set(), {"a"}])
 def test_a_prompt_that_is_loaded_to_its_end_is_not_saved_again(half: Half, failed: set[str]) -> None:
     """vLLM computes its last token anew, in a block that the store has. Unless that block is what did not come."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, Lines, Node, NodeOfAnotherVersion, puts_on_drive, wait_for, write_over
+from support import OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, Lines, Node, NodeOfAnotherVersion, clear, puts_on_drive, wait_for, write_over
 from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext, ScheduleEndContext, make_offload_key
 from vllm.v1.kv_offload.config import (
     OffloadingCacheConfig,
@@ -214,11 +214,42 @@ def test_draining_leaves_nothing_under_way(node: Node, scheduler: Scheduler) -> 
     keys = [key(number) for number in range(16)]
     request = scheduler.begin()
     scheduler.store(keys, request)
-    scheduler.tier.drain_jobs()
+    clear(scheduler.tier, scheduler.tier.drain_jobs)
     assert not scheduler.tier._calls
-    scheduler.manager.reset_cache()
+    clear(scheduler.tier, scheduler.manager.reset_cache)
     assert scheduler.look_until_known(keys, request) == [LookupResult.HIT] * 16
     scheduler.end(request)
+
+
+def test_after_weights_may_have_changed_in_memory_nothing_older_is_found_and_nothing_newer_by_others(node: Node, scheduler: Scheduler) -> None:
+    """vLLM resets its caches then, and has no other word for it; a request lives through it."""
+    keys = [key(number) for number in range(4)]
+    old = scheduler.begin()
+    assert scheduler.store(keys[:2], old) == keys[:2]
+    scheduler.settle()
+    scheduler.manager.reset_cache()
+    assert scheduler.look_until_known(keys, old) == [LookupResult.MISS] * 4
+    assert scheduler.store(keys, old) == keys, "vLLM offloads what it holds of a live request anew, whichever weights that is of"
+    scheduler.settle()
+    scheduler.end(old)
+    clear(scheduler.tier, scheduler.manager.reset_cache)
+    new = scheduler.begin()
+    assert scheduler.look_until_known(keys, new) == [LookupResult.MISS] * 4, "what was begun with old weights is not stored"
+    assert scheduler.store(keys[1:3], new) == keys[1:3]
+    scheduler.settle()
+    other = Scheduler(node)
+    theirs = other.begin()
+    assert other.look_until_known(keys, theirs) == [LookupResult.HIT] * 2 + [LookupResult.MISS] * 2, "others have the old weights"
+    other.end(theirs)
+    other.close()
+    clear(scheduler.tier, scheduler.manager.reset_cache)
+    again = scheduler.begin()
+    assert scheduler.look_until_known(keys, again) == [LookupResult.MISS, LookupResult.HIT, LookupResult.HIT, LookupResult.MISS]
+    for ours, of in zip(scheduler.read(keys[1:3], again), keys[1:3], strict=True):
+        assert np.array_equal(ours, content(of))
+    scheduler.end(new)
+    scheduler.end(again)
+    assert not scheduler.tier._outlived
 
 
 def test_a_large_job_is_handed_over_some_with_each_step_and_reported_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +341,7 @@ def test_a_request_says_what_is_done_with_its_blocks(node: Node, scheduler: Sche
     assert other.look_until_known(keys, reading) == [LookupResult.MISS] * 2 + [LookupResult.HIT] * 2
     other.end(reading)
     # What the CPU tier has by now is vLLM's own affair.
-    other.manager.reset_cache()
+    clear(other.tier, other.manager.reset_cache)
     assert other.look(keys, unread) == [LookupResult.MISS] * 4
     other.end(unread)
     other.close()
@@ -432,7 +463,7 @@ def test_random_schedules_never_serve_a_byte_that_was_not_computed(node: Node, s
             live.remove((scheduler, request))
             scheduler.end(request)
         elif action < 0.88:
-            scheduler.manager.reset_cache()
+            clear(scheduler.tier, scheduler.manager.reset_cache)
         elif action < 0.886:
             if up:
                 node.kill()

@@ -23,7 +23,7 @@ from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
-from support import HERE, Node, stop_process
+from support import HERE, Node, clear, stop_process
 from vllm import LLM, SamplingParams
 from vllm.distributed.kv_transfer import kv_transfer_state
 from vllm.inputs import TokensPrompt
@@ -198,7 +198,10 @@ class Life:
         tokens = [list(output.outputs[0].token_ids) for output in outputs]
         steps = self.steps.seen[seen:]
         self.turns.append({"name": name, "tokens": tokens, "counts": counts, "seconds": seconds, "steps": steps})
-        self.llm.reset_prefix_cache(reset_connector=True)
+        if self.is_tier:
+            clear(self.half, lambda: self.llm.reset_prefix_cache(reset_connector=True))
+        else:
+            self.llm.reset_prefix_cache()
 
     def settle(self) -> None:
         """Until no put is under way, so that each turn's counts are its own."""

@@ -21,7 +21,7 @@ if "FOREBAY_LAST_PATH" in os.environ:
     # Packages that another environment has and this one lacks: looked for behind all of this one's own.
     sys.path.append(os.environ["FOREBAY_LAST_PATH"])
 
-from support import LENGTHS, PATIENCE_S, stop_process
+from support import LENGTHS, PATIENCE_S, clear, stop_process
 from vllm import LLM, SamplingParams
 from vllm.distributed.kv_transfer import kv_transfer_state
 from vllm.inputs import TokensPrompt
@@ -129,7 +129,7 @@ def main() -> None:
     for turn in range(asked.turns):
         if turn == 1:
             if asked.then_zeroes:
-                llm.reset_prefix_cache(reset_connector=True)
+                clear(tier, lambda: llm.reset_prefix_cache(reset_connector=True))
                 zero_loads(tier)
             if asked.then_slow:
                 teach_slow(half)

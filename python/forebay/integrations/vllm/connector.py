@@ -294,9 +294,14 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
     def take_events(self) -> Iterable[KVCacheEvent]:
         return self._scheduler.take_events() if self._scheduler is not None else ()
 
+    @_never_raises(lambda: False)
     def reset_cache(self) -> bool | None:
-        """Nothing to do: new weights are another namespace, from the engine's next start on."""
-        return None
+        """Called when weights may have changed in memory, which the digest of their files cannot know: from here on the engine's blocks are another
+        generation, that no other engine finds."""
+        if self._scheduler is not None:
+            self._scheduler.renew()
+            logger.info("forebay: the engine's caches were reset, so its weights may be others: what was stored before is not used any more")
+        return True
 
     def shutdown(self) -> None:
         for part in (self._record, self._scheduler, self._worker):

@@ -107,8 +107,19 @@ def release() -> str:
     return ".".join(str(vllm.__version__).split("+")[0].split(".")[:2])
 
 
+def look_at_weights(vllm_config: Any) -> None:
+    """Raises CannotServe where the weights that the engine computes with are not those whose digest is known, or will not be for long."""
+    transfer = getattr(vllm_config, "weight_transfer_config", None)
+    if transfer is not None:
+        raise CannotServe(
+            f"this engine is set up to get new weights in memory (weight_transfer_config, backend {transfer.backend!r}), and vLLM does not tell a "
+            "connector when they have come: leave that out, or the connector"
+        )
+
+
 def of_engine(vllm_config: Any, kv_cache_config: Any, given_digest: str | None) -> Fingerprint:
     """The fingerprint of an engine behind `ForebayConnector`. Raises CannotServe."""
+    look_at_weights(vllm_config)
     model, cache, parallel = vllm_config.model_config, vllm_config.cache_config, vllm_config.parallel_config
     group = kv_cache_config.kv_cache_groups[0]
     backend = getattr(vllm_config.attention_config, "backend", None)

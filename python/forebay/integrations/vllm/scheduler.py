@@ -6,8 +6,10 @@ A request is looked up once, by a question that is answered while the scheduler 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import operator
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ HOLD_MS = 10_000.0
 ANSWER_S_MAX = 5.0
 #: Lookups under way. A request beyond is computed.
 LOOKUPS_MAX = 128
+#: Of a generation of weights: two engines never draw the same.
+GENERATION_BYTES = 16
 #: Stored blocks whose event is not taken yet.
 EVENTS_MAX = 65_536
 
@@ -107,6 +111,8 @@ class SchedulerHalf:
         self._block_bytes = block_bytes
         self._block_tokens, self._world = block_tokens, world
         self._lora_digest = lora_digest
+        # In every key since the engine's weights may have changed: nothing older is found, and nothing of it by others.
+        self._generation = b""
         self._lookup_deadline_ms, self._load_deadline_ms = lookup_deadline_ms, load_deadline_ms
         #: None: whatever is stored is loaded.
         self._pace = pace
@@ -143,7 +149,21 @@ class SchedulerHalf:
     def _salt(self, request: Any) -> bytes | None:
         """What goes into a request's keys beside vLLM's own hash, which knows adapters by name only. None: it cannot be stored."""
         lora = request.lora_request
-        return b"" if lora is None else self._lora_digest(lora)
+        digest = b"" if lora is None else self._lora_digest(lora)
+        return None if digest is None else self._generation + digest
+
+    def renew(self) -> None:
+        """The engine's weights may be others now. What was stored before is not found any more, and requests that have begun, maybe with the old
+        ones, neither load nor store."""
+        self._generation = os.urandom(GENERATION_BYTES)
+        for name, tracked in self._tracked.items():
+            tracked.wishes = dataclasses.replace(tracked.wishes, skip_write=True)
+            self._failed.add(name)
+        for match in self._matches.values():
+            if match.ticket is not None and self._queue is not None:
+                self._queue.cancel(match.ticket)
+        self._matches.clear()
+        self._tickets.clear()
 
     def _suffixes(self, salt: bytes) -> tuple[bytes, ...]:
         """What the keys of a block, one for each rank, have behind its hash."""

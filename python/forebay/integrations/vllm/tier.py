@@ -8,6 +8,7 @@ it is borrowed as it is, chunks are copied and verified straight into it, and Py
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
@@ -48,6 +49,9 @@ CALL_BYTES = 32 << 20
 STEP_CALLS = 3
 #: Chunks that are handed to the client in one step, so that no step takes long for them. The rest of a large job follows in the next ones.
 STEP_KEYS = 128
+
+#: Of a generation of weights: two engines never draw the same.
+GENERATION_BYTES = 16
 
 #: How far a prefix is walked, from its nearer end, for the chunk before a store: some microseconds. Behind that its first chunk has no parent.
 PARENT_STEPS_MAX = 1024
@@ -155,6 +159,10 @@ class ForebayTier(SecondaryTierManager):
         self._report: Report | None = None
         self._queue: forebay.CallQueue | None = None
         self._touches = Touches()
+        #: Behind every hash since the engine's weights may have changed, so that nothing older is found, and nothing of it by others.
+        self._generation = b""
+        #: Live requests that had begun before, maybe with the old ones: of these nothing is stored.
+        self._outlived: set[str] = set()
 
         self._requests: dict[str, _Request] = {}
         #: Those that may have chunks to be asked for at the end of this step.
@@ -222,10 +230,12 @@ class ForebayTier(SecondaryTierManager):
         if request.wishes.skip_read:
             return LookupResult.MISS
         if request.presence is None:
-            request.presence = forebay.Presence(len(key))
-            request.state = request.presence.state
+            generation = self._generation
+            request.presence = forebay.Presence(len(key) + len(generation))
+            state = request.presence.state
+            request.state = (lambda key: state(key + generation)) if generation else state
         self._to_ask[context.req_id] = request
-        return _RESULTS[request.presence.state(key)]
+        return _RESULTS[request.state(key)]  # type: ignore[misc]
 
     def on_schedule_end(self, context: ScheduleEndContext) -> None:
         self._room = STEP_KEYS
@@ -291,15 +301,16 @@ class ForebayTier(SecondaryTierManager):
         if request is None or not positions:
             return
         first = request.presence.first if request.presence is not None else None
+        suffixes = (self._generation,)
         if first is None:
-            self._touches.add(positions, len(positions), next(reversed(positions)), (b"",), time.monotonic())
+            self._touches.add(positions, len(positions), next(reversed(positions)), suffixes, time.monotonic())
             return
-        until = positions.get(first, 0)
+        until = positions.get(OffloadKey(first[: len(first) - len(self._generation)]), 0)
         if len(self._config.groups) > 1:
             keys = [key for key in positions if positions[key] < until]
-            self._touches.add(keys, len(keys), first, (b"",), time.monotonic())
+            self._touches.add(keys, len(keys), first, suffixes, time.monotonic())
         else:
-            self._touches.add(positions, max(0, until // self._chunk_tokens() - 1), first, (b"",), time.monotonic())
+            self._touches.add(positions, max(0, until // self._chunk_tokens() - 1), first, suffixes, time.monotonic())
 
     # Transfers.
 
@@ -308,7 +319,7 @@ class ForebayTier(SecondaryTierManager):
         nbytes = len(keys) * self._stride
         space, queue = self._space(), self._queue
         wish = wishes(job_metadata.req_context.kv_transfer_params)
-        if wish.skip_write:
+        if wish.skip_write or job_metadata.req_context.req_id in self._outlived:
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
         if space is None or queue is None or queue.pending >= CALLS_MAX or self._store_bytes + nbytes > STORE_BYTES_MAX:
@@ -354,7 +365,7 @@ class ForebayTier(SecondaryTierManager):
         parent = transfer.parent if first == 0 else keys[first - 1]
         if parent is not None and positions.get(parent) != begin - tokens:
             parent = None
-        return {"chain": transfer.chain, "position": begin // tokens - 1, "parent": space.key(parent) if parent is not None else None}
+        return {"chain": transfer.chain, "position": begin // tokens - 1, "parent": space.key(parent + self._generation) if parent is not None else None}
 
     def submit_load(self, job_metadata: TransferJob) -> None:
         keys = _listed(job_metadata.keys)
@@ -393,7 +404,7 @@ class ForebayTier(SecondaryTierManager):
             for at in range(0, count, each):
                 self._give(transfer, min(each, count - at), each, space, queue)
             return
-        hashes = forebay.Hashes(keys, len(keys[first]), first=first, count=count)
+        hashes = forebay.Hashes(keys, len(keys[first]), suffixes=(self._generation,), first=first, count=count)
         spans = self._region.rows(transfer.job.chunk_ids, self._stride, first=first, count=count)
         deadline_ms = self._transfer_deadline_ms
         if transfer.is_load:
@@ -487,7 +498,7 @@ class ForebayTier(SecondaryTierManager):
         for request in self._requests.values():
             if request.presence is not None:
                 for key in keys:
-                    request.presence.lost(key)
+                    request.presence.lost(key + self._generation)
 
     def _count(self, **counts: int) -> None:
         if self._report is not None:
@@ -505,13 +516,14 @@ class ForebayTier(SecondaryTierManager):
     def on_request_finished(self, req_context: ReqContext) -> None:
         self._requests.pop(req_context.req_id, None)
         self._to_ask.pop(req_context.req_id, None)
+        self._outlived.discard(req_context.req_id)
 
     def touch(self, keys: Collection[OffloadKey], req_context: ReqContext) -> None:
         """vLLM 0.32 calls this nowhere; what it would say is found out in `_touch_own`."""
         del req_context
         if keys:
             told = list(keys)
-            self._touches.add(told, len(told), told[-1], (b"",), time.monotonic())
+            self._touches.add(told, len(told), told[-1], (self._generation,), time.monotonic())
 
     def take_events(self) -> Iterable[OffloadingEvent]:
         if self._events:
@@ -522,6 +534,21 @@ class ForebayTier(SecondaryTierManager):
     # The end.
 
     def drain_jobs(self) -> None:
+        """Called when vLLM's caches are reset, because weights may have changed in memory: after an update, before a sleep. No other hook of a tier
+        tells it of that."""
+        self._end_transfers()
+        self._renew()
+
+    def _renew(self) -> None:
+        """The engine's weights may be others now: its chunks are another generation, that no other engine finds."""
+        self._generation = os.urandom(GENERATION_BYTES)
+        self._outlived.update(self._requests)
+        self._to_ask.clear()
+        for request_id, request in self._requests.items():
+            self._requests[request_id] = _Request(request.context, request.wishes)
+        logger.info("forebay: the engine's caches were reset, so its weights may be others: what was stored before is not used any more")
+
+    def _end_transfers(self) -> None:
         """Waits until nothing touches the CPU tier any more: each call ends by its deadline, and writes nothing after it."""
         self._room = STEP_KEYS
         self._pump()
@@ -545,7 +572,7 @@ class ForebayTier(SecondaryTierManager):
             for transfer in self._line:
                 if transfer.is_load:
                     transfer.given = len(transfer.keys)
-            self.drain_jobs()
+            self._end_transfers()
             while queue.pending:
                 queue.wait(timeout_ms=1000.0)
                 queue.drain()
