@@ -11,6 +11,7 @@ from support import Lines
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 
+from forebay import Fingerprint
 from forebay.integrations.vllm import identity
 from forebay.integrations.vllm.connector import ForebayConnector, _digest_of_path, _only_group
 from forebay.integrations.vllm.messages import Move
@@ -104,6 +105,64 @@ def test_weights_that_come_in_memory_are_refused_by_name(monkeypatch: pytest.Mon
     lines.only("weight_transfer_config", "nccl", "all is computed")
     with pytest.raises(identity.CannotServe, match="weight_transfer_config"):
         connector(KVConnectorRole.SCHEDULER, cache(full()), weights_digest="one", strict=True)
+
+
+def engine(model: Path, **more: object) -> SimpleNamespace:
+    """As much of a configuration as the fingerprint is made of."""
+    config = {
+        "model_config": SimpleNamespace(model=str(model), revision=None, hf_overrides={}, dtype="torch.bfloat16", quantization=None),
+        "cache_config": SimpleNamespace(cache_dtype="auto", prefix_caching_hash_algo="sha256"),
+        "parallel_config": SimpleNamespace(tensor_parallel_size=1, pipeline_parallel_size=1),
+        "attention_config": SimpleNamespace(backend=None),
+    }
+    return SimpleNamespace(**config | more)
+
+
+def folder(path: Path, content: bytes) -> Path:
+    """A model's."""
+    path.mkdir(exist_ok=True)
+    (path / "model.safetensors").write_bytes(content)
+    (path / "config.json").write_text("{}")
+    return path
+
+
+def of(config: SimpleNamespace, given: str | None = None) -> Fingerprint:
+    groups = SimpleNamespace(kv_cache_groups=[KVCacheGroupSpec(["layer 0", "draft layer"], full())], kv_cache_layout="LBHNC")
+    return identity.of_engine(config, groups, given)
+
+
+def drafted(draft: Path, method: str = "eagle") -> SimpleNamespace:
+    return SimpleNamespace(method=method, draft_model_config=SimpleNamespace(model=str(draft), revision=None, quantization=None))
+
+
+def test_one_byte_of_a_draft_model_is_another_fingerprint(tmp_path: Path) -> None:
+    """Its KV lies in the same blocks."""
+    model, draft = folder(tmp_path / "model", b"model"), folder(tmp_path / "draft", b"draft")
+    alone, with_draft = of(engine(model)), of(engine(model, speculative_config=drafted(draft)))
+    assert with_draft != alone and with_draft == of(engine(model, speculative_config=drafted(draft)))
+    given = of(engine(model, speculative_config=drafted(draft)), "given")
+    folder(draft, b"drafT")
+    assert of(engine(model, speculative_config=drafted(draft))) != with_draft
+    assert of(engine(model, speculative_config=drafted(draft)), "given") != given, "a given digest is the model's own"
+    # n-grams, and layers for drafts that came with the model.
+    assert of(engine(model, speculative_config=drafted(model, "ngram"))) == alone
+    assert of(engine(model, speculative_config=SimpleNamespace(method="suffix", draft_model_config=None))) == alone
+    with pytest.raises(identity.CannotServe, match="draft model 'nobody/has-this-draft' cannot be found"):
+        of(engine(model, speculative_config=drafted(Path("nobody/has-this-draft"))), "given")
+
+
+def test_weights_and_scales_that_are_in_no_file_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    model = folder(tmp_path / "model", b"model")
+    dummy = engine(model, load_config=SimpleNamespace(load_format="dummy"))
+    with pytest.raises(identity.CannotServe, match='"dummy".* set "weights_digest"'):
+        of(dummy)
+    assert of(dummy, "given").weights == "given"
+    assert of(engine(model, load_config=SimpleNamespace(load_format="auto"))) == of(engine(model))
+    # vLLM 0.32 has no such setting any more; others do.
+    scales = engine(model)
+    scales.cache_config.calculate_kv_scales = True
+    with pytest.raises(identity.CannotServe, match="calculate_kv_scales"):
+        of(scales, "given")
 
 
 def test_a_seed_that_is_drawn_for_each_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

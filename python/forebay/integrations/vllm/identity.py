@@ -8,6 +8,7 @@ both are in it too: an upgrade begins with a cold cache, and never with a wrong 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import vllm
@@ -107,7 +108,7 @@ def release() -> str:
     return ".".join(str(vllm.__version__).split("+")[0].split(".")[:2])
 
 
-def look_at_weights(vllm_config: Any) -> None:
+def look_at_weights(vllm_config: Any, given_digest: str | None) -> None:
     """Raises CannotServe where the weights that the engine computes with are not those whose digest is known, or will not be for long."""
     transfer = getattr(vllm_config, "weight_transfer_config", None)
     if transfer is not None:
@@ -115,11 +116,49 @@ def look_at_weights(vllm_config: Any) -> None:
             f"this engine is set up to get new weights in memory (weight_transfer_config, backend {transfer.backend!r}), and vLLM does not tell a "
             "connector when they have come: leave that out, or the connector"
         )
+    load_format = getattr(getattr(vllm_config, "load_config", None), "load_format", None)
+    if load_format == "dummy" and given_digest is None:
+        raise CannotServe(
+            'this engine fills its weights with random numbers (load_format "dummy"), so the files of the model are not what it computes with: set '
+            '"weights_digest" in the configuration to something that stands for them'
+        )
+    if getattr(vllm_config.cache_config, "calculate_kv_scales", False):
+        raise CannotServe(
+            "this engine finds the scales of its KV while it runs (calculate_kv_scales), so another engine's blocks have others: use a checkpoint that "
+            "has them, and leave calculate_kv_scales out"
+        )
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """What a draft model with weights of its own adds to the fingerprint: its KV lies in the same blocks. Empty where there is none."""
+
+    weights: str = ""
+    layout: tuple[str, ...] = ()
+
+
+def _draft_of(vllm_config: Any) -> _Draft:
+    """Raises CannotServe when its weights cannot be found. A given digest stands for the model's own, and says nothing of these."""
+    speculative, model = getattr(vllm_config, "speculative_config", None), vllm_config.model_config
+    draft = getattr(speculative, "draft_model_config", None)
+    # Drafts by n-grams have none, and layers that came with the model are in its files.
+    if draft is None or (draft.model, draft.revision) == (model.model, model.revision):
+        return _Draft()
+    try:
+        digest = weights_digest(draft.model, draft.revision)
+    except CannotServe as error:
+        raise CannotServe(
+            f"the weights of the draft model {draft.model!r} cannot be found on this machine, and its KV is part of each block: put a folder with "
+            "them here and name that in speculative_config, or leave speculative_config out"
+        ) from error
+    layout = ("draft", str(speculative.method), name(draft.model), config_digest(draft.model, None, draft.revision), str(draft.quantization or ""))
+    return _Draft(f" draft {digest}", layout)
 
 
 def of_engine(vllm_config: Any, kv_cache_config: Any, given_digest: str | None) -> Fingerprint:
     """The fingerprint of an engine behind `ForebayConnector`. Raises CannotServe."""
-    look_at_weights(vllm_config)
+    look_at_weights(vllm_config, given_digest)
+    draft = _draft_of(vllm_config)
     model, cache, parallel = vllm_config.model_config, vllm_config.cache_config, vllm_config.parallel_config
     group = kv_cache_config.kv_cache_groups[0]
     backend = getattr(vllm_config.attention_config, "backend", None)
@@ -131,10 +170,11 @@ def of_engine(vllm_config: Any, kv_cache_config: Any, given_digest: str | None) 
         repr(group.kv_cache_spec),
         config_digest(model.model, model.hf_overrides, model.revision),
         *group.layer_names,
+        *draft.layout,
     )
     return Fingerprint(
         model=name(model.model),
-        weights=given_digest or weights_digest(model.model, model.revision),
+        weights=(given_digest or weights_digest(model.model, model.revision)) + draft.weights,
         dtype=f"{model.dtype} kv {cache.cache_dtype}".replace("torch.", ""),
         quant=str(model.quantization or ""),
         layout=f"vllm connector 1 {layout}",
