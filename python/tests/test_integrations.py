@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from another_version import TEXT, NodeOfAnotherVersion, error_frame
@@ -15,7 +16,7 @@ from conftest import ROOT, Node
 
 import forebay
 from forebay import Fingerprint
-from forebay.integrations import _versions
+from forebay.integrations import _settings, _versions
 from forebay.integrations._common import Hints, Link, Report, default_address
 
 PRINT = Fingerprint(model="a model", weights="0123456789abcdef", dtype="bfloat16", block_tokens=16)
@@ -133,6 +134,44 @@ def test_a_node_of_another_version_is_said_once_with_what_to_do(place: Callable[
         link.close()
         with pytest.raises(forebay.VersionMismatch, match="neighbouring versions"):
             Link(PRINT, engine="test", address=node.address, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"quota": "20 gigs"}, 'quota is a size, as "20GiB" or a number of bytes, of at least 4,096, not \'20 gigs\''),
+        ({"quota": 20}, "quota is a size"),
+        ({"quota": -1}, "quota is a size"),
+        ({"quota": True}, "quota is a size"),
+        ({"ttl_s": "3600"}, "ttl_s is a whole number of seconds from 1 on, not '3600'"),
+        ({"ttl_s": 0}, "ttl_s is a whole number of seconds"),
+        ({"region_bytes": "1 GIB"}, "region_bytes is a size"),
+        ({"address": 5}, "address is a text, not 5"),
+        ({"namespace": ""}, "namespace is a text"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_said_once_and_the_engine_serves_without(wrong: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture) -> None:
+    link = Link(PRINT, engine="test", **wrong)
+    assert link.namespace is None
+    (message,) = caplog.messages
+    assert said in message and "all is computed" in message and "\n" not in message, message
+    link.close()
+    with pytest.raises(forebay.InvalidArgument):
+        Link(PRINT, engine="test", strict=True, **wrong)
+
+
+def test_sizes_are_what_the_command_line_takes(shared_node: Node) -> None:
+    sizes = {"20GiB": 20 << 30, "1.5 kB": 1500, "5000 B": 5000, " 1TB ": 10**12, 7: 7}
+    assert {text: _settings.size("a size", text) for text in sizes} == sizes
+    for wrong in ("12", "", "GiB", "1.2.3GiB", "12 gib", "-4GiB", "99999999999TiB", ".5GiB", 0, 1.5, None, [1]):
+        with pytest.raises(forebay.InvalidArgument, match="a size is a size"):
+            _settings.size("a size", wrong)
+    link = Link(PRINT, engine="test", address=shared_node.address, namespace="of-a-size", quota="1GiB", region_bytes="32MiB")
+    assert link.client is not None and link.namespace is not None
+    with pytest.raises(forebay.NamespaceExists):
+        link.client.namespace("of-a-size", fingerprint=PRINT, create=True, quota=2 << 30)
+    link.client.namespace("of-a-size", fingerprint=PRINT, create=True, quota=1 << 30)
+    link.close()
 
 
 def test_a_quota_that_is_full_is_said_once_with_what_to_do(shared_node: Node, caplog: pytest.LogCaptureFixture) -> None:

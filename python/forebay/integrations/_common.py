@@ -18,6 +18,7 @@ from typing import Any
 
 import forebay
 from forebay import Fingerprint
+from forebay.integrations import _settings
 
 #: Seconds between two tries to reach a node that was not there when the engine started. After that the client looks for it by itself.
 RECONNECT_S = 1.0
@@ -60,7 +61,7 @@ class Link:
         namespace: str | None = None,
         create: bool = True,
         cls: str = "cache",
-        quota: int | None = None,
+        quota: int | str | None = None,
         ttl_s: int | None = None,
         strict: bool = False,
         logger: logging.Logger | None = None,
@@ -69,6 +70,21 @@ class Link:
         **client_options: Any,
     ) -> None:
         self.fingerprint = fingerprint
+        self._logger = logger or logging.getLogger("forebay")
+        given = {"address": address, "namespace": namespace, "quota": quota, "ttl_s": ttl_s, "token_file": token_file}
+        if "region_bytes" in client_options:
+            given["region_bytes"] = client_options.pop("region_bytes")
+        settings: dict[str, Any] = {}
+        wrong = ""
+        try:
+            settings = _settings.checked(given, _settings.LINK, "the configuration")
+        except forebay.InvalidArgument as error:
+            if strict:
+                raise
+            wrong = str(error)
+        address, namespace, token_file = (settings.get(name) for name in ("address", "namespace", "token_file"))
+        if "region_bytes" in settings:
+            client_options["region_bytes"] = settings["region_bytes"]
         self.address = client.address if client is not None else address or default_address()
         if self.address.startswith("tcp:"):
             # Engines start workers by themselves, so what all of them are to find may stand in the environment, as for the command line.
@@ -78,12 +94,13 @@ class Link:
         self.client = client
         #: None until the node was reached. A plain attribute: looking costs nothing.
         self.namespace: forebay.Namespace | None = None
-        self._create: dict[str, Any] = {"create": create, "cls": cls, "quota": quota, "ttl_s": ttl_s} if create else {}
+        self._create: dict[str, Any] = {"create": create, "cls": cls, "quota": settings.get("quota"), "ttl_s": settings.get("ttl_s")} if create else {}
         self._options = client_options
-        self._logger = logger or logging.getLogger("forebay")
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
-        if strict:
+        if wrong:
+            self._logger.error("forebay: %s; all is computed", wrong)
+        elif strict:
             self._open()
         elif not self._try(first=True):
             self._thread = threading.Thread(target=self._keep_trying, name="forebay-link", daemon=True)

@@ -95,6 +95,30 @@ def test_memory_in_which_blocks_cannot_be_told_apart_is_named_once_and_nothing_i
         worker.shutdown()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"quota": 20}, "quota is a size"),
+        ({"ttl_s": "3600"}, "ttl_s is a whole number of seconds"),
+        ({"staging_bytes": "256 megs"}, "staging_bytes is a size"),
+        ({"address": 5}, "address is a text"),
+        ({"load_deadline_ms": None, "lookup_deadline_ms": -1}, "lookup_deadline_ms is a number of milliseconds"),
+        ({"load_or_recompute": "no"}, "load_or_recompute is true or false"),
+        ({"prefill_s": 1}, "prefill_s is three numbers"),
+        ({"qouta": "1GiB"}, "kv_connector_extra_config has 'qouta'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_said_once_and_the_engine_serves(wrong: dict[str, object], said: str) -> None:
+    with Lines("vllm.forebay") as lines:
+        halves = [connector(role, cache(full()), weights_digest="one", **wrong) for role in (KVConnectorRole.SCHEDULER, KVConnectorRole.WORKER)]
+        assert halves[0].get_num_new_matched_tokens(SimpleNamespace(), 0) == (0, False)
+        for half in halves:
+            half.shutdown()
+    lines.only(said, "all is computed")
+    with pytest.raises(ValueError, match=said):
+        connector(KVConnectorRole.SCHEDULER, cache(full()), weights_digest="one", strict=True, **wrong)
+
+
 def test_weights_that_come_in_memory_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ENGINE, "weight_transfer_config", SimpleNamespace(backend="nccl"), raising=False)
     with Lines("vllm.forebay") as lines:

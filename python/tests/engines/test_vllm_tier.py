@@ -404,6 +404,89 @@ def test_weights_that_cannot_be_told_from_others_are_not_served_and_said_once(no
         Scheduler(node, weights_digest=None, strict=True)
 
 
+#: Where something of the tier's own goes wrong, and whether jobs are under way then.
+FLAWS = ("_connect", "_first_lookup", "_ask", "_pump", "_give", "_drain", "_finish", "_place_in_chain", "_end_transfers")
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_flaw_of_the_tier_never_reaches_vllm_and_all_is_computed_after_it(node: Node, flaw: str) -> None:
+    scheduler = Scheduler(node)
+    first, keys = scheduler.begin(), [key(number) for number in range(8)]
+    if flaw != "_connect":
+        # Some of it is under way.
+        assert scheduler.look_until_known(keys[:2], first) == [LookupResult.MISS] * 2
+        assert scheduler.store(keys[:2], first) == keys[:2]
+        scheduler.step()
+    else:
+        scheduler.tier._link = None
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("a flaw")
+
+    setattr(scheduler.tier, flaw, broken)
+    with Lines("vllm.forebay") as lines:
+        second = scheduler.begin()
+        assert scheduler.look_until_known(keys[4:], second) == [LookupResult.MISS] * 4
+        assert scheduler.store(keys[4:], second) == keys[4:]
+        scheduler.settle()
+        scheduler.manager.reset_cache()
+        assert scheduler.look_until_known(keys, second) == [LookupResult.MISS] * 8
+        for request in (first, second):
+            scheduler.end(request)
+        scheduler.close()
+    lines.only("in the tier", "all is computed")
+    strict = Scheduler(node, strict=True)
+    strict.begin()
+    setattr(strict.tier, flaw, broken)
+    if flaw == "_first_lookup":
+        with pytest.raises(RuntimeError):
+            strict.tier.lookup(keys[0], first)
+        del strict.tier._first_lookup
+    elif hasattr(strict.tier, flaw):
+        delattr(strict.tier, flaw)
+    strict.close()
+
+
+#: A setting, and what is said of it.
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"quota": "20 gigs"}, "quota is a size"),
+    ({"quota": 20}, "quota is a size"),
+    ({"quota": -1}, "quota is a size"),
+    ({"ttl_s": "3600"}, "ttl_s is a whole number of seconds"),
+    ({"region_bytes": 0}, "region_bytes is a size"),
+    ({"address": 5}, "address is a text"),
+    ({"lookup_deadline_ms": "250"}, "lookup_deadline_ms is a number of milliseconds"),
+    ({"transfer_deadline_ms": 0}, "transfer_deadline_ms is a number of milliseconds"),
+    ({"enable_kv_events": "yes"}, "enable_kv_events is true or false"),
+    ({"locality": "near"}, "locality is LOCAL or REMOTE"),
+    ({"qouta": "1GiB"}, "the tier's configuration has 'qouta'"),
+]
+
+
+@pytest.mark.parametrize("setting", range(len(WRONG)))
+def test_a_setting_that_cannot_be_is_said_once_and_the_engine_serves(node: Node, setting: int) -> None:
+    wrong, said = WRONG[setting]
+    with Lines("vllm.forebay") as lines:
+        serves_without(Scheduler(node, **wrong))
+    lines.only(said, "all is computed")
+    with pytest.raises(forebay.InvalidArgument, match=said):
+        Scheduler(node, strict=True, **wrong)
+
+
+def test_sizes_are_told_as_to_the_command_line(node: Node) -> None:
+    scheduler = Scheduler(node, quota="20MiB", region_bytes="64MiB", ttl_s=3600, locality="REMOTE")
+    request = scheduler.begin()
+    assert scheduler.store([key(1)], request) == [key(1)]
+    scheduler.settle()
+    scheduler.end(request)
+    link = scheduler.tier._link
+    with pytest.raises(forebay.NamespaceExists):
+        link.client.namespace(link.name, fingerprint=link.fingerprint, create=True, quota=21 << 20, ttl_s=3600)
+    link.client.namespace(link.name, fingerprint=link.fingerprint, create=True, quota=20 << 20, ttl_s=3600)
+    assert scheduler.tier._report.counts["stored"] == 1
+    scheduler.close()
+
+
 def test_a_node_of_another_version_is_said_once_and_the_engine_serves(place: Path) -> None:
     with NodeOfAnotherVersion(place) as other:
         with Lines("vllm.forebay") as lines:

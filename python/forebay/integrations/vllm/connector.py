@@ -22,8 +22,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
+import forebay
 from forebay import Fingerprint
-from forebay.integrations import _versions
+from forebay.integrations import _settings, _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations._decide import Prefill
 from forebay.integrations._record import Record
@@ -44,21 +45,22 @@ if TYPE_CHECKING:
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
 
-_KEYS = (
-    "address",
-    "token_file",
-    "namespace",
-    "quota",
-    "ttl_s",
-    "weights_digest",
-    "staging_bytes",
-    "lookup_deadline_ms",
-    "load_deadline_ms",
-    "load_or_recompute",
-    "prefill_s",
-    "record",
-    "strict",
-)
+#: What `kv_connector_extra_config` may say.
+_SETTINGS: dict[str, _settings.Check] = {
+    "address": _settings.text,
+    "token_file": _settings.text,
+    "namespace": _settings.text,
+    "quota": _settings.quota,
+    "ttl_s": _settings.seconds,
+    "weights_digest": _settings.text,
+    "staging_bytes": _settings.size,
+    "lookup_deadline_ms": _settings.milliseconds,
+    "load_deadline_ms": _settings.milliseconds,
+    "load_or_recompute": _settings.flag,
+    "prefill_s": _settings.anything,
+    "record": _settings.anything,
+    "strict": _settings.flag,
+}
 
 _T = TypeVar("_T")
 
@@ -99,7 +101,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
         strict: raise instead of computing, for tests.
 
     Models that it cannot serve (more than one kind of attention, state that is not keys and values) are named in one line of the log, and all is
-    computed; with `strict` it raises identity.CannotServe. A configuration that cannot be is always raised.
+    computed; with `strict` it raises identity.CannotServe. So are settings that cannot be, which then raise InvalidArgument.
     """
 
     _cache_hit_source = CacheHitSource.DISK
@@ -107,20 +109,18 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         _versions.look("vLLM", vllm.__version__)
-        extra = dict(self._kv_transfer_config.kv_connector_extra_config or {})
-        unknown = sorted(set(extra) - set(_KEYS))
-        if unknown:
-            raise identity.CannotServe(f"kv_connector_extra_config has {unknown[0]!r}, which ForebayConnector does not know; it knows {', '.join(_KEYS)}")
-        self._strict = bool(extra.get("strict", False))
+        given = dict(self._kv_transfer_config.kv_connector_extra_config or {})
+        self._strict = given.get("strict") is True
         self._scheduler: SchedulerHalf | None = None
         self._worker: WorkerHalf | None = None
         self._record: Record | None = None
-        pace = _pace(vllm_config, extra)
         is_scheduler = role is KVConnectorRole.SCHEDULER
         try:
+            extra = _settings.checked(given, _SETTINGS, "kv_connector_extra_config")
+            pace = _pace(vllm_config, extra)
             spec = _only_group(vllm_config, kv_cache_config)
             fingerprint = identity.of_engine(vllm_config, kv_cache_config, extra.get("weights_digest")) if is_scheduler else None
-        except identity.CannotServe as error:
+        except (identity.CannotServe, forebay.InvalidArgument, OSError) as error:
             if self._strict:
                 raise
             if is_scheduler:
@@ -131,7 +131,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
             self._kv_transfer_config.kv_load_failure_policy = "recompute"
         parallel = vllm_config.parallel_config
         world = parallel.tensor_parallel_size * parallel.pipeline_parallel_size
-        staging = int(extra.get("staging_bytes", STAGING_BYTES))
+        staging = extra.get("staging_bytes", STAGING_BYTES)
         self._link_options: dict[str, Any] = {
             "engine": "vllm",
             "address": extra.get("address"),
@@ -157,8 +157,8 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
                 world=world,
                 lora_digest=_lora_digest,
                 events=bool(events is not None and events.enable_kv_cache_events),
-                lookup_deadline_ms=float(extra.get("lookup_deadline_ms", LOOKUP_DEADLINE_MS)),
-                load_deadline_ms=float(extra.get("load_deadline_ms", LOAD_DEADLINE_MS)),
+                lookup_deadline_ms=extra.get("lookup_deadline_ms", LOOKUP_DEADLINE_MS),
+                load_deadline_ms=extra.get("load_deadline_ms", LOAD_DEADLINE_MS),
                 pace=pace,
                 block_bytes=world * spec.page_size_bytes * len(kv_cache_config.kv_cache_groups[0].layer_names),
             )
@@ -169,7 +169,7 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
                 world=world,
                 block_tokens=spec.block_size,
                 staging_bytes=staging,
-                load_deadline_ms=float(extra.get("load_deadline_ms", LOAD_DEADLINE_MS)),
+                load_deadline_ms=extra.get("load_deadline_ms", LOAD_DEADLINE_MS),
             )
 
     def _recording(self, folder: str | None, block_tokens: int) -> Record | None:

@@ -151,7 +151,7 @@ def _draft_of(vllm_config: Any) -> _Draft:
             f"the weights of the draft model {draft.model!r} cannot be found on this machine, and its KV is part of each block: put a folder with "
             "them here and name that in speculative_config, or leave speculative_config out"
         ) from error
-    layout = ("draft", str(speculative.method), name(draft.model), config_digest(draft.model, None, draft.revision), str(draft.quantization or ""))
+    layout = ("draft", str(getattr(speculative, "method", "")), name(draft.model), config_digest(draft.model, None, draft.revision), str(draft.quantization or ""))
     return _Draft(f" draft {digest}", layout)
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 import vllm
 from vllm.v1.kv_offload.base import (
+    Locality,
     LookupResult,
     Medium,
     OffloadingEvent,
@@ -28,10 +29,11 @@ from vllm.v1.kv_offload.base import (
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
 import forebay
-from forebay.integrations import _versions
+from forebay.integrations import _settings, _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations._wishes import NONE, Wishes, wishes
 from forebay.integrations.vllm import identity
+from forebay.integrations.vllm.guard import Jobs, guarded, nothing, submits
 from forebay.integrations.vllm.log import logger
 from forebay.integrations.vllm.touches import Touches
 
@@ -57,6 +59,24 @@ GENERATION_BYTES = 16
 PARENT_STEPS_MAX = 1024
 
 _T = TypeVar("_T")
+
+
+def _locality(name: str, value: Any) -> Locality:
+    if not isinstance(value, str) or value not in Locality.__members__:
+        raise forebay.InvalidArgument(f"{name} is LOCAL or REMOTE, not {value!r}")
+    return Locality[value]
+
+
+#: What the tier's configuration may say, beside what vLLM takes out of it.
+_SETTINGS: dict[str, _settings.Check] = {
+    **_settings.LINK,
+    "weights_digest": _settings.text,
+    "lookup_deadline_ms": _settings.milliseconds,
+    "transfer_deadline_ms": _settings.milliseconds,
+    "strict": _settings.flag,
+    "enable_kv_events": _settings.flag,
+    "locality": _locality,
+}
 
 _EXISTS = 3
 #: By what `forebay.Presence` knows of a chunk.
@@ -113,12 +133,15 @@ class ForebayTier(SecondaryTierManager):
         address: of the node; `FOREBAY_CONNECT` or the default socket if left out.
         token_file: with the credential for TCP; `FOREBAY_TOKEN_FILE` if left out.
         namespace: instead of the one that is named after the fingerprint.
-        quota, ttl_s: of the namespace, when it is made.
+        quota, ttl_s: of the namespace, when it is made: a size ("20GiB", or bytes), and whole seconds.
         weights_digest: what tells these weights from others, where they are not files on this machine.
         lookup_deadline_ms, transfer_deadline_ms: see the module's constants.
-        region_bytes: memory of the client for what is on its way.
-        strict: raise at the start when the node is not there, instead of serving without it.
+        region_bytes: memory of the client for what is on its way: a size.
+        strict: raise at the start when the node is not there or a setting cannot be, instead of serving without the store; and whatever goes wrong later.
         enable_kv_events: publish what was stored, where the engine publishes KV events.
+        locality: "LOCAL" or "REMOTE", as vLLM's own tiers have it.
+
+    Nothing of Forebay's raises into vLLM's scheduler: after a flaw all is computed, and one line of the log says so.
     """
 
     medium: ClassVar[Medium] = Medium.STORAGE
@@ -129,33 +152,29 @@ class ForebayTier(SecondaryTierManager):
         primary_kv_view: memoryview,
         tier_type: str,
         backpressure_detector: Any = None,
-        *,
-        address: str | None = None,
-        token_file: str | None = None,
-        namespace: str | None = None,
-        quota: int | None = None,
-        ttl_s: int | None = None,
-        weights_digest: str | None = None,
-        lookup_deadline_ms: float = LOOKUP_DEADLINE_MS,
-        transfer_deadline_ms: float = TRANSFER_DEADLINE_MS,
-        region_bytes: int | None = None,
-        strict: bool = False,
-        enable_kv_events: bool = False,
+        **settings: Any,
     ) -> None:
         super().__init__(offloading_spec, primary_kv_view, tier_type, backpressure_detector)
         _versions.look("vLLM", vllm.__version__)
         self._stride = self.block_size_bytes
-        self._region: forebay.Region | None = forebay.Region.borrow(primary_kv_view)
         self._config = offloading_spec.config
-        self._digest: str | None = weights_digest
-        self._options: dict[str, Any] = {"address": address, "token_file": token_file, "namespace": namespace, "quota": quota, "ttl_s": ttl_s, "strict": strict}
-        if region_bytes is not None:
-            self._options["region_bytes"] = region_bytes
-        self._lookup_deadline_ms, self._transfer_deadline_ms = lookup_deadline_ms, transfer_deadline_ms
+        self._strict = settings.get("strict") is True
+        self._is_off = False
+        self._jobs = Jobs()
+        given = self._served(lambda: _settings.checked(settings, _SETTINGS, "the tier's configuration"))
+        can_be, given = given is not None, given or {}
+        self._options: dict[str, Any] = {name: given[name] for name in _settings.LINK if name in given} | {"strict": self._strict}
+        self._lookup_deadline_ms: float = given.get("lookup_deadline_ms", LOOKUP_DEADLINE_MS)
+        self._transfer_deadline_ms: float = given.get("transfer_deadline_ms", TRANSFER_DEADLINE_MS)
+        self.locality = given.get("locality")
         self._link: Link | None = None
-        if weights_digest is None:
+        self._region = self._served(lambda: forebay.Region.borrow(primary_kv_view)) if can_be else None
+        self._digest: str | None = given.get("weights_digest") if self._region is not None else None
+        if self._region is not None and self._digest is None:
             # Here, because it may take minutes.
             self._digest = self._served(lambda: identity.tier_weights_digest(self._config.model.name))
+        #: The link that was used until a flaw was found.
+        self._ended: Link | None = None
         self._report: Report | None = None
         self._queue: forebay.CallQueue | None = None
         self._touches = Touches()
@@ -176,9 +195,9 @@ class ForebayTier(SecondaryTierManager):
         self._chunks_per_call = max(1, min(STEP_KEYS, CALL_BYTES // self._stride))
         self._store_bytes = 0
         self._finished: list[JobResult] = []
-        events_on = enable_kv_events and offloading_spec.kv_events_config.enable_kv_cache_events
+        events_on = given.get("enable_kv_events", False) and offloading_spec.kv_events_config.enable_kv_cache_events
         self._events: list[OffloadingEvent] | None = [] if events_on else None
-        if strict:
+        if self._strict:
             self._connect()
 
     def _connect(self) -> None:
@@ -195,11 +214,33 @@ class ForebayTier(SecondaryTierManager):
         """What is found, unless it says that this engine cannot be served."""
         try:
             return find()
-        except identity.CannotServe as error:
-            if self._options["strict"]:
+        except (identity.CannotServe, forebay.ForebayError, OSError) as error:
+            if self._strict:
                 raise
             logger.error("forebay: %s; all is computed", error)
             return None
+
+    def _failed(self, hook: str) -> None:
+        """A flaw of ours in a hook, while it is handled: it is said once, and from here on nothing is found or stored."""
+        if self._strict:
+            raise
+        if self._is_off:
+            return
+        self._is_off = True
+        logger.exception("forebay: %s failed in the tier; from here on all is computed, until the engine starts again", hook)
+        queue, self._queue = self._queue, None
+        self._ended, self._link = self._link, _Unlinked()
+        self._requests, self._to_ask, self._lookups, self._calls = {}, {}, {}, {}
+        self._line.clear()
+        self._touches = Touches()
+        self._jobs.give_up(queue, self._transfer_deadline_ms / 1000 + 1)
+
+    def _all_failed(self, *args: Any) -> list[JobResult]:
+        """After that: what is to be reported of jobs."""
+        del args
+        finished, self._finished = self._finished, []
+        self._jobs.reported(finished)
+        return finished + self._jobs.failed()
 
     def _space(self) -> forebay.Namespace | None:
         """The namespace, if the node is there."""
@@ -214,10 +255,15 @@ class ForebayTier(SecondaryTierManager):
     # Lookups.
 
     def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
-        request = self._to_ask.get(req_context.req_id)
-        if request is not None:
-            return _RESULTS[request.state(key)]  # type: ignore[misc]
-        return self._first_lookup(key, req_context)
+        # Guarded here: another call around it would be a quarter of what it may take.
+        try:
+            request = self._to_ask.get(req_context.req_id)
+            if request is not None:
+                return _RESULTS[request.state(key)]  # type: ignore[misc]
+            return self._first_lookup(key, req_context)
+        except Exception:
+            self._failed("lookup")
+            return LookupResult.MISS
 
     def _first_lookup(self, key: OffloadKey, context: ReqContext) -> LookupResult:
         """The first one of a request in a step."""
@@ -237,6 +283,7 @@ class ForebayTier(SecondaryTierManager):
         self._to_ask[context.req_id] = request
         return _RESULTS[request.state(key)]  # type: ignore[misc]
 
+    @guarded(nothing)
     def on_schedule_end(self, context: ScheduleEndContext) -> None:
         self._room = STEP_KEYS
         for request_id in context.preempted_req_ids:
@@ -314,6 +361,7 @@ class ForebayTier(SecondaryTierManager):
 
     # Transfers.
 
+    @submits
     def submit_store(self, job_metadata: TransferJob) -> None:
         keys = _listed(job_metadata.keys)
         nbytes = len(keys) * self._stride
@@ -367,6 +415,7 @@ class ForebayTier(SecondaryTierManager):
             parent = None
         return {"chain": transfer.chain, "position": begin // tokens - 1, "parent": space.key(parent + self._generation) if parent is not None else None}
 
+    @submits
     def submit_load(self, job_metadata: TransferJob) -> None:
         keys = _listed(job_metadata.keys)
         space, queue = self._space(), self._queue
@@ -431,13 +480,17 @@ class ForebayTier(SecondaryTierManager):
     def _chunk_tokens(self) -> int:
         return int(self._config.cache.tokens_per_hash * self._config.cache.blocks_per_chunk)
 
+    @guarded(_all_failed)
     def get_finished_jobs(self) -> Iterable[JobResult]:
+        if self._is_off:
+            return self._all_failed()
         self._drain()
         finished, self._finished = self._finished, []
+        self._jobs.reported(finished)
         return finished
 
     def has_pending_work(self) -> bool:
-        return bool(self._finished)
+        return bool(self._finished) or (self._is_off and bool(self._jobs.open))
 
     def _drain(self) -> None:
         """Takes what the client has finished. Never waits."""
@@ -506,6 +559,7 @@ class ForebayTier(SecondaryTierManager):
 
     # Requests.
 
+    @guarded(lambda self, req_context: RequestOffloadingContext())
     def on_new_request(self, req_context: ReqContext) -> RequestOffloadingContext:
         if self._link is None:
             self._connect()
@@ -513,11 +567,13 @@ class ForebayTier(SecondaryTierManager):
         self._requests[req_context.req_id] = _Request(req_context, wishes(req_context.kv_transfer_params))
         return RequestOffloadingContext()
 
+    @guarded(nothing)
     def on_request_finished(self, req_context: ReqContext) -> None:
         self._requests.pop(req_context.req_id, None)
         self._to_ask.pop(req_context.req_id, None)
         self._outlived.discard(req_context.req_id)
 
+    @guarded(nothing)
     def touch(self, keys: Collection[OffloadKey], req_context: ReqContext) -> None:
         """vLLM 0.32 calls this nowhere; what it would say is found out in `_touch_own`."""
         del req_context
@@ -525,6 +581,7 @@ class ForebayTier(SecondaryTierManager):
             told = list(keys)
             self._touches.add(told, len(told), told[-1], (self._generation,), time.monotonic())
 
+    @guarded(lambda self: ())
     def take_events(self) -> Iterable[OffloadingEvent]:
         if self._events:
             events, self._events = self._events, []
@@ -533,9 +590,17 @@ class ForebayTier(SecondaryTierManager):
 
     # The end.
 
+    def _wait_until_failed(self) -> None:
+        """After a flaw: until nothing touches the CPU tier any more."""
+        self._finished += self._jobs.failed(wait=True)
+
+    @guarded(_wait_until_failed)
     def drain_jobs(self) -> None:
         """Called when vLLM's caches are reset, because weights may have changed in memory: after an update, before a sleep. No other hook of a tier
         tells it of that."""
+        if self._is_off:
+            self._wait_until_failed()
+            return
         self._end_transfers()
         self._renew()
 
@@ -562,6 +627,17 @@ class ForebayTier(SecondaryTierManager):
             self._queue.wait(timeout_ms=1000.0)
             self._drain()
 
+    def _let_go(self) -> None:
+        if self._is_off:
+            self._wait_until_failed()
+        # vLLM closes the mapping next, which it cannot while somebody has it exported.
+        self._region = None
+        self._queue = None
+        for link in (self._link, self._ended):
+            if link is not None:
+                link.close()
+
+    @guarded(_let_go)
     def shutdown(self) -> None:
         queue = self._queue
         if queue is not None:
@@ -578,11 +654,7 @@ class ForebayTier(SecondaryTierManager):
                 queue.drain()
         if self._report is not None:
             self._report.say()
-        # vLLM closes the mapping next, which it cannot while somebody has it exported.
-        self._region = None
-        self._queue = None
-        if self._link is not None:
-            self._link.close()
+        self._let_go()
 
 
 def _positions(context: ReqContext) -> dict[OffloadKey, int] | None:
