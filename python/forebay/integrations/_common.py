@@ -48,8 +48,8 @@ def digest_text(*texts: str) -> str:
 class Link:
     """A client and a namespace that may not be there yet.
 
-    The first try is made at once; if the node is not there, a thread goes on trying, so that an engine starts and serves without it. What
-    trying again cannot mend (another fingerprint, no credential) is said once and leaves the adapter without a namespace: all is missed.
+    The first try is made at once; if the node is not there, a thread goes on trying, so that an engine starts and serves without it. Where even
+    the first one must not be waited for (in_background), that thread makes it, too; is_opening is true until it is over. What trying again cannot mend (another fingerprint, no credential) is said once and leaves the adapter without a namespace: all is missed.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Link:
         logger: logging.Logger | None = None,
         client: forebay.Client | None = None,
         token_file: str | None = None,
+        in_background: bool = False,
         **client_options: Any,
     ) -> None:
         self.fingerprint = fingerprint
@@ -98,13 +99,20 @@ class Link:
         self._options = client_options
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self.is_opening = False
         if wrong:
             self._logger.error("forebay: %s; all is computed", wrong)
         elif strict:
             self._open()
+        elif in_background:
+            self.is_opening = True
+            self._begin()
         elif not self._try(first=True):
-            self._thread = threading.Thread(target=self._keep_trying, name="forebay-link", daemon=True)
-            self._thread.start()
+            self._begin()
+
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._keep_trying, name="forebay-link", daemon=True)
+        self._thread.start()
 
     def _open(self) -> None:
         if self.client is None:
@@ -132,9 +140,17 @@ class Link:
         return True
 
     def _keep_trying(self) -> None:
-        while not self._closed.wait(RECONNECT_S):
-            if self._try(first=False):
+        try:
+            if self.is_opening and self._try(first=True):
                 return
+            self.is_opening = False
+            while not self._closed.wait(RECONNECT_S):
+                if self._try(first=False):
+                    return
+        except Exception:
+            self._logger.exception("forebay: the namespace %r cannot be opened, so all is computed", self.name)
+        finally:
+            self.is_opening = False
 
     def close(self) -> None:
         """Stops trying. The client goes when its last user does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import signal
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,10 +76,12 @@ class Scheduler:
         self.tier.submit_load = counted
         self._requests = 0
 
-    def begin(self, **wishes: Any) -> ReqContext:
+    def begin(self, *, is_open: bool = True, **wishes: Any) -> ReqContext:
+        """is_open: the tier has found its node, or has not, when this returns."""
         self._requests += 1
         context = ReqContext(req_id=f"request {self._requests}", kv_transfer_params={"forebay": wishes})
         self.manager.on_new_request(context)
+        wait_for(lambda: not (is_open and self.tier._link.is_opening), every_s=0.001)
         return context
 
     def end(self, context: ReqContext) -> None:
@@ -169,6 +172,47 @@ def test_a_node_that_stands_still_is_a_miss_at_the_deadline(node: Node) -> None:
     assert seen == [LookupResult.MISS] * 2
     scheduler.end(request)
     scheduler.close()
+
+
+def test_no_step_waits_for_a_node_that_stands_still_from_the_start(node: Node) -> None:
+    """A connection to it takes as long as the client's deadline of 5 s. A request waits as long as for a lookup, and the scheduler not at all."""
+    node.stop()
+    try:
+        scheduler = Scheduler(node, lookup_deadline_ms=250)
+        slowest, began = 0.0, time.monotonic()
+        keys, seen = [key(1), key(2)], [LookupResult.RETRY]
+        request = None
+        while LookupResult.RETRY in seen:
+            step = time.monotonic()
+            request = request or scheduler.begin(is_open=False)
+            seen = scheduler.look(keys, request)
+            scheduler.step()
+            slowest = max(slowest, time.monotonic() - step)
+            time.sleep(0.005)
+        assert seen == [LookupResult.MISS] * 2 and slowest < 1 and time.monotonic() - began < 3, (slowest, time.monotonic() - began)
+        assert scheduler.store(keys, request) == keys, "it is computed"
+        scheduler.end(request)
+    finally:
+        node.signal(signal.SIGCONT)
+    wait_for(lambda: scheduler.tier._link.namespace is not None)
+    other = scheduler.begin()
+    clear(scheduler.tier, scheduler.manager.reset_cache)
+    assert scheduler.look_until_known(keys, other) == [LookupResult.MISS] * 2, "and is there for those who come later"
+    assert scheduler.tier._report.counts["asked"] == 2
+    scheduler.end(other)
+    scheduler.close()
+
+
+def test_the_first_request_of_an_engine_waits_until_the_namespace_is_open(node: Node, scheduler: Scheduler) -> None:
+    writing = scheduler.begin()
+    assert scheduler.store([key(1)], writing) == [key(1)]
+    scheduler.settle()
+    scheduler.end(writing)
+    other = Scheduler(node)
+    request = other.begin(is_open=False)
+    assert other.look_until_known([key(1)], request) == [LookupResult.HIT]
+    other.end(request)
+    other.close()
 
 
 def test_a_load_that_fails_is_a_miss_and_not_asked_for_again(node: Node) -> None:

@@ -168,6 +168,7 @@ class ForebayTier(SecondaryTierManager):
         self._transfer_deadline_ms: float = given.get("transfer_deadline_ms", TRANSFER_DEADLINE_MS)
         self.locality = given.get("locality")
         self._link: Link | None = None
+        self._open_until = 0.0
         self._region = self._served(lambda: forebay.Region.borrow(primary_kv_view)) if can_be else None
         self._digest: str | None = given.get("weights_digest") if self._region is not None else None
         if self._region is not None and self._digest is None:
@@ -207,7 +208,8 @@ class ForebayTier(SecondaryTierManager):
             # A link that was closed before it was opened: nothing is ever there.
             self._link = _Unlinked()
         else:
-            self._link = Link(fingerprint, engine="vllm-tier", logger=logger, **self._options)
+            self._link = Link(fingerprint, engine="vllm-tier", logger=logger, in_background=True, **self._options)
+        self._open_until = time.monotonic() + self._lookup_deadline_ms / 1000
         self._report = Report(self._link, logger)
 
     def _served(self, find: Callable[[], _T]) -> _T | None:
@@ -269,7 +271,9 @@ class ForebayTier(SecondaryTierManager):
         """The first one of a request in a step."""
         request = self._requests.get(context.req_id)
         if self._queue is None and self._space() is None:
-            return LookupResult.MISS
+            # While the namespace is being opened a request waits for it as long as it would for its lookup.
+            is_opening = self._link is not None and self._link.is_opening and time.monotonic() < self._open_until
+            return LookupResult.RETRY if is_opening else LookupResult.MISS
         if request is None:
             # Somebody else's, through this engine.
             request = self._requests[context.req_id] = _Request(context, wishes(context.kv_transfer_params))
@@ -684,6 +688,7 @@ class _Unlinked(Link):
         self.address = ""
         self.client = None
         self.namespace = None
+        self.is_opening = False
 
     def close(self) -> None:
         pass
