@@ -124,6 +124,12 @@ class Link:
         assert self.client is not None, "a link that was never there"
         self.namespace = self.client.namespace(self.name, fingerprint=self.fingerprint, **self._create)
 
+    def beside(self, part: str) -> forebay.Namespace:
+        """Another namespace of the same fingerprint, which is made if need be: for a part of the blocks that is counted and limited by itself. Waits for
+        the node; raises what is wrong."""
+        assert self.client is not None, "a link that was never there"
+        return self.client.namespace(f"{self.name[: 64 - 1 - len(part)]}-{part}", fingerprint=self.fingerprint, **self._create)
+
     def _try(self, first: bool) -> bool:
         """True when there is nothing more to try."""
         try:

@@ -10,22 +10,28 @@ LMCache names chunks by model, rank, group, hash and salt; the name is the engin
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import logging
 import os
 import select
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import forebay
 from forebay import Fingerprint
 from forebay.integrations import _model, _versions
-from forebay.integrations._common import Link, Report
+from forebay.integrations._common import Hints, Link, Report
 
 #: Calls that were not drained yet; one more is answered as a failure.
 CALLS_MAX = 1024
+#: Salts with a namespace of their own, of the 4,096 that a node has for all. Later ones share one, where the salt in the key keeps them apart.
+SALTS_MAX = 64
+#: Of a salt's SHA-256 in the name of its namespace: salts are secrets, and names of namespaces are not.
+SALT_DIGITS = 16
 
 
 def _logger() -> logging.Logger:
@@ -40,6 +46,37 @@ def _logger() -> logging.Logger:
 _LOGGER = _logger()
 
 Completion = tuple[int, bool, str, list[bool] | None]
+Told = Callable[[int, list[Any]], Completion]
+"""Makes the completion of a call from its future and the answer for each key."""
+Submit = Callable[[forebay.CallQueue, forebay.Namespace, bytes, Sequence[int]], int]
+"""Hands the keys at these numbers over, which have these names there; the ticket."""
+
+
+@dataclass
+class _Call:
+    """One call of LMCache's: a part of it for each salt in it."""
+
+    future: int
+    keys: Sequence[str]
+    told: Told
+    submit: Submit
+    answers: list[Any]
+    #: Parts that were not answered.
+    waiting: int = 0
+    #: Why a part of it failed, and so all of it.
+    why: str | None = None
+
+
+@dataclass
+class _Part:
+    call: _Call
+    #: Numbers of its keys in the call.
+    at: list[int]
+
+
+def salt_of(key: str) -> str:
+    """The `cache_salt` of LMCache's key `model@rank@group@hash[@salt]`, none of which has an `@` in it."""
+    return key.rpartition("@")[2] if key.count("@") == 4 else ""
 
 
 class LmcacheClient:
@@ -98,8 +135,13 @@ class LmcacheClient:
         self._poll.register(self._own, select.EPOLLIN)
         self._lock = threading.Lock()
         self._last = 0
-        self._pending: dict[int, tuple[int, Callable[[Any], Completion]]] = {}
+        self._pending: dict[int, _Part] = {}
+        #: Calls that were not drained.
+        self._under_way = 0
         self._failed: list[Completion] = []
+        #: By the digits of their salts: namespaces, or what waits until one is open.
+        self._salted: dict[str, forebay.Namespace | list[_Part]] = {}
+        self._opener = Hints("forebay-salts", SALTS_MAX)
 
     def event_fd(self) -> int:
         """Readable while there is something to drain."""
@@ -109,66 +151,137 @@ class LmcacheClient:
         """Loads chunks into this memory; answers for each key whether it is whole and verified there."""
         sizes = [len(view) for view in memoryviews]
 
-        def told(future: int, answer: Any) -> Completion:
+        def told(future: int, answer: list[Any]) -> Completion:
             good = [got == size for got, size in zip(answer, sizes, strict=True)]
             if self._report is not None:
                 self._report.add(asked=len(sizes), hits=sum(good), loaded=sum(good))
             return future, True, "", good
 
-        return self._submit(len(keys), told, lambda queue, space: queue.submit_get(space, self._keys(space, keys), into=list(memoryviews), deadline_ms=self._deadline_ms))
+        def submit(queue: forebay.CallQueue, space: forebay.Namespace, names: bytes, at: Sequence[int]) -> int:
+            return queue.submit_get(space, names, into=[memoryviews[number] for number in at], deadline_ms=self._deadline_ms)
+
+        return self._submit(keys, told, submit)
 
     def submit_batch_set(self, keys: Sequence[str], memoryviews: Sequence[memoryview]) -> int:
         """Stores chunks; the memory is the call's until it is drained."""
 
-        def told(future: int, answer: Any) -> Completion:
+        def told(future: int, answer: list[Any]) -> Completion:
             if self._report is not None:
                 self._report.put(answer)
             refused = [str(outcome) for outcome in answer if not outcome]
             return future, not refused, f"refused: {refused[0]}" if refused else "", [bool(outcome) for outcome in answer]
 
-        def submit(queue: forebay.CallQueue, space: forebay.Namespace) -> int:
-            return queue.submit_put(space, self._keys(space, keys), list(memoryviews), deadline_ms=self._deadline_ms, caller_keeps=self._l1_keeps)
+        def submit(queue: forebay.CallQueue, space: forebay.Namespace, names: bytes, at: Sequence[int]) -> int:
+            chunks = [memoryviews[number] for number in at]
+            return queue.submit_put(space, names, chunks, deadline_ms=self._deadline_ms, caller_keeps=self._l1_keeps)
 
-        return self._submit(len(keys), told, submit)
+        return self._submit(keys, told, submit)
 
     def submit_batch_exists(self, keys: Sequence[str]) -> int:
         """Answers for each key whether it is there."""
 
-        def told(future: int, answer: Any) -> Completion:
-            return future, True, "", [bool(seen) for seen in answer]
+        def submit(queue: forebay.CallQueue, space: forebay.Namespace, names: bytes, at: Sequence[int]) -> int:
+            del at
+            return queue.submit_contains(space, names, deadline_ms=self._deadline_ms)
 
-        return self._submit(len(keys), told, lambda queue, space: queue.submit_contains(space, self._keys(space, keys), deadline_ms=self._deadline_ms))
+        return self._submit(keys, lambda future, answer: (future, True, "", [bool(seen) for seen in answer]), submit)
 
     def submit_batch_delete(self, keys: Sequence[str]) -> int:
         """Forgets chunks."""
 
-        def told(future: int, answer: Any) -> Completion:
-            return future, True, "", list(answer)
+        def submit(queue: forebay.CallQueue, space: forebay.Namespace, names: bytes, at: Sequence[int]) -> int:
+            del at
+            return queue.submit_forget(space, names, deadline_ms=self._deadline_ms)
 
-        return self._submit(len(keys), told, lambda queue, space: queue.submit_forget(space, self._keys(space, keys), deadline_ms=self._deadline_ms))
+        return self._submit(keys, lambda future, answer: (future, True, "", [bool(was) for was in answer]), submit)
 
-    def _keys(self, space: forebay.Namespace, keys: Sequence[str]) -> bytes:
-        return space.keys([key.encode() for key in keys])
-
-    def _submit(self, count: int, told: Callable[[int, Any], Completion], submit: Callable[[forebay.CallQueue, forebay.Namespace], int]) -> int:
+    def _submit(self, keys: Sequence[str], told: Told, submit: Submit) -> int:
         with self._lock:
             self._last += 1
-            future = self._last
-            link = self._link
-            space, client = (None, None) if link is None else (link.namespace, link.client)
-            why = "the node is not there" if link is not None else "the store is not used, as the log said at the start"
-            if space is not None and client is not None:
-                if self._queue is None:
-                    self._queue = client.queue(calls_max=CALLS_MAX)
-                    self._poll.register(self._queue.fileno(), select.EPOLLIN)
-                try:
-                    self._pending[submit(self._queue, space)] = (future, lambda answer: told(future, answer))
-                    return future
-                except forebay.ForebayError as error:
-                    why = str(error)
-            self._failed.append((future, False, why, [False] * count))
+            call = _Call(self._last, keys, told, submit, [None] * len(keys))
+            # Mostly one salt.
+            salts: dict[str, list[int]] = {}
+            for number, key in enumerate(keys):
+                salts.setdefault(salt_of(key), []).append(number)
+            parts = [(_Part(call, at), salt) for salt, at in salts.items()]
+            call.waiting, why = len(parts), self._why_not()
+            if not parts:
+                self._failed.append(told(call.future, []))
+                os.eventfd_write(self._own, 1)
+                return call.future
+            self._under_way += 1
+            for part, salt in parts:
+                if why:
+                    self._fail(part, why)
+                else:
+                    self._begin(part, salt)
+            return call.future
+
+    def _why_not(self) -> str:
+        if self._link is None:
+            return "the store is not used, as the log said at the start"
+        if self._link.namespace is None or self._link.client is None:
+            return "the node is not there"
+        return "" if self._under_way < CALLS_MAX else "too many calls are under way"
+
+    def _begin(self, part: _Part, salt: str) -> None:
+        """Hands a part over, or has it wait until its salt's namespace is open."""
+        assert self._link is not None and self._link.namespace is not None
+        space: forebay.Namespace | None = self._link.namespace
+        if salt:
+            name = hashlib.sha256(salt.encode()).hexdigest()[:SALT_DIGITS]
+            if name not in self._salted and len(self._salted) < SALTS_MAX and self._opener.give(lambda: self._open(name)):
+                self._salted[name] = []
+            known = self._salted.get(name, space)
+            if isinstance(known, list):
+                known.append(part)
+                return
+            space = known
+        assert space is not None
+        self._hand_over(part, space)
+
+    def _hand_over(self, part: _Part, space: forebay.Namespace) -> None:
+        link, call = self._link, part.call
+        assert link is not None
+        try:
+            if link.client is None:
+                raise forebay.ConnectionFailed("the node is not there")
+            if self._queue is None:
+                self._queue = link.client.queue(calls_max=CALLS_MAX)
+                self._poll.register(self._queue.fileno(), select.EPOLLIN)
+            names = space.keys([call.keys[number].encode() for number in part.at])
+            self._pending[call.submit(self._queue, space, names, part.at)] = part
+        except forebay.ForebayError as error:
+            self._fail(part, str(error))
+
+    def _fail(self, part: _Part, why: str) -> None:
+        """A part that was not handed over."""
+        failed = self._finished(part, forebay.ConnectionFailed(why))
+        if failed:
+            self._failed += failed
             os.eventfd_write(self._own, 1)
-            return future
+
+    def _open(self, name: str) -> None:
+        """On a thread of its own: opens the namespace of a salt and begins what waits for it."""
+        link, space, why = self._link, None, ""
+        try:
+            assert link is not None
+            space = link.beside(name)
+        except (forebay.ConnectionFailed, forebay.DeadlineExceeded, forebay.NodeRefused) as error:
+            why = str(error)
+        except Exception as error:
+            _LOGGER.error("forebay: a salt gets no namespace of its own and shares that of the others, keys apart: %s", error)
+            space = link.namespace if link is not None else None
+        with self._lock:
+            waiting = self._salted.pop(name, [])
+            assert isinstance(waiting, list)
+            if space is not None:
+                self._salted[name] = space
+            for part in waiting:
+                if space is None:
+                    self._fail(part, why)
+                else:
+                    self._hand_over(part, space)
 
     def drain_completions(self) -> list[Completion]:
         """What is finished. Never waits."""
@@ -178,17 +291,31 @@ class LmcacheClient:
                 os.eventfd_read(self._own)
             if self._queue is not None:
                 for ticket, answer in self._queue.drain():
-                    future, told = self._pending.pop(ticket)
-                    if isinstance(answer, Exception):
-                        done.append((future, False, str(answer), None))
-                    else:
-                        done.append(told(answer))
+                    done += self._finished(self._pending.pop(ticket), answer)
         if self._report is not None:
             self._report.tick()
         return done
 
+    def _finished(self, part: _Part, answer: Any) -> list[Completion]:
+        """The call's completion, if this was the last part of it."""
+        call = part.call
+        call.waiting -= 1
+        if isinstance(answer, Exception):
+            call.why = call.why or str(answer)
+        else:
+            for number, each in zip(part.at, answer, strict=True):
+                call.answers[number] = each
+        if call.waiting:
+            # Its memory may still be written to.
+            return []
+        self._under_way -= 1
+        if call.why is not None:
+            return [(call.future, False, call.why, [False] * len(call.keys))]
+        return [call.told(call.future, call.answers)]
+
     def close(self) -> None:
         """Waits for stores under way, each at most its deadline."""
+        self._opener.close()
         queue = self._queue
         while queue is not None and queue.pending:
             queue.wait(timeout_ms=1000.0)

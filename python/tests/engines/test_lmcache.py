@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -103,6 +104,31 @@ def test_salts_and_weights_do_not_mix(node: Node, one: Any) -> None:
     other = adapter(node, weights_digest="two")
     assert found(other, keys(1)) == [False]
     other.close()
+
+
+def test_each_salt_is_a_namespace_with_a_quota_of_its_own(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmcache, "SALTS_MAX", 2)
+    one = adapter(node, quota=8 << 20)
+    salts = ("", "ada", "bob", "eve")
+    mixed = [key for salt in salts for key in keys(2, salt)]
+    chunks = [chunk(seed) for seed in range(len(mixed))]
+    # Before any of them is open, and in one call: it is answered when all are.
+    assert found(one, mixed) == [False] * 8
+    assert store(one, mixed, chunks)
+    into = [chunk(None) for _ in mixed]
+    assert load(one, mixed, into) == [True] * 8
+    assert all(torch.equal(ours.tensor, theirs.tensor) for ours, theirs in zip(into, chunks, strict=True))
+    base = one._client._link.name
+    counted = {space["name"]: space["put"]["stored"] for space in forebay.Client(node.address).node_stats()["namespaces"]}
+    own = {salt: f"{base}-{hashlib.sha256(salt.encode()).hexdigest()[:16]}" for salt in salts}
+    assert counted == {base: 4, own["ada"]: 2, own["bob"]: 2}, "the last one found none left, and shares"
+    assert all(space["quota"] == 8 << 20 for space in forebay.Client(node.address).namespaces())
+    one.delete([*keys(1, "ada"), *keys(1, "eve")])
+    assert found(one, mixed) == [True, True, False, True, True, True, False, True]
+    one.close()
+    again = adapter(node, quota=8 << 20)
+    assert found(again, keys(2, "bob")) == [True, True], "what another process stored is found at the first question"
+    again.close()
 
 
 def test_what_is_in_no_weight_is_another_namespace_too(node: Node, tmp_path: Path) -> None:
