@@ -13,16 +13,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sglang_stage as stage
 import torch
-from forebay.integrations.sglang import identity
+from forebay.integrations.sglang import identity, touches
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo, PoolHitPolicy, PoolName, PoolTransfer
 from sglang.srt.runtime_context import get_context
 from sglang_stage import PAGE, backend, hashes, mha, mla, pages_of
-from support import HERE, OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, SGLANG, Lines, Node, NodeOfAnotherVersion, run_script, wait_for
+from support import HERE, OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, SGLANG, Lines, Node, NodeOfAnotherVersion, run_script, wait_for, write_over
 
 import forebay
 
@@ -243,6 +244,38 @@ def test_pools_beside_the_kv_and_what_each_policy_asks_for(node: Node) -> None:
     wrong = store.batch_get_v2([transfer(PoolName.SWA, keys[:3], to), transfer(PoolName.MAMBA, keys[:1], to)])
     assert wrong == {PoolName.SWA: [False] * 3, PoolName.MAMBA: [False]}, "indices that do not belong to the keys, and a pool nobody registered"
     store.close()
+
+
+def test_what_only_the_engine_uses_does_not_look_cold_in_the_store(small_node: Node) -> None:
+    """SGLang asks for what comes behind the pages that it has. These outlive ten times the store's capacity, for they are the prefix of what is asked."""
+    pool = mha("page_first")
+    store = backend(small_node, pool)
+    hot, cold = hashes(8), hashes(8, seed=1)
+    for number, keys in enumerate((hot, cold)):
+        assert all(store.batch_set_v1(keys, written(pool, number, 8)))
+    asked = iter(range(10**9))
+    # A prompt that goes on otherwise each time.
+    write_over(small_node, store._link, lambda: store.batch_exists(hashes(1, seed=1000 + next(asked)), HiCacheStorageExtraInfo(prefix_keys=hot)))
+    space = store._link.namespace
+    assert not any(space.contains(store._keys(space, cold, "kv"))), "what nobody uses is gone, so the test can fail"
+    assert all(space.contains(store._keys(space, hot, "kv")))
+    store.close()
+
+
+def test_a_prefix_is_told_ends_first_and_not_all_the_time(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(touches, "CALL_PAGES", 3)
+    monkeypatch.setattr(touches, "AGAIN_S", 60.0)
+    told: list[list[str]] = []
+    line = touches.Touches(lambda space, keys: [keys])
+    space = SimpleNamespace(touch=told.append)
+    keys = hashes(8)
+    for _ in range(3):
+        line.used(space, keys)
+    line.known(keys[:5])
+    line.used(space, keys[:5])
+    line.used(space, None)
+    line.close()
+    assert told == [keys[6:], keys[3:6], keys[:3]]
 
 
 @pytest.mark.parametrize("mode", ["cache", "buffer_only"])

@@ -31,6 +31,7 @@ from forebay.integrations import _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations.sglang import identity
 from forebay.integrations.sglang.pools import CannotServe, LentPool, flat
+from forebay.integrations.sglang.touches import Touches
 
 #: How long a question for pages may take.
 LOOKUP_DEADLINE_MS = 250.0
@@ -80,6 +81,7 @@ class ForebayHiCache(HiCacheStorage):
         self._pools: dict[str, LentPool] = {}
         self._suffixes: dict[str, str] = {}
         self._kv_is_anchor_only = False
+        self._touches = Touches(self._of_all_pools)
         self._said: dict[str, float] = {}
         self._lock = threading.Lock()
         self._moved = {"prefetch_pgs": [], "backup_pgs": [], "prefetch_bandwidth": [], "backup_bandwidth": []}  # type: dict[str, list[Any]]
@@ -163,8 +165,7 @@ class ForebayHiCache(HiCacheStorage):
 
     def batch_exists(self, keys: list[str], extra_info: HiCacheStorageExtraInfo | None = None) -> int:
         """How many of the first pages are there; they are held for the load that follows."""
-        del extra_info
-        return self._answer(0, lambda space: self._leading(space, keys, str(PoolName.KV)))
+        return self._answer(0, lambda space: self._leading(space, keys, str(PoolName.KV), extra_info))
 
     def batch_get_v1(self, keys: list[str], host_indices: torch.Tensor, extra_info: HiCacheStorageExtraInfo | None = None) -> list[bool]:
         """Loads pages; true for each that is whole and verified in the pool."""
@@ -184,8 +185,7 @@ class ForebayHiCache(HiCacheStorage):
         self, keys: list[str], pool_transfers: list[PoolTransfer] | None = None, extra_info: HiCacheStorageExtraInfo | None = None
     ) -> PoolTransferResult:
         """How long a prefix can be restored from all pools, what each has by itself, and every length that all have."""
-        del extra_info
-        return self._answer(PoolTransferResult(0, {}, []), lambda space: self._restorable(space, keys, pool_transfers or []))
+        return self._answer(PoolTransferResult(0, {}, []), lambda space: self._restorable(space, keys, pool_transfers or [], extra_info))
 
     def batch_get_v2(self, transfers: list[PoolTransfer], extra_info: HiCacheStorageExtraInfo | None = None) -> dict[str, list[bool]]:
         """Loads pages of several pools."""
@@ -212,15 +212,19 @@ class ForebayHiCache(HiCacheStorage):
                 results[transfer.name] = self._answer(missed, lambda space, n=name, k=keys, i=indices: make(space, n, k, i))  # type: ignore[misc]
         return results
 
-    def _leading(self, space: forebay.Namespace, keys: Sequence[str], name: str) -> int:
+    def _leading(self, space: forebay.Namespace, keys: Sequence[str], name: str, extra_info: HiCacheStorageExtraInfo | None) -> int:
         if name not in self._pools:
             return 0
+        self._touches.used(space, getattr(extra_info, "prefix_keys", None))
+        self._touches.known(keys)
         found = space.match_prefix(self._keys(space, keys, name), hold_ms=HOLD_MS, deadline_ms=self._lookup_ms).n
         self._count(asked=len(keys), hits=found)
         return found
 
-    def _restorable(self, space: forebay.Namespace, keys: list[str], transfers: list[PoolTransfer]) -> PoolTransferResult:
-        pages = len(keys) if self._kv_is_anchor_only else self._leading(space, keys, str(PoolName.KV))
+    def _restorable(
+        self, space: forebay.Namespace, keys: list[str], transfers: list[PoolTransfer], extra_info: HiCacheStorageExtraInfo | None
+    ) -> PoolTransferResult:
+        pages = len(keys) if self._kv_is_anchor_only else self._leading(space, keys, str(PoolName.KV), extra_info)
         hits: dict[str, int] = {PoolName.KV: pages} if pages else {}
         lengths = set(range(1, pages + 1))
         for transfer in transfers:
@@ -290,6 +294,8 @@ class ForebayHiCache(HiCacheStorage):
         chain: dict[str, Any] = {}
         before = getattr(extra_info, "prefix_keys", None)
         if before is not None:
+            self._touches.used(space, before)
+            self._touches.known(keys)
             first = self._keys(space, [(before or keys)[0]], name)
             chain = {"chain": int.from_bytes(first[:8], "little"), "position": len(before)}
             if before:
@@ -302,6 +308,9 @@ class ForebayHiCache(HiCacheStorage):
         kept = [bool(answer) for answer in answers]
         self._moved_pages("backup", sum(kept), sum(kept) * pool.page_nbytes, time.monotonic() - begun)
         return kept
+
+    def _of_all_pools(self, space: forebay.Namespace, keys: Sequence[str]) -> list[bytes]:
+        return [self._keys(space, keys, name) for name in list(self._pools)]
 
     # The generic path, where `interface_v1` was left out: one page at a time, through tensors of the engine's.
 
@@ -386,6 +395,7 @@ class ForebayHiCache(HiCacheStorage):
         """Says how it went, and lets the pools' memory go."""
         if self._report is not None:
             self._report.say()
+        self._touches.close()
         if self._link is not None:
             self._link.close()
         self._pools = {}
