@@ -8,10 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support import Lines
+from prometheus_client import REGISTRY
+from vllm.config import KVTransferConfig
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
+from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorLogging, KVConnectorProm
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 
 from forebay import Fingerprint
+from forebay.integrations._common import Link, Report
 from forebay.integrations.vllm import identity
 from forebay.integrations.vllm.connector import ForebayConnector, _digest_of_path, _only_group
 from forebay.integrations.vllm.messages import Move
@@ -93,6 +97,29 @@ def test_memory_in_which_blocks_cannot_be_told_apart_is_named_once_and_nothing_i
             assert worker.get_finished(set()) == (None, {"one"}) and worker.get_block_ids_with_load_errors() == {3, 4}, "they are computed"
         lines.only("layer 0", "blocks cannot be found", "all is computed")
         worker.shutdown()
+
+
+def test_what_the_connector_counts_is_in_vllms_metrics_and_its_log() -> None:
+    """Through vLLM's own aggregation, from the scheduler's half and from several ranks."""
+    transfer = KVTransferConfig(kv_connector="ForebayConnector", kv_connector_module_path="forebay.integrations.vllm", kv_role="kv_both")
+    prometheus, log = KVConnectorProm(SimpleNamespace(kv_transfer_config=transfer), ["engine"], {0: ["0"]}), KVConnectorLogging(transfer)
+    alone = connector(KVConnectorRole.WORKER, cache(full(sliding_window=64)))
+    assert alone.get_kv_connector_stats() is None
+    report = Report(Link(Fingerprint(model="metrics"), engine="test", address="unix:/nowhere/forebay.sock"))
+    alone._scheduler = SimpleNamespace(fresh_counts=report.fresh, close=lambda: None)
+    assert alone.get_kv_connector_stats() is None, "nothing was counted"
+    for counts in ({"asked": 5, "hits": 3}, {"loaded": 2, "load_failed": 1}, {"asked": 1}):
+        report.add(**counts)
+        told = alone.get_kv_connector_stats()
+        assert told is not None and not told.is_empty() and alone.get_kv_connector_stats() is None, "what was told is not told again"
+        prometheus.observe(told.to_dict(), 0)
+        log.observe(told.to_dict())
+    names = {"asked": 6, "hits": 3, "loaded": 2, "load_failed": 1, "stored": None}
+    assert {name: REGISTRY.get_sample_value("vllm:forebay_connector_blocks_total", {"engine": "0", "outcome": name}) for name in names} == names
+    said: list[str] = []
+    log.log(lambda text, *args: said.append(text % args))
+    assert said == ["KV Transfer metrics: Forebay blocks asked=6, Forebay blocks hits=3, Forebay blocks loaded=2, Forebay blocks load_failed=1"]
+    alone.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from support import OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, Lines, Node, NodeOfAnotherVersion, clear, puts_on_drive, wait_for, write_over
+from prometheus_client import REGISTRY
+from vllm.config import KVTransferConfig
+from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
 from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext, ScheduleEndContext, make_offload_key
 from vllm.v1.kv_offload.config import (
     OffloadingCacheConfig,
@@ -446,6 +450,36 @@ def test_weights_that_cannot_be_told_from_others_are_not_served_and_said_once(no
     lines.only("weights", "weights_digest", "all is computed")
     with pytest.raises(ValueError, match="weights_digest"):
         Scheduler(node, weights_digest=None, strict=True)
+
+
+def test_what_the_tier_counts_is_in_vllms_metrics(node: Node) -> None:
+    """Through vLLM's own aggregation and its Prometheus metrics, twice: what was told is not told again."""
+    scheduler = Scheduler(node)
+    transfer = KVTransferConfig(kv_connector="OffloadingConnector", kv_role="kv_both", kv_connector_extra_config={**scheduler.config.extra_config, "spec_name": "TieringOffloadingSpec"})
+    prometheus = KVConnectorProm(SimpleNamespace(kv_transfer_config=transfer), ["engine"], {0: ["0"]})
+
+    def metrics() -> dict[str, int]:
+        stats = scheduler.manager.get_stats()
+        if stats is not None:
+            prometheus.observe(stats.to_dict(), 0)
+        names = ("asked", "hits", "loaded", "load_failed", "stored", "present")
+        labels = {"engine": "0", "tier": "ForebayTier"}
+        found = {name: REGISTRY.get_sample_value("vllm:forebay_tier_chunks_total", labels | {"outcome": name}) for name in names}
+        return {name: int(value) for name, value in found.items() if value}
+
+    keys = [key(number) for number in range(4)]
+    request = scheduler.begin()
+    assert scheduler.look_until_known(keys, request) == [LookupResult.MISS] * 4
+    assert scheduler.store(keys, request) == keys
+    scheduler.settle()
+    scheduler.end(request)
+    assert metrics() == {"asked": 4, "stored": 4}
+    clear(scheduler.tier, scheduler.manager.reset_cache)
+    request = scheduler.begin()
+    assert scheduler.look_until_known(keys[:3], request) == [LookupResult.HIT] * 3
+    scheduler.end(request)
+    assert metrics() == metrics() == {"asked": 7, "hits": 3, "loaded": 3, "stored": 4}
+    scheduler.close()
 
 
 #: Where something of the tier's own goes wrong, and whether jobs are under way then.

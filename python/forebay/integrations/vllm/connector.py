@@ -31,6 +31,7 @@ from forebay.integrations._record import Record
 from forebay.integrations.vllm import identity
 from forebay.integrations.vllm.log import logger
 from forebay.integrations.vllm.messages import Step, Stored
+from forebay.integrations.vllm.metrics import ForebayMetrics, ForebayStats
 from forebay.integrations.vllm.pace import Pace
 from forebay.integrations.vllm.scheduler import LOOKUP_DEADLINE_MS, SchedulerHalf
 from forebay.integrations.vllm.worker import LOAD_DEADLINE_MS, STAGING_BYTES, WorkerHalf
@@ -38,6 +39,7 @@ from forebay.integrations.vllm.worker import LOAD_DEADLINE_MS, STAGING_BYTES, Wo
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.distributed.kv_events import KVCacheEvent
+    from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
     from vllm.forward_context import ForwardContext
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -293,6 +295,20 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
     @_never_raises(tuple)
     def take_events(self) -> Iterable[KVCacheEvent]:
         return self._scheduler.take_events() if self._scheduler is not None else ()
+
+    @_never_raises(lambda: None)
+    def get_kv_connector_stats(self) -> KVConnectorStats | None:
+        # The scheduler's half is told all by the workers'.
+        fresh = self._scheduler.fresh_counts() if self._scheduler is not None else None
+        return ForebayStats(data=fresh) if fresh else None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVConnectorStats | None:
+        return ForebayStats(data=data or {})
+
+    @classmethod
+    def build_prom_metrics(cls, vllm_config: VllmConfig, metric_types: Any, labelnames: list[str], per_engine_labelvalues: dict[int, list[object]]) -> KVConnectorPromMetrics:
+        return ForebayMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
     @_never_raises(lambda: False)
     def reset_cache(self) -> bool | None:

@@ -471,6 +471,10 @@ class SchedulerHalf:
         events, self._events = self._events, []
         return events
 
+    def fresh_counts(self) -> dict[str, int]:
+        """What was counted since the last call."""
+        return self._report.fresh()
+
     def finished(self, request: Any) -> None:
         """The request is over. Its saves were copied in their steps, so its blocks may go at once."""
         for known in (self._own, self._waiting, self._loading, self._rows):

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import vllm
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import OffloadingConnectorStats
 from vllm.v1.kv_offload.base import (
     Locality,
     LookupResult,
     Medium,
+    OffloadingCounterMetadata,
     OffloadingEvent,
+    OffloadingMetricMetadata,
     OffloadKey,
     ReqContext,
     RequestOffloadingContext,
@@ -35,6 +38,7 @@ from forebay.integrations._wishes import NONE, Wishes, wishes
 from forebay.integrations.vllm import identity
 from forebay.integrations.vllm.guard import Jobs, guarded, nothing, submits
 from forebay.integrations.vllm.log import logger
+from forebay.integrations.vllm.metrics import OUTCOMES, TIER_CHUNKS
 from forebay.integrations.vllm.touches import Touches
 
 #: How long a request may wait for a lookup before the chunk counts as missing.
@@ -591,6 +595,24 @@ class ForebayTier(SecondaryTierManager):
             events, self._events = self._events, []
             return events
         return ()
+
+    # Metrics.
+
+    @classmethod
+    def build_metric_definitions(cls, extra_config: dict[str, Any]) -> dict[str, OffloadingMetricMetadata]:
+        del extra_config
+        documentation = f"Chunks that ForebayTier had to do with, by outcome: {OUTCOMES}."
+        return {TIER_CHUNKS: OffloadingCounterMetadata(documentation, labelnames=("tier", "outcome"))}
+
+    @guarded(nothing)
+    def get_stats(self) -> OffloadingConnectorStats | None:
+        fresh = self._report.fresh() if self._report is not None else None
+        if not fresh:
+            return None
+        stats = OffloadingConnectorStats()
+        for outcome, count in fresh.items():
+            stats.increase_counter(TIER_CHUNKS, count, (self.tier_type, outcome))
+        return stats
 
     # The end.
 
