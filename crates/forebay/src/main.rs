@@ -30,7 +30,7 @@ mod why;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use cli::{Cli, Verb};
 use settings::Settings;
@@ -38,8 +38,9 @@ use stop::Stop;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(bug_sentence));
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|typed| Ok((Cli::from_arg_matches(&typed)?, typed)));
+    let (cli, typed) = match parsed {
+        Ok(parsed) => parsed,
         Err(told) => return misuse::tell(&told),
     };
     // The demo brings its own node and takes no settings: two machines show the same.
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
         Verb::Top(args) => settings(&cli.config, args.client.layer()).and_then(|settings| top::run(&args, &settings)),
         Verb::Doctor(args) => settings(&cli.config, args.layer()).and_then(|settings| doctor::run(&args, &settings)),
         Verb::Inspect(args) => inspect::run(&args),
-        Verb::Plan(args) => plan::run(&args),
+        Verb::Plan(args) => plan::run(&args, &plan::typed(&typed)),
         Verb::Bench(args) => settings(&cli.config, args.on.layer()).and_then(|settings| bench::run(&args, &settings)),
     };
     match done {

@@ -114,16 +114,17 @@ fn a_measured_store_takes_the_place_of_the_books_drive() {
 fn each_who_pays_has_a_page() {
     let place = place();
     let with = |who: &[&str]| {
-        let flags = ["plan", "--trace", "load.jsonl", "--model", "llama-3.1-8b", "--draws", "2", "--as"];
+        let flags = ["plan", "--trace", "load.jsonl", "--as"];
         place.run(&[&flags[..], who].concat()).ok().out
     };
-    let provider = with(&["provider"]);
+    let fleet = ["--model", "llama-3.1-8b", "--draws", "2"];
+    let provider = with(&[&["provider"], &fleet[..]].concat());
     assert!(
         provider.contains("A discount of 95 % sells cached input at 0.100 $")
             && provider.contains("the margin on cached input is zero"),
         "{provider}"
     );
-    let user = with(&["user", "--users", "10"]);
+    let user = with(&[&["user", "--users", "10"], &fleet[..]].concat());
     assert!(user.contains("10 users may be promised") && user.contains("for 99 % of requests"), "{user}");
     let builder = with(&["builder"]);
     for row in ["no cache", "5m", "1h"] {

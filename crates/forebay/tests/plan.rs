@@ -153,3 +153,63 @@ fn what_is_typed_wrong_is_said_before_anything_is_read() {
     place.run(&["plan", "--policy", "lru", "--capacity", "5%"]).complains(2, &["--trace"]).once();
     place.run(&["plan"]).complains(2, &["--trace"]).once();
 }
+
+/// A flag that would be ignored is refused: whoever typed `--html` waits for a page, whoever typed `--as provider` believes the answer is for providers.
+#[test]
+fn what_means_nothing_to_a_run_is_refused_in_one_sentence() {
+    let place = Place::new();
+    place.file("t", CHAT.as_bytes());
+    let run = |more: &[&str]| place.run(&[&["plan", "--trace", "t"], more].concat());
+    let lru = ["--policy", "lru", "--capacity", "5%"];
+    for (flag, value) in [
+        ("--html", "page.html"),
+        ("--as", "provider"),
+        ("--sweep", "gpus=8..16"),
+        ("--backtest", "nofile"),
+        ("--measured", "nofile"),
+        ("--sessions-per-hour", "9"),
+        ("--draws", "10"),
+        ("--prefill", "2000:0.3"),
+        ("--users", "3"),
+    ] {
+        run(&[&lru[..], &[flag, value]].concat()).complains(2, &[flag, "belongs to a forecast"]).once();
+    }
+    run(&[&lru[..], &["--segments", "32"]].concat()).complains(2, &["--segments", "--mode segments"]).once();
+    assert!(!place.path("page.html").exists());
+    for (flag, value) in [("--capacity", "5%"), ("--segments", "32")] {
+        run(&["--replay", "chain", flag, value]).complains(2, &[flag, "--replay instant"]).once();
+    }
+    run(&["--bound"]).complains(2, &["--bound", "--replay instant"]).once();
+    run(&["--users", "3"]).complains(2, &["--users", "--as user"]).once();
+    run(&["--as", "provider", "--sweep", "gpus=8..16"]).complains(2, &["--sweep", "leave --as out"]).once();
+    run(&["--as", "builder", "--ttft", "3"]).complains(2, &["--ttft", "--as builder"]).once();
+    run(&[&lru[..], &["--card", "c"]].concat()).ok();
+    place.run(&["plan", "--replay-card", "c", "--model", "glm-5.2"]).complains(2, &["--model", "--replay-card"]).once();
+}
+
+/// A model of one's own: two layers of one head of 64 in bf16 are 512 B a token, 262,144 B a block of 512; of 8 MiB that is 32.
+#[test]
+fn a_replay_reads_books_of_ones_own() {
+    let place = Place::new();
+    place.file("t", CHAT.as_bytes());
+    let ours = "[models.ours]\nsource = \"our config.json\"\nlayers = 2\nhidden = 512\nheads = 8\nkv_heads = 1\nhead_size = 64\nffn = 2048\nvocab = 32000\n";
+    place.file("mine.toml", format!("{ours}weight_dtype = \"bf16\"\nkv_dtype = \"bf16\"\n").as_bytes());
+    let flags = ["--policy", "lru", "--capacity", "8MiB", "--model", "ours", "--book", "mine.toml"];
+    let told = plan(&place, &flags);
+    assert_eq!((told["model"].as_str(), told["capacity_blocks"].as_u64()), (Some("ours"), Some(32)), "{told}");
+    // Half the peak, twice the seconds, but for the fixed part of each step.
+    place.file("slow.toml", b"[gpus.h100]\npeak = \"494.5TFLOP/s\"\n");
+    let flags = ["--policy", "lru", "--capacity", "100%"];
+    let total = |told: &Value| told["gpu_seconds_total"].as_f64().unwrap() - 4.0 * 0.005;
+    let (fast, slow) = (plan(&place, &flags), plan(&place, &[&flags[..], &["--book", "slow.toml"]].concat()));
+    assert!((total(&slow) / total(&fast) - 2.0).abs() < 1e-9, "{fast} {slow}");
+    // Its card needs no book.
+    place.run(&[&["plan", "--trace", "t", "--book", "slow.toml", "--card", "c"], &flags[..]].concat()).ok();
+    std::fs::remove_file(place.path("slow.toml")).unwrap();
+    assert!(place.run(&["plan", "--replay-card", "c"]).ok().err.contains("the same to the digit"));
+    place.file("bad.toml", b"[gpus.h100]\n\ndollars_per_hour = -1\n");
+    let run = |more: &[&str]| place.run(&[&["plan", "--trace", "t"], &flags[..], more].concat());
+    run(&["--book", "bad.toml"]).complains(1, &["bad.toml, line 3", "must not be negative"]).once();
+    run(&["--book", "none.toml"]).complains(1, &["none.toml", "cannot be read"]).once();
+    run(&["--gpu", "abacus"]).complains(2, &["abacus", "h100"]).once();
+}

@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use forebay_tokenomics::cost::{Model, model_by_name, models};
 use forebay_tokenomics::prefix::SEGMENTS_DEFAULT;
 use forebay_types::parse_size;
 
 use super::forecast::ForecastArgs;
-use crate::stop::Stop;
 
 /// What a cache is worth to recorded load: fleet, cash and price of a token with Forebay and without; or what a policy and a capacity save.
 #[derive(Debug, Clone, clap::Args)]
@@ -158,13 +156,6 @@ impl Capacity {
             Capacity::Percent(percent) => (percent * f64::from(distinct) / 100.0).floor() as u32,
         }
     }
-}
-
-/// The model of that name in the default book.
-pub(crate) fn built_in_model(name: &str) -> Result<&'static Model, Stop> {
-    let known = || models().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
-    let unknown = || Stop::Misused(format!("--model: {name} is not one of the models known here: {}", known()));
-    model_by_name(name).ok_or_else(unknown)
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ pub(crate) fn write(to: &Path, args: &PlanArgs, trace: &Path, result: &Map<Strin
         forebay_plan_card: CARD_VERSION,
         forebay: env!("CARGO_PKG_VERSION").to_owned(),
         flags: if is_replay(args) { replay_flags(args) } else { forecast_flags(args) },
-        books: if is_replay(args) { Vec::new() } else { forecast::books(&args.forecast)? },
+        books: forecast::books(&args.forecast)?,
         trace: TraceOfCard::of(trace)?,
         result: result.clone(),
     };
@@ -134,6 +134,7 @@ fn replay_flags(args: &PlanArgs) -> Vec<String> {
     }
     add("--replay", word(&ReplayArg::Instant));
     add("--model", args.model.clone());
+    add("--gpu", args.forecast.gpu.clone());
     add("--seed", args.seed.to_string());
     add("--sharing", word(&args.sharing));
     if let Some(tokens) = args.chunk_tokens {

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use forebay_tokenomics::cost::{Assumptions, CostCurve};
+use forebay_tokenomics::book::Book;
+use forebay_tokenomics::cost::{Assumptions, CostCurve, Model};
 use forebay_tokenomics::prefix::{
-    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, SegmentsCount, Sieve, Valued,
-    Worth, replay_instant, replay_on, replay_segments, upper_bound_s,
+    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, SegmentsCount,
+    Sieve, Valued, Worth, replay_instant, replay_on, replay_segments, upper_bound_s,
 };
 use forebay_tokenomics::trace::{Plan, PlanParams, Sharing};
 use forebay_types::format_size;
 use serde_json::{Map, Value, json};
 
-use super::args::{ModeArg, PlanArgs, PolicyArg, ReplayArg, SharingArg, built_in_model, word};
-use super::card;
+use super::args::{ModeArg, PlanArgs, PolicyArg, ReplayArg, SharingArg, word};
+use super::{card, forecast};
 use crate::say::{self, grouped};
 use crate::stop::Stop;
 use crate::trace_file::read_trace;
@@ -43,11 +44,12 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
         return Err(Stop::Misused("a replay needs --policy and --capacity".to_owned()));
     };
     let name = trace.file_name().map_or_else(|| trace.display().to_string(), |name| name.display().to_string());
-    let model = built_in_model(&args.model)?;
+    let book = forecast::book(&args.forecast)?;
+    let (model, assumed) = of_book(&book, args)?;
     let plan = load(args, trace)?;
     let block_bytes = u64::from(plan.block_tokens) * model.kv_bytes_per_token();
     let blocks = capacity.blocks(plan.distinct(), block_bytes);
-    let curve = CostCurve::new(model, &Assumptions::default());
+    let curve = CostCurve::new(model, &assumed);
     let (replayed, drive) = match args.mode {
         ModeArg::Ideal => (replay(policy, &plan, curve, blocks, args.hints), None),
         ModeArg::Segments => {
@@ -61,6 +63,7 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
         "policy": word(&policy),
         "hints": args.hints,
         "model": model.name,
+        "gpu": args.forecast.gpu,
         "seed": args.seed,
         "sharing": word(&args.sharing),
         "block_tokens": plan.block_tokens,
@@ -88,6 +91,19 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
         }
         _ => Err(Stop::Failed("a result is an object".to_owned())),
     }
+}
+
+/// The model and the GPU by whose shape and peak seconds are reckoned.
+fn of_book<'b>(book: &'b Book, args: &PlanArgs) -> Result<(&'b Model, Assumptions), Stop> {
+    let unknown = |flag: &str, name: &str, known: Vec<&str>| {
+        Stop::Misused(format!("{flag}: no book has {name}; they have {}", known.join(", ")))
+    };
+    let models = || book.models.iter().map(|model| model.name.as_str()).collect();
+    let model = book.model(&args.model).ok_or_else(|| unknown("--model", &args.model, models()))?;
+    let name = &args.forecast.gpu;
+    let gpus = || book.gpus.keys().map(String::as_str).collect();
+    let gpu = book.gpus.get(name).ok_or_else(|| unknown("--gpu", name, gpus()))?;
+    Ok((model, Assumptions { gpu_peak_tflops: gpu.peak_flops / 1e12, ..Assumptions::default() }))
 }
 
 fn load(args: &PlanArgs, path: &Path) -> Result<Plan, Stop> {

@@ -11,8 +11,7 @@ mod who;
 
 use std::path::Path;
 
-pub(crate) use args::ForecastArgs;
-use args::Who;
+pub(crate) use args::{ForecastArgs, Who};
 use forebay_tokenomics::book::Book;
 use forebay_tokenomics::chain::{LoadParams, Workload};
 use forebay_tokenomics::cost::Measured;
@@ -22,7 +21,7 @@ use forebay_tokenomics::money::{
 use forebay_tokenomics::trace::{Sharing, Trace};
 use serde_json::{Map, Value};
 
-use super::args::{ModeArg, PlanArgs, SharingArg};
+use super::args::{PlanArgs, SharingArg};
 use crate::say;
 use crate::stop::Stop;
 use crate::trace_file::read_trace;
@@ -65,29 +64,8 @@ pub(crate) fn run(args: &PlanArgs) -> Result<(), Stop> {
             "--replay chain runs lru only so far; other policies replay with --replay instant".to_owned(),
         ));
     }
-    for (given, flag) in [
-        (args.hints, "--hints"),
-        (args.chunk_tokens.is_some(), "--chunk-tokens"),
-        (args.mode != ModeArg::Ideal, "--mode"),
-    ] {
-        if given {
-            return Err(Stop::Misused(format!(
-                "{flag} belongs to --replay instant, which needs --policy and --capacity too"
-            )));
-        }
-    }
     let asked = &args.forecast;
-    let owner = asked.who == Who::Owner;
-    let page = owner && asked.sweep.is_empty();
-    for (given, flag, shown) in [
-        (args.card.is_some(), "--card", page),
-        (asked.backtest.is_some(), "--backtest", page),
-        (asked.html.is_some(), "--html", owner),
-    ] {
-        if given && !shown {
-            return Err(Stop::Misused(format!("{flag} belongs to the owner's first page; leave --as and --sweep out")));
-        }
-    }
+    let page = asked.who == Who::Owner && asked.sweep.is_empty();
     asked.html.as_ref().map_or(Ok(()), |to| html::can_be_written(to))?;
     if page {
         let told = told(args, path)?;
@@ -163,7 +141,8 @@ fn question(args: &PlanArgs, path: &Path) -> Result<Question, Stop> {
     Ok(Question { source, trace, work, book, rows: rows.into(), scenario })
 }
 
-fn book(asked: &ForecastArgs) -> Result<Book, Stop> {
+/// The default book with those of one's own over it.
+pub(crate) fn book(asked: &ForecastArgs) -> Result<Book, Stop> {
     let texts = books(asked)?;
     let files: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     Book::with(&files).map_err(|e| Stop::Failed(e.to_string()))
