@@ -344,3 +344,57 @@ fn every_command_of_the_document_answers() {
         assert!(!out.is_empty(), "{command}");
     }
 }
+
+/// The page of each recorded load: twelve lines, a difference in every row and every class of tokens.
+#[test]
+fn the_first_page_of_recorded_loads_has_differences_and_all_classes() {
+    let traces = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/traces");
+    let place = Place::new();
+    for (file, more) in [
+        ("agent-sessions.jsonl.gz", &["--model", "llama-3.1-70b", "--sessions-per-hour", "40", "--hours", "1"][..]),
+        ("mooncake-conversation.jsonl.gz", &["--model", "llama-3.1-8b"]),
+    ] {
+        let trace = traces.join(file);
+        if !trace.is_file() {
+            eprintln!("SKIP: ../shared/traces/{file} is not here, so its page was not looked at");
+            continue;
+        }
+        let trace = trace.to_str().unwrap();
+        let out = place.run(&[&["plan", "--draws", "0", "--trace", trace], more].concat()).ok().out;
+        let page: Vec<&str> = out.lines().take_while(|line| !line.is_empty()).collect();
+        assert!(page.len() <= 12, "{out}");
+        assert!(
+            page[1].contains("today") && page[1].contains("with Forebay") && page[1].contains("difference"),
+            "{out}"
+        );
+        let row =
+            |name: &str| *page.iter().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {out}"));
+        // What stands in the last column is a change: it has a sign or is nothing.
+        for name in ["first token, s", "token, ms", "$ per million"] {
+            let last = row(name).rsplit("  ").next().unwrap();
+            for part in last.split(", ") {
+                let number = part.rsplit(' ').next().unwrap();
+                assert!(number.starts_with(['+', '-']) || number.trim_matches(['0', '.']).is_empty(), "{name}: {last}");
+            }
+        }
+        let prices = row("$ per million");
+        for class in ["in ", "read ", "write ", "hold ", "out "] {
+            assert!(prices.matches(class).count() >= 2, "{class}: {prices}");
+        }
+        let found = row("tokens found");
+        for word in ["DRAM ", "drives ", "points"] {
+            assert!(found.contains(word), "{word}: {found}");
+        }
+        assert!(row("binds").contains("points"), "{out}");
+        // What classes cost is what the fleet costs, to the cent.
+        let bill = out.lines().find(|line| line.starts_with("Prices times tokens, with Forebay, $/h: ")).unwrap();
+        let dollars = |text: &str| text.trim_end_matches('.').parse::<f64>().unwrap();
+        let each: f64 = ["in ", "read ", "write ", "hold ", "out "]
+            .map(|name| dollars(bill.split(&format!(" {name}")).nth(1).unwrap().split(' ').next().unwrap()))
+            .iter()
+            .sum();
+        let all = dollars(bill.split(" = ").nth(1).unwrap().split(". ").next().unwrap());
+        // Five numbers rounded to the cent.
+        assert!((each - all).abs() < 0.03 && row("cash").contains(&format!("{all:.2} (")), "{each} {all}: {bill}");
+    }
+}

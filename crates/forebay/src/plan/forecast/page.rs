@@ -1,7 +1,7 @@
 //! The first page: today, proposed, difference, in at most twelve lines; below it, all that it rests on.
 
 use forebay_tokenomics::chain::Limit;
-use forebay_tokenomics::money::{Advice, BackTest, Move, Side};
+use forebay_tokenomics::money::{Advice, BackTest, ClassCost, Move, Side};
 
 use super::who::Provider;
 use super::{Forecast, MOVES_SHOWN, Question};
@@ -26,8 +26,8 @@ pub(crate) fn show(question: &Question, forecast: &Forecast) -> Result<(), Stop>
 /// Three columns behind a name. A long cell moves what is behind it on, and never runs into it.
 fn row(name: &str, columns: [String; 3]) -> String {
     let [today, proposed, difference] = columns;
-    let cell = |text: &str| format!("{text:<width$}", width = 31.max(text.chars().count() + 2));
-    format!("{name:<17}{}{}{difference}", cell(&today), cell(&proposed)).trim_end().to_owned()
+    let cell = |text: &str, width: usize| format!("{text:<width$}", width = width.max(text.chars().count() + 2));
+    format!("{name:<17}{}{}{difference}", cell(&today, 31), cell(&proposed, 46)).trim_end().to_owned()
 }
 
 /// The page.
@@ -69,14 +69,23 @@ pub(crate) fn first_page(question: &Question, forecast: &Forecast) -> Vec<String
                 format!("{avoided:.1} %, net; {:.2} $/h if that time is sold", advice.sold_value(scenario)),
             ],
         ),
-        both("tokens found", &|s| found(s), points(today.outcome.hit_rate(), outcome.hit_rate())),
-        both("first token, s", &|s| quantiles(&|q| s.outcome.ttft(q), 1.0), "p50 / p95 / p99".into()),
-        both("token, ms", &|s| quantiles(&|q| s.outcome.itl(q), 1000.0), "p50 / p95 / p99".into()),
-        both("$ per million", &|s| prices(s), "fresh / found / output".into()),
+        both(
+            "tokens found",
+            &|s| found(s),
+            points(today.outcome.hit_rate(), outcome.hit_rate()),
+        ),
+        quantiles("first token, s", [today, proposed], &|s, q| s.outcome.ttft(q)),
+        quantiles("token, ms", [today, proposed], &|s, q| s.outcome.itl(q) * 1000.0),
+        prices([today, proposed]),
         both(
             "binds",
             &|s| binding(s),
-            format!("in time: {:.1} %, {:.1} %", today.goodput * 100.0, proposed.goodput * 100.0),
+            format!(
+                "in time {:.1} %, {:.1} %: {}",
+                today.goodput * 100.0,
+                proposed.goodput * 100.0,
+                points(today.goodput, proposed.goodput)
+            ),
         ),
         interval_line(question, forecast),
         moves_line(&forecast.moves),
@@ -102,23 +111,75 @@ fn found(side: &Side) -> String {
     let outcome = &side.outcome;
     let share = |tokens: u64| outcome.share(tokens) * 100.0;
     let (gpu, host) = (share(outcome.tokens.gpu), share(outcome.tokens.host));
-    let far = if side.forebay { format!(", Forebay {:.1}", share(outcome.tokens.forebay())) } else { String::new() };
+    let (memory, drives) = (share(outcome.tokens.memory), share(outcome.tokens.drive));
+    let far = if side.forebay { format!(", DRAM {memory:.1}, drives {drives:.1}") } else { String::new() };
     format!("GPU {gpu:.1}, host {host:.1}{far} %")
 }
 
-fn quantiles(of: &dyn Fn(f64) -> f64, scale: f64) -> String {
-    let told = |q: f64| {
-        let value = of(q) * scale;
-        if value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") }
-    };
-    format!("{} / {} / {}", told(0.5), told(0.95), told(0.99))
+/// With two decimals where the number is small.
+fn told(number: f64) -> String {
+    if number.abs() < 10.0 { format!("{number:.2}") } else { format!("{number:.0}") }
 }
 
-fn prices(side: &Side) -> String {
-    let classes = &side.classes;
-    let [input, cached, output] =
-        [classes.input.per_million(), classes.cached_per_million(), classes.output.per_million()];
-    format!("{input:.2} / {cached:.4} / {output:.2}")
+/// What changed, with its sign: the difference of the two numbers as they are shown, or a reader who subtracts them would find another.
+fn change(from: f64, to: f64, told: impl Fn(f64) -> String) -> String {
+    let shown = |number: f64| told(number).parse().unwrap_or(number);
+    let (from, to): (f64, f64) = (shown(from), shown(to));
+    let sign = if to == from {
+        ""
+    } else if to < from {
+        "-"
+    } else {
+        "+"
+    };
+    format!("{sign}{}", told((to - from).abs()))
+}
+
+/// Three quantiles, and how each changed.
+fn quantiles(name: &str, sides: [&Side; 2], of: &dyn Fn(&Side, f64) -> f64) -> String {
+    let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|q| sides.map(|side| of(side, q)));
+    let cell = |of: &dyn Fn([f64; 2]) -> String| format!("p50 {}, p95 {}, p99 {}", of(p50), of(p95), of(p99));
+    row(name, [cell(&|v| told(v[0])), cell(&|v| told(v[1])), cell(&|v| change(v[0], v[1], told))])
+}
+
+/// Dollars per million, as exactly as tells something.
+fn price(dollars: f64) -> String {
+    match dollars.abs() {
+        0.0 => "0".to_owned(),
+        ..0.01 => format!("{dollars:.4}"),
+        _ => format!("{dollars:.2}"),
+    }
+}
+
+/// Every class that has tokens, and how each changed. Prices times tokens are what the fleet costs.
+fn prices(sides: [&Side; 2]) -> String {
+    let [from, to] = sides.map(classes);
+    let cell = |of: &dyn Fn(usize) -> Option<String>| {
+        let each = from.iter().enumerate().filter_map(|(i, (name, _))| Some(format!("{name} {}", of(i)?)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    let one = |(_, class): &(&str, ClassCost)| (class.tokens > 0.0).then(|| price(class.per_million()));
+    let moved = |i: usize| change(from[i].1.per_million(), to[i].1.per_million(), price);
+    row("$ per million", [cell(&|i| one(&from[i])), cell(&|i| one(&to[i])), cell(&|i| Some(moved(i)))])
+}
+
+/// The classes of tokens, by the words of the page.
+fn classes(side: &Side) -> [(&'static str, ClassCost); 5] {
+    let c = &side.classes;
+    [("in", c.input), ("read", c.cache_read), ("write", c.cache_write), ("hold", c.hold), ("out", c.output)]
+}
+
+/// What each class costs an hour, which is its price times its tokens, and that all of them are what the fleet costs.
+fn bill(side: &Side) -> String {
+    let hours = (side.outcome.measured_s / 3600.0).max(f64::MIN_POSITIVE);
+    let each = classes(side).map(|(name, class)| {
+        format!("{name} {:.2} ({:.2} million)", class.dollars / hours, class.tokens / hours / 1e6)
+    });
+    format!(
+        "Prices times tokens, with Forebay, $/h: {} = {:.2}. in: computed; read: found in any tier; write, hold: in Forebay, held ones by the hour; out: answers.",
+        each.join(" + "),
+        side.dollars()
+    )
 }
 
 fn binding(side: &Side) -> String {
@@ -257,8 +318,10 @@ fn below(question: &Question, forecast: &Forecast) -> Vec<String> {
     let provider = Provider::new(&question.scenario, &forecast.advice.proposed);
     let mut lines = verdict(question, forecast);
     lines.extend(limits_told(question, &forecast.advice));
+    lines.push(bill(&forecast.advice.proposed));
     lines.extend(forecast.back_test.as_ref().map(|(log, test)| back_test_told(log, test)));
-    lines.extend([format!("Sold at {}: {provider}", question.scenario.prices.name), "It rests on".to_owned()]);
+    let prices = &question.scenario.prices;
+    lines.extend([format!("Sold at {}: {provider}", prices.name), "It rests on".to_owned()]);
     lines.extend(assumptions(question).into_iter().map(|(name, value)| format!("  {name}: {value}")));
     lines.push("Halved and doubled, it saves, $/h".to_owned());
     let told = |cash: Option<f64>| cash.map_or("no fleet".to_owned(), |cash| format!("{cash:.2}"));
