@@ -5,11 +5,11 @@ use std::path::Path;
 use forebay_tokenomics::book::Book;
 use forebay_tokenomics::cost::{Assumptions, CostCurve, Model};
 use forebay_tokenomics::prefix::{
-    Clairvoyant, Future, Gdsf, InstantCount, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, SegmentsCount,
-    Sieve, Valued, Worth, replay_instant, replay_on, replay_segments, upper_bound_s,
+    Clairvoyant, Future, Gdsf, InstantCount, LruCurve, Min, PrefixLru, PrefixPolicy, PrefixS3Fifo, SegmentsCount,
+    Sieve, Valued, Worth, WorthCurve, replay_instant, replay_on, replay_segments, upper_bound_s,
 };
 use forebay_tokenomics::trace::{Plan, PlanParams, Sharing};
-use forebay_types::format_size;
+use forebay_types::{Reuse, format_size};
 use serde_json::{Map, Value, json};
 
 use super::args::{ModeArg, PlanArgs, PolicyArg, ReplayArg, SharingArg, word};
@@ -84,6 +84,9 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
     match result {
         Value::Object(mut result) => {
             drive.into_iter().for_each(|drive| told_of(&drive, args, &mut result));
+            if let Some(found) = other_capacities(policy, &plan, curve, blocks, args.hints) {
+                result.insert("hit_rate_by_capacity".to_owned(), found);
+            }
             if args.bound {
                 result.insert("gpu_seconds_upper_bound".to_owned(), upper_bound_s(&plan, &curve, blocks).into());
             }
@@ -142,6 +145,33 @@ fn replay(policy: PolicyArg, plan: &Plan, curve: CostCurve, capacity: u32, hints
     replay_instant(plan, &curve, capacity, online.as_mut())
 }
 
+/// What half of the capacity, all of it and twice as much would find, by the miss-ratio curve: one more pass of the trace, over a sample of its blocks. Other
+/// policies have no curve.
+fn other_capacities(policy: PolicyArg, plan: &Plan, cost: CostCurve, blocks: u32, hints: bool) -> Option<Value> {
+    let capacities = [u64::from(blocks / 2), u64::from(blocks), 2 * u64::from(blocks)];
+    let [half, now, twice] = match policy {
+        PolicyArg::Lru => {
+            let mut curve = LruCurve::new();
+            plan.requests.iter().for_each(|request| curve.request(request.numbers().map(u64::from)));
+            capacities.map(|capacity| curve.hit_rate(capacity))
+        }
+        PolicyArg::Worth if blocks > 1 => {
+            let mut curve = WorthCurve::new(cost, plan.block_tokens, &capacities, hints);
+            let mut keys = Vec::new();
+            for request in &plan.requests {
+                keys.clear();
+                keys.extend(request.numbers().map(u64::from));
+                let hint = if hints { request.hint } else { Reuse::Unknown };
+                curve.request(&keys, request.at_s, hint);
+            }
+            let mut rates = curve.hit_rates().into_iter().map(|(_, rate)| rate);
+            [rates.next()?, rates.next()?, rates.next()?]
+        }
+        _ => return None,
+    };
+    Some(json!({"half": half, "now": now, "twice": twice}))
+}
+
 /// What only a drive of segments has.
 fn told_of(drive: &SegmentsCount, args: &PlanArgs, result: &mut Map<String, Value>) {
     let told = [
@@ -198,6 +228,11 @@ fn show(result: &Map<String, Value>) -> Result<(), Stop> {
         ),
     ] {
         table.add_row([name.to_owned(), value]);
+    }
+    if let Some(found) = result.get("hit_rate_by_capacity") {
+        let of = |name: &str| percent(found[name].as_f64().unwrap_or(0.0));
+        let told = format!("half the capacity: {}, now: {}, twice: {}", of("half"), of("now"), of("twice"));
+        table.add_row(["by the curve".to_owned(), told]);
     }
     if result.contains_key("segments") {
         let drive = format!(

@@ -4,6 +4,7 @@ use forebay_tokenomics::chain::Outcome;
 use forebay_tokenomics::money::{BackTest, ClassCost, Side};
 use serde_json::{Map, Value, json};
 
+use super::capacity::Bandwidth;
 use super::page::assumptions;
 use super::who::Provider;
 use super::{Forecast, Question};
@@ -36,6 +37,8 @@ pub(crate) fn of(question: &Question, forecast: &Forecast) -> Map<String, Value>
         "cash_dollars_per_hour": advice.cash(),
         "gpu_seconds_avoided": advice.proposed.outcome.avoided_gpu_s(),
         "value_if_the_time_is_sold_dollars_per_hour": advice.sold_value(scenario),
+        "by_capacity": forecast.by_capacity.map(|by| by.json()),
+        "gb_per_s": Bandwidth::new(question, &advice.proposed).json(),
         "interval": forecast.interval.map(|i| json!({"draws": i.draws, "failed": i.failed, "nothing_saved": i.nothing, "low": i.cash.map(|c| c.low), "high": i.cash.map(|c| c.high)})),
         "margin": Provider::new(scenario, &advice.proposed).json(),
         "back_tested": forecast.back_test.as_ref().map_or(Value::Bool(false), |(log, test)| back_test(log, test)),

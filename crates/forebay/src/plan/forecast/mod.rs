@@ -1,6 +1,7 @@
 //! The forecast: what a fleet with Forebay and one without need for the same promise, and cost.
 
 mod args;
+mod capacity;
 mod crew;
 mod html;
 mod json;
@@ -12,6 +13,7 @@ mod who;
 use std::path::Path;
 
 pub(crate) use args::{ForecastArgs, Who};
+use capacity::ByCapacity;
 use forebay_tokenomics::book::Book;
 use forebay_tokenomics::chain::{LoadParams, Workload};
 use forebay_tokenomics::cost::Measured;
@@ -50,6 +52,8 @@ pub(crate) struct Forecast {
     pub(crate) advice: Advice,
     pub(crate) interval: Option<Interval>,
     pub(crate) moves: Vec<Move>,
+    /// What other capacities would find; only of the owner's page.
+    pub(crate) by_capacity: Option<ByCapacity>,
     /// The log's name, and what came of it.
     pub(crate) back_test: Option<(String, BackTest)>,
 }
@@ -186,7 +190,9 @@ fn answer(args: &PlanArgs, question: &Question, full: bool) -> Result<Forecast, 
     let moves = if full { moves(scenario, work, &advice, MOVES_SHOWN, &crew::crew) } else { Vec::new() };
     let interval = if full { interval(scenario, work, &advice, args.forecast.draws, &crew::crew) } else { None };
     let back_test = args.forecast.backtest.as_ref().map(|log| tested(args, question, log, &advice)).transpose()?;
-    Ok(Forecast { advice, interval, moves, back_test })
+    let by_capacity = full.then(|| ByCapacity::new(scenario, work, &advice)).transpose();
+    let by_capacity = by_capacity.map_err(|e| Stop::Failed(e.to_string()))?;
+    Ok(Forecast { advice, interval, moves, by_capacity, back_test })
 }
 
 fn tested(args: &PlanArgs, question: &Question, log: &Path, advice: &Advice) -> Result<(String, BackTest), Stop> {

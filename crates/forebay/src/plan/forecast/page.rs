@@ -3,6 +3,7 @@
 use forebay_tokenomics::chain::Limit;
 use forebay_tokenomics::money::{Advice, BackTest, ClassCost, Move, Side};
 
+use super::capacity::Bandwidth;
 use super::who::Provider;
 use super::{Forecast, MOVES_SHOWN, Question};
 use crate::say::{self, grouped};
@@ -72,7 +73,8 @@ pub(crate) fn first_page(question: &Question, forecast: &Forecast) -> Vec<String
         both(
             "tokens found",
             &|s| found(s),
-            points(today.outcome.hit_rate(), outcome.hit_rate()),
+            points(today.outcome.hit_rate(), outcome.hit_rate())
+                + &forecast.by_capacity.map_or(String::new(), |by| format!("; {by}")),
         ),
         quantiles("first token, s", [today, proposed], &|s, q| s.outcome.ttft(q)),
         quantiles("token, ms", [today, proposed], &|s, q| s.outcome.itl(q) * 1000.0),
@@ -318,6 +320,8 @@ fn below(question: &Question, forecast: &Forecast) -> Vec<String> {
     let provider = Provider::new(&question.scenario, &forecast.advice.proposed);
     let mut lines = verdict(question, forecast);
     lines.extend(limits_told(question, &forecast.advice));
+    lines.extend(Bandwidth::new(question, &forecast.advice.proposed).told(question));
+    lines.extend(forecast.by_capacity.map(|by| by.dram_or_drives()));
     lines.push(bill(&forecast.advice.proposed));
     lines.extend(forecast.back_test.as_ref().map(|(log, test)| back_test_told(log, test)));
     let prices = &question.scenario.prices;
