@@ -126,6 +126,19 @@ fn each_who_pays_has_a_page() {
     );
     let user = with(&[&["user", "--users", "10"], &fleet[..]].concat());
     assert!(user.contains("10 users may be promised") && user.contains("for 99 % of requests"), "{user}");
+    // Without --users they are the sessions that go on at once: each is recorded to take 5 x 40 s, and 5 s for its last answer.
+    let told = json(&place, &[&["--as", "user"], &fleet[..]].concat());
+    let (users, rate) = (told["users"].as_f64().unwrap(), told["sessions_per_hour"].as_f64().unwrap());
+    let hours = users / rate;
+    assert!((205.0 / 3600.0 - hours).abs() <= 0.5 / rate, "{users} users at {rate} an hour");
+    // A trace without sessions does not say.
+    place.file("open.jsonl", open_load().as_bytes());
+    let flags = ["plan", "--trace", "open.jsonl", "--as", "user", "--model", "llama-3.1-8b", "--draws", "0"];
+    let all = place.run(&flags).ok().out;
+    assert!(all.contains("All users together may be promised") && all.contains("--users N"), "{all}");
+    let told: Value = serde_json::from_str(&place.run(&[&flags[..], &["--json"]].concat()).ok().out).unwrap();
+    assert!(told["users"].is_null() && told["tokens_per_minute_per_user"].is_null(), "{told}");
+    assert!(told["tokens_per_minute"].as_f64() > Some(0.0), "{told}");
     let builder = with(&["builder"]);
     for row in ["no cache", "5m", "1h"] {
         assert!(builder.contains(row), "{builder}");
@@ -235,6 +248,15 @@ fn a_forecasts_card_comes_out_the_same_to_the_digit_without_its_books() {
     assert!(card.contains("\"servers\": 1"), "{card}");
     place.file("c2", card.replace("\"servers\": 1", "\"servers\": 7").as_bytes());
     place.run(&["plan", "--replay-card", "c2"]).complains(1, &["c2", "today.servers was 7 and is 1"]).once();
+}
+
+/// A hundred requests at absolute times, three seconds apart, of eight families.
+fn open_load() -> String {
+    let request = |i: u64| {
+        let ids: Vec<u64> = (0..8).map(|k| i % 8 * 100 + k).collect();
+        format!(r#"{{"timestamp":{},"input_length":4096,"output_length":100,"hash_ids":{ids:?}}}"#, i * 3000)
+    };
+    (0..100).map(request).collect::<Vec<_>>().join("\n")
 }
 
 /// Twelve sessions, in the second half of which nobody ever comes back to a prompt.

@@ -71,7 +71,7 @@ pub(crate) struct ForecastArgs {
     #[arg(long = "as", value_enum, value_name = "WHO", default_value_t = Who::Owner)]
     pub(crate) who: Who,
 
-    /// Users who share the fleet, for --as user [default: sessions going on at once].
+    /// Users who share the fleet, for --as user [default: sessions going on at once; of a trace without sessions none is taken].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) users: Option<u32>,
 

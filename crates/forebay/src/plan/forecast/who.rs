@@ -2,6 +2,7 @@
 
 use forebay_tokenomics::bill::{Bill, bill_tokens};
 use forebay_tokenomics::money::{AdviceError, Ends, Scenario, Side, advise, each_draw, run_side};
+use forebay_tokenomics::trace::{Pace, Session, Trace};
 use forebay_types::format_span_s;
 use serde_json::{Value, json};
 
@@ -262,16 +263,19 @@ pub(crate) fn user(question: &Question, forecast: &Forecast, asked: &ForecastArg
     let drawn = Drawn::new(each_draw(scenario, &question.work, asked.draws, &crew, |drawn| {
         Largest::new(drawn, question, servers).ok()
     }));
-    let users = f64::from(asked.users.unwrap_or(found.rate.round().max(1.0) as u32));
-    let (each, fresh) = (move |l: &Largest| l.tokens / users, move |l: &Largest| l.fresh / users);
+    let users = asked.users.or_else(|| going_on(&question.trace, found.rate));
+    let each = |of: fn(&Largest) -> f64| move |l: &Largest| of(l) / f64::from(users.unwrap_or(1));
+    let (tokens, fresh) = (each(|l| l.tokens), each(|l| l.fresh));
     if json {
+        let of_one = |value: Value| users.map_or(Value::Null, |_| value);
         let told = json!({
-            "trace": question.source, "servers": servers, "sessions_per_hour": found.rate, "users": users as u32, "goodput": found.goodput,
-            "tokens_per_minute": found.tokens, "tokens_per_minute_per_user": each(&found), "fresh_tokens_per_minute_per_user": fresh(&found),
+            "trace": question.source, "servers": servers, "sessions_per_hour": found.rate, "users": users, "goodput": found.goodput,
+            "tokens_per_minute": found.tokens, "tokens_per_minute_per_user": of_one(tokens(&found).into()),
+            "fresh_tokens_per_minute_per_user": of_one(fresh(&found).into()),
             "draws": drawn.draws, "failed": drawn.draws - drawn.all.len(),
             "intervals": {
                 "sessions_per_hour": drawn.json(|l| l.rate), "tokens_per_minute": drawn.json(|l| l.tokens),
-                "tokens_per_minute_per_user": drawn.json(each), "fresh_tokens_per_minute_per_user": drawn.json(fresh),
+                "tokens_per_minute_per_user": of_one(drawn.json(tokens)), "fresh_tokens_per_minute_per_user": of_one(drawn.json(fresh)),
             },
         });
         return say::line(&told.to_string());
@@ -286,14 +290,37 @@ pub(crate) fn user(question: &Question, forecast: &Forecast, asked: &ForecastArg
         rate(found.rate),
         ranged(drawn.ends(|l| l.rate), rate)
     ))?;
+    let (who, apart) = match users {
+        Some(users) => (format!("{users} users"), " each"),
+        None => ("All users together".to_owned(), ""),
+    };
     say::line(&format!(
-        "{users} users may be promised {}{} tokens a minute each, prompts and answers, of which {}{} are computed.",
-        whole(each(&found)),
-        ranged(drawn.ends(each), whole),
+        "{who} may be promised {}{} tokens a minute{apart}, prompts and answers, of which {}{} are computed.",
+        whole(tokens(&found)),
+        ranged(drawn.ends(tokens), whole),
         whole(fresh(&found)),
         ranged(drawn.ends(fresh), whole)
     ))?;
+    if let (None, Some(users)) = (asked.users, users) {
+        say::line(&format!("{users} is how many sessions go on at once there, each for as long as it was recorded."))?;
+    } else if users.is_none() {
+        say::line(
+            "A trace without sessions does not say how many users that is; --users N tells what each of N may be promised.",
+        )?;
+    }
     say::line(&drawn.told(question))
+}
+
+/// Sessions that go on at once where so many start in an hour, each for as long as it was recorded (Little's law): the users of the moment. None of a trace
+/// without sessions.
+fn going_on(trace: &Trace, sessions_per_hour: f64) -> Option<u32> {
+    if trace.pace == Pace::Open {
+        return None;
+    }
+    let ends_s =
+        |session: &Session| session.requests.iter().map(|r| r.at_s + r.api_s.unwrap_or(0.0)).fold(0.0, f64::max);
+    let mean_s = trace.sessions.iter().map(ends_s).sum::<f64>() / trace.sessions.len().max(1) as f64;
+    Some((sessions_per_hour * mean_s / 3600.0).round().max(1.0) as u32)
 }
 
 /// The largest load on a fleet that keeps the promise for [`PROMISED`] of requests.
