@@ -172,8 +172,20 @@ fn tests(root: &Path, asked: &Asked, report: &mut Report) -> Result<(), Stop> {
 /// Tests that need more than a clean clone skip themselves; here is where a person reads of it.
 fn say_what_is_not_here(root: &Path, report: &mut Report) {
     if !root.join("../shared/traces").is_dir() {
-        report.skip("replay of recorded load: ../shared/traces is not here");
+        report.skip("replay of recorded load, and the first page of it: ../shared/traces is not here");
     }
+    if !is_a_browser_here() {
+        report.skip("the look at `plan --html` in a browser: no chromium is here; install it or name one in FOREBAY_TEST_CHROMIUM");
+    }
+}
+
+/// As `crates/forebay/tests/page_in_a_browser.rs` looks for one.
+fn is_a_browser_here() -> bool {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let on_path = |path: std::ffi::OsString| {
+        std::env::split_paths(&path).any(|dir| names.iter().any(|name| dir.join(name).is_file()))
+    };
+    std::env::var_os("FOREBAY_TEST_CHROMIUM").is_some() || std::env::var_os("PATH").is_some_and(on_path)
 }
 
 /// Behind the Rust tests, which have built the binary.

@@ -93,6 +93,27 @@ fn own_books_and_measured_prefill_change_the_answer() {
     assert!(slow["proposed"]["ttft_s"]["p50"].as_f64() > base["proposed"]["ttft_s"]["p50"].as_f64());
 }
 
+/// Whether a list's peak hours are in the margin is said, and not left to the words of a source.
+#[test]
+fn the_page_says_whether_peak_hours_are_counted() {
+    let place = place();
+    place.file("mine.toml", b"[prices.deepseek-v4-flash]\npeak_hours = \"22-4\"\n");
+    let page = |more: &[&str]| {
+        let flags = ["plan", "--trace", "load.jsonl", "--model", "llama-3.1-8b", "--draws", "0", "--hours", "1"];
+        place.run(&[&flags[..], more].concat()).ok().out
+    };
+    let plain = page(&[]);
+    assert!(plain.contains("Peak hours: sonnet-5 has none"), "{plain}");
+    let list = ["--prices", "deepseek-v4-flash"];
+    let unknown = page(&list);
+    assert!(unknown.contains("Peak hours: not counted; deepseek-v4-flash takes 2 times"), "{unknown}");
+    let counted = page(&[&list[..], &["--book", "mine.toml"]].concat());
+    assert!(
+        counted.contains("Peak hours: counted; from 22 to 4 UTC") && counted.contains("1.25 times in the mean"),
+        "{counted}"
+    );
+}
+
 #[test]
 fn a_measured_store_takes_the_place_of_the_books_drive() {
     let place = place();

@@ -41,7 +41,9 @@ fn lru(plan: &Plan, name: &str) -> Outcome<Vec<Value>> {
         let replayed = replay_instant(plan, &cost, capacity, &mut PrefixLru::new()).count.hit_rate();
         curve.hit_rate(u64::from(capacity)) - replayed
     });
-    Ok(judged("LRU", name, &apart))
+    let mut rows = judged("LRU", name, &apart);
+    rows.push(memory("LRU", name, curve.memory_bytes()));
+    Ok(rows)
 }
 
 /// Half, all, twice and four times of each capacity: 24 points, of which many are the same capacity seen from another one.
@@ -69,9 +71,13 @@ fn worth(plan: &Plan, name: &str) -> Outcome<Vec<Value>> {
         }
     }
     let mut rows = judged("worth", name, &apart);
-    let what = format!("{name}, worth: most memory of a curve");
-    rows.push(row("curves", what, round(bytes as f64 / f64::from(1 << 20)), "MiB", Mark::AtMost(MIB_MAX)));
+    rows.push(memory("worth", name, bytes));
     Ok(rows)
+}
+
+fn memory(policy: &str, name: &str, bytes: usize) -> Value {
+    let what = format!("{name}, {policy}: most memory of a curve");
+    row("curves", what, round(bytes as f64 / f64::from(1 << 20)), "MiB", Mark::AtMost(MIB_MAX))
 }
 
 fn judged(policy: &str, name: &str, apart: &[f64]) -> Vec<Value> {

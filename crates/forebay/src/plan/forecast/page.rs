@@ -1,5 +1,6 @@
 //! The first page: today, proposed, difference, in at most twelve lines; below it, all that it rests on.
 
+use forebay_tokenomics::book::PriceList;
 use forebay_tokenomics::chain::Limit;
 use forebay_tokenomics::money::{Advice, BackTest, ClassCost, Move, Side};
 
@@ -282,6 +283,23 @@ fn why_none(question: &Question, forecast: &Forecast) -> String {
     }
 }
 
+/// Whether a price list's peak hours are counted.
+pub(crate) fn peak_told(prices: &PriceList) -> String {
+    let (name, factor) = (&prices.name, short(prices.peak_factor));
+    match prices.peak_hours {
+        _ if prices.peak_factor == 1.0 => format!("Peak hours: {name} has none; its prices are the same all day."),
+        Some(hours) => format!(
+            "Peak hours: counted; from {} to {} UTC {name} takes {factor} times its prices, {} times in the mean of a day.",
+            hours.from,
+            hours.to,
+            short(prices.day_factor())
+        ),
+        None => format!(
+            "Peak hours: not counted; {name} takes {factor} times its prices then, and no book says when that is (peak_hours = \"14-20\" in one of yours does)."
+        ),
+    }
+}
+
 /// What a back-test found, for below the page.
 fn back_test_told(log: &str, test: &BackTest) -> String {
     let (forecast, kept) = (&test.forecast, &test.kept);
@@ -325,7 +343,7 @@ fn below(question: &Question, forecast: &Forecast) -> Vec<String> {
     lines.push(bill(&forecast.advice.proposed));
     lines.extend(forecast.back_test.as_ref().map(|(log, test)| back_test_told(log, test)));
     let prices = &question.scenario.prices;
-    lines.extend([format!("Sold at {}: {provider}", prices.name), "It rests on".to_owned()]);
+    lines.extend([format!("Sold at {}: {provider}", prices.name), peak_told(prices), "It rests on".to_owned()]);
     lines.extend(assumptions(question).into_iter().map(|(name, value)| format!("  {name}: {value}")));
     lines.push("Halved and doubled, it saves, $/h".to_owned());
     let told = |cash: Option<f64>| cash.map_or("no fleet".to_owned(), |cash| format!("{cash:.2}"));

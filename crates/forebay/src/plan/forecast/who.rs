@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::ForecastArgs;
 use super::crew::crew;
+use super::page::peak_told;
 use super::{Forecast, Question};
 use crate::say::{self, grouped};
 use crate::stop::Stop;
@@ -216,6 +217,7 @@ pub(crate) fn provider(question: &Question, forecast: &Forecast, draws: u32, jso
     add("margin, $/h", None, |p| p.margin, 2);
     say::show(&table)?;
     say::line(&drawn.told(question))?;
+    say::line(&peak_told(&scenario.prices))?;
     let [_, proposed] = &sides;
     let most = drawn.ends(|[_, proposed]| proposed.cached).map_or(proposed.cached, |ends| ends.high);
     for discount in DISCOUNTS {
