@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import logging
 import os
 import select
@@ -23,7 +22,7 @@ from typing import Any
 
 import forebay
 from forebay import Fingerprint
-from forebay.integrations import _model, _versions
+from forebay.integrations import _model, _settings, _versions
 from forebay.integrations._common import Hints, Link, Report
 
 #: Calls that were not drained yet; one more is answered as a failure.
@@ -74,6 +73,17 @@ class _Part:
     at: list[int]
 
 
+_SETTINGS: dict[str, _settings.Check] = {
+    **_settings.LINK,
+    "weights": _settings.text,
+    "weights_digest": _settings.text,
+    "model": _settings.text,
+    "deadline_ms": _settings.milliseconds,
+    "l1_keeps": _settings.flag,
+    "strict": _settings.flag,
+}
+
+
 def salt_of(key: str) -> str:
     """The `cache_salt` of LMCache's key `model@rank@group@hash[@salt]`, none of which has an `@` in it."""
     return key.rpartition("@")[2] if key.count("@") == 4 else ""
@@ -111,22 +121,21 @@ class LmcacheClient:
         strict: bool = False,
         **unknown: Any,
     ) -> None:
-        self._deadline_ms, self._l1_keeps = deadline_ms, l1_keeps
+        given = {"address": address, "token_file": token_file, "namespace": namespace, "quota": quota, "ttl_s": ttl_s, "region_bytes": region_bytes}
+        given |= {"weights": weights, "weights_digest": weights_digest, "model": model, "deadline_ms": deadline_ms, "l1_keeps": l1_keeps, "strict": strict, **unknown}
         self._link: Link | None = None
         self._report: Report | None = None
         try:
-            if unknown:
-                raise ValueError(f"adapter_params has {sorted(unknown)[0]!r}, which Forebay does not know; it knows {', '.join(_KNOWN)}")
+            settings = _settings.checked(given, _SETTINGS, "adapter_params")
+            self._deadline_ms, self._l1_keeps = settings["deadline_ms"], settings["l1_keeps"]
             fingerprint = _fingerprint(weights, weights_digest, model)
         except (OSError, ValueError) as error:
             if strict:
                 raise
             _LOGGER.error("forebay: %s; until then LMCache serves without it", error)
         else:
-            more: dict[str, Any] = {} if region_bytes is None else {"region_bytes": region_bytes}
-            self._link = Link(
-                fingerprint, engine="lmcache", address=address, token_file=token_file, namespace=namespace, quota=quota, ttl_s=ttl_s, strict=strict, logger=_LOGGER, **more
-            )
+            of_link = {name: settings[name] for name in _settings.LINK if name in settings}
+            self._link = Link(fingerprint, engine="lmcache", strict=strict, logger=_LOGGER, **of_link)
             self._report = Report(self._link, _LOGGER)
         self._queue: forebay.CallQueue | None = None
         # One descriptor for the client's answers, which come when the node is there, and for those that are given here.
@@ -327,9 +336,6 @@ class LmcacheClient:
         self._queue = None
         if self._link is not None:
             self._link.close()
-
-
-_KNOWN = [name for name, parameter in inspect.signature(LmcacheClient).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
 
 
 def _fingerprint(weights: str | None, digest: str | None, model: str | None) -> Fingerprint:

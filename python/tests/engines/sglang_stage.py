@@ -82,7 +82,7 @@ def backend(node: Any, pool: Any, **more: Any) -> Any:
     """The backend, from SGLang's factory, with a pool."""
     # No machine is too slow for these deadlines.
     extra = {**EXTRA, "address": node.address, "weights_digest": "one", "lookup_deadline_ms": 20_000, "transfer_deadline_ms": 60_000}
-    for name in ("weights_digest", "weights", "transfer_deadline_ms", "lookup_deadline_ms", "strict", "region_bytes", "quota"):
+    for name in ("weights_digest", "weights", "transfer_deadline_ms", "lookup_deadline_ms", "strict", "region_bytes", "quota", "adress"):
         if name in more:
             extra[name] = more.pop(name)
     store = StorageBackendFactory.create_backend("dynamic", config(extra_config=extra, **more), pool)

@@ -248,6 +248,7 @@ def ran(command: list[str]) -> str:
         ({"weights": "/nowhere/to/be/found"}, ("/nowhere/to/be/found", "weights_digest")),
         ({"weights": "a folder nobody may read"}, ("Permission denied", "weights_digest")),
         ({"weights_digest": "one", "adress": "unix:/x"}, ("'adress'", "does not know", "address, ")),
+        ({"weights_digest": "one", "deadline_ms": "soon"}, ("deadline_ms", "milliseconds", "'soon'")),
     ],
 )
 def test_what_cannot_be_is_said_once_and_the_engine_serves(

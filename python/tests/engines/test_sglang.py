@@ -404,6 +404,19 @@ def test_a_node_of_another_version_is_said_once_and_the_engine_serves(place: Pat
             backend(other, mha("page_first"), strict=True)
 
 
+def test_a_setting_that_cannot_be_is_said_once_and_the_engine_serves(node: Node) -> None:
+    with Lines("forebay") as lines:
+        serves_without(backend(node, mha("page_first"), transfer_deadline_ms="soon"))
+    lines.only("transfer_deadline_ms", "milliseconds", "'soon'", "all is computed")
+    with pytest.raises(ValueError, match="transfer_deadline_ms"):
+        backend(node, mha("page_first"), transfer_deadline_ms="soon", strict=True)
+    with Lines("forebay") as lines:
+        store = backend(node, mha("page_first"), adress="unix:/x")
+        assert store._link is not None
+        store.close()
+    lines.only("'adress'", "does not know", "address, ")
+
+
 def test_a_full_quota_is_said_once_and_the_engine_serves(node: Node) -> None:
     with Lines("forebay") as lines:
         serves_without(backend(node, mha("page_first"), quota=4096))

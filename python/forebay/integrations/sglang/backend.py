@@ -27,7 +27,7 @@ from sglang.srt.mem_cache.hicache_storage import (
 
 import forebay
 from forebay import Fingerprint
-from forebay.integrations import _versions
+from forebay.integrations import _settings, _versions
 from forebay.integrations._common import Link, Report
 from forebay.integrations.sglang import identity
 from forebay.integrations.sglang.pools import CannotServe, LentPool, flat
@@ -43,6 +43,17 @@ HOLD_MS = 10_000.0
 SAY_AGAIN_S = 60.0
 #: Pools whose bytes differ by rank also where the model's KV does not.
 _SHARDED = ("MHATokenToKVPoolHost", "MHATokenToKOnlyPoolHost", "MambaPoolHost")
+
+#: Of the backend's configuration: what SGLang leaves there for itself, and what is ours.
+_OF_SGLANG = {"backend_name", "module_path", "class_name", "interface_v1"}
+_SETTINGS: dict[str, _settings.Check] = {
+    **_settings.LINK,
+    "weights": _settings.text,
+    "weights_digest": _settings.text,
+    "lookup_deadline_ms": _settings.milliseconds,
+    "transfer_deadline_ms": _settings.milliseconds,
+    "strict": _settings.flag,
+}
 
 _LOGGER = logging.getLogger("forebay")
 _T = TypeVar("_T")
@@ -67,11 +78,14 @@ class ForebayHiCache(HiCacheStorage):
         if _release() != "unknown":
             _versions.look("SGLang", _release())
         self._config = storage_config
-        extra = dict(storage_config.extra_config or {})
-        self._strict = bool(extra.get("strict", False))
-        self._lookup_ms = float(extra.get("lookup_deadline_ms", LOOKUP_DEADLINE_MS))
-        self._transfer_ms = float(extra.get("transfer_deadline_ms", TRANSFER_DEADLINE_MS))
-        self._options = {name: extra[name] for name in ("address", "token_file", "namespace", "quota", "ttl_s", "region_bytes") if name in extra}
+        given = storage_config.extra_config or {}
+        self._strict = given.get("strict") is True
+        #: Nothing is kept where a setting cannot be.
+        self._is_wrong = False
+        extra = self._settings(given)
+        self._lookup_ms: float = extra.get("lookup_deadline_ms", LOOKUP_DEADLINE_MS)
+        self._transfer_ms: float = extra.get("transfer_deadline_ms", TRANSFER_DEADLINE_MS)
+        self._options = {name: extra[name] for name in _settings.LINK if name in extra}
         self._weights: tuple[str | None, str | None] = (extra.get("weights"), extra.get("weights_digest"))
         self._served = identity.state()
         # Of pages that host memory has; where it is a buffer on the way to the storage, they are the node's alone.
@@ -85,6 +99,18 @@ class ForebayHiCache(HiCacheStorage):
         self._said: dict[str, float] = {}
         self._lock = threading.Lock()
         self._moved = {"prefetch_pgs": [], "backup_pgs": [], "prefetch_bandwidth": [], "backup_bandwidth": []}  # type: dict[str, list[Any]]
+
+    def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        for name in sorted(set(given) - set(_SETTINGS) - _OF_SGLANG):
+            _LOGGER.warning("forebay: --hicache-storage-backend-extra-config has %r, which Forebay does not know and ignores; it knows %s", name, ", ".join(_SETTINGS))
+        try:
+            return _settings.checked({name: value for name, value in given.items() if name in _SETTINGS}, _SETTINGS, "--hicache-storage-backend-extra-config")
+        except forebay.InvalidArgument as error:
+            if self._strict:
+                raise
+            _LOGGER.error("forebay: %s; all is computed", error)
+            self._is_wrong = True
+            return {}
 
     # Pools.
 
@@ -129,6 +155,8 @@ class ForebayHiCache(HiCacheStorage):
         return part
 
     def _connect(self, pool: LentPool | None) -> None:
+        if self._is_wrong:
+            return
         try:
             fingerprint = self._fingerprint(pool)
         except (CannotServe, OSError, ValueError) as error:
