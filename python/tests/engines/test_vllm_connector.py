@@ -38,12 +38,17 @@ def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Pat
     # What the document says, but for the address.
     said = documented("vllm.md", "ForebayConnector")
     said["kv_connector_extra_config"]["address"] = node.address
-    cold = live(model_folder, transfer=said)
-    assert cold["tokens"] == [plain]
-    assert cold["counts"]["loaded"] == 0 and cold["counts"]["refused"] == 0
+    # In two turns, since what was stored is told with the next step.
+    cold = live(model_folder, "--turns", "2", "--events", str(place), transfer=said)
+    assert cold["tokens"] == [plain, plain]
+    assert cold["loaded"][0] == 0 and cold["counts"]["refused"] == 0
     # Prompts two and three share four blocks.
     stored = sum(LENGTHS[i] // BLOCK_TOKENS for i in range(4)) - 4
     assert cold["counts"]["stored"] == stored, cold["line"]
+    # In vLLM's own batches, each with the number behind the one before: a router sees what it missed.
+    assert cold["events"]["unknown"] == 0, "blocks have the names that vLLM's own events give them"
+    assert cold["events"]["stored"] == stored and len(cold["events"]["numbers"]) > 1, cold["events"]
+    assert cold["events"]["numbers"] == list(range(len(cold["events"]["numbers"]))), cold["events"]
     node.restart()
     warm = live(model_folder, transfer=transfer(node, record=str(place / "record")))
     assert warm["tokens"] == [plain]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support import Node, wait_for, write_over
+from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
 from forebay import Fingerprint
 from forebay.integrations._common import Link, Report
@@ -267,10 +268,10 @@ def test_what_was_stored_is_published_also_when_its_request_is_over(half: Half) 
     half.half.worker_said(Stored(blocks={("a", 0)}, outcomes={"stored": 1}))
     half.half.finished(asked)
     half.half.worker_said(Stored(blocks={("a", 1)}))
-    events = half.half.take_events()
+    events, names = half.half.take_events(), [maybe_convert_block_hash(name) for name in asked.block_hashes]
     assert [(event.block_hashes, event.parent_block_hash, event.token_ids) for event in events] == [
-        ([asked.block_hashes[0]], None, list(range(TOKENS))),
-        ([asked.block_hashes[1]], asked.block_hashes[0], list(range(TOKENS, 2 * TOKENS))),
+        ([names[0]], None, list(range(TOKENS))),
+        ([names[1]], names[0], list(range(TOKENS, 2 * TOKENS))),
     ]
     assert {event.medium for event in events} == {"FOREBAY"} and half.half.take_events() == []
 

@@ -22,7 +22,11 @@ if "FOREBAY_LAST_PATH" in os.environ:
     sys.path.append(os.environ["FOREBAY_LAST_PATH"])
 
 from support import LENGTHS, PATIENCE_S, clear, stop_process
+import msgspec
+import zmq
 from vllm import LLM, SamplingParams
+from vllm.config import KVEventsConfig
+from vllm.distributed.kv_events import BlockStored, KVEventBatch, ZmqEventPublisher
 from vllm.distributed.kv_transfer import kv_transfer_state
 from vllm.inputs import TokensPrompt
 
@@ -85,6 +89,21 @@ def zero_loads(tier: Any) -> None:
     tier._finish = zeroed
 
 
+def replayed(endpoint: str) -> list[tuple[int, Any]]:
+    """What vLLM's publisher of KV events has sent so far, with its numbers: what a router asks for when it sees a gap."""
+    # Its answer to one question is many messages.
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.connect(endpoint)
+    socket.send_multipart((b"", (0).to_bytes(8, "big")))
+    batches = []
+    while socket.poll(1000 * PATIENCE_S):
+        _, _, number, payload = socket.recv_multipart()
+        if number == ZmqEventPublisher.END_SEQ:
+            return batches
+        batches.append((int.from_bytes(number, "big"), msgspec.msgpack.decode(payload, type=KVEventBatch)))
+    raise TimeoutError("no answer of the publisher's")
+
+
 def wait_for_blocks(address: str, blocks: int) -> None:
     """Until so many are stored: what an engine puts is put beside its steps."""
     client = forebay.Client(address, deadline_ms=60_000)
@@ -101,6 +120,7 @@ def main() -> None:
     parser.add_argument("--kill-during-load", type=int, default=None)
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--tp", type=int, default=1, help="ranks")
+    parser.add_argument("--events", default=None, help="a folder for the sockets of vLLM's publisher of KV events")
     parser.add_argument("--then-slow", action="store_true")
     parser.add_argument("--then-empty", default=None, help="a folder that is empty from the second turn on")
     parser.add_argument("--then-zeroes", action="store_true", help="what the tier loads from the second turn on is zeroed, and its CPU tier is empty")
@@ -117,6 +137,11 @@ def main() -> None:
         tensor_parallel_size=asked.tp,
         kv_transfer_config=json.loads(asked.transfer) if asked.transfer else None,
         disable_log_stats=True,
+        kv_events_config=KVEventsConfig(
+            enable_kv_cache_events=True, publisher="zmq", endpoint=f"ipc://{asked.events}/events", replay_endpoint=f"ipc://{asked.events}/replay"
+        )
+        if asked.events
+        else None,
     )
     sampling = SamplingParams(temperature=0.0, max_tokens=8, detokenize=False, ignore_eos=True)
     core = llm.llm_engine.engine_core
@@ -144,6 +169,11 @@ def main() -> None:
         result["cached"].append([output.num_cached_tokens for output in outputs])
         result["loaded"].append(half._report.counts["loaded"] if half is not None else None)
         llm.reset_prefix_cache()
+    if asked.events:
+        batches = replayed(f"ipc://{asked.events}/replay")
+        stored = [event for _, batch in batches for event in batch.events if isinstance(event, BlockStored)]
+        of = {is_ours: [name for event in stored if (event.medium == "FOREBAY") == is_ours for name in event.block_hashes] for is_ours in (True, False)}
+        result["events"] = {"numbers": [number for number, _ in batches], "stored": len(of[True]), "unknown": len(set(of[True]) - set(of[False]))}
     worker = getattr(ours(kv_transfer_state._KV_CONNECTOR_AGENT), "_worker", None)
     llm.llm_engine.engine_core.shutdown()
     if worker is not None and half is not None:

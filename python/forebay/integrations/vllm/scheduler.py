@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.distributed.kv_events import BlockStored, KVCacheEvent
+from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
 import forebay
 from forebay.integrations._common import Link, Prompts, Report
@@ -453,8 +454,9 @@ class SchedulerHalf:
     def _event(self, request: Any, position: int) -> BlockStored:
         tokens, hashes = self._block_tokens, request.block_hashes
         return BlockStored(
-            block_hashes=[hashes[position]],
-            parent_block_hash=hashes[position - 1] if position else None,
+            # As vLLM's own events name them: 64 bits, unless it is told otherwise.
+            block_hashes=[maybe_convert_block_hash(hashes[position])],
+            parent_block_hash=maybe_convert_block_hash(hashes[position - 1]) if position else None,
             token_ids=list(request.all_token_ids[position * tokens : (position + 1) * tokens]),
             block_size=tokens,
             lora_id=request.lora_request.adapter_id if request.lora_request else None,
