@@ -17,8 +17,11 @@ import pytest
 from support import OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, Lines, Node, NodeOfAnotherVersion, clear, puts_on_drive, wait_for, write_over
 from prometheus_client import REGISTRY
 from vllm.config import KVTransferConfig
+from vllm.distributed.kv_events import BlockStored
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
-from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext, ScheduleEndContext, make_offload_key
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.events import OffloadingEventsTracker
+from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
+from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext, ScheduleEndContext, get_offload_block_hash, make_offload_key
 from vllm.v1.kv_offload.config import (
     OffloadingCacheConfig,
     OffloadingConfig,
@@ -97,12 +100,13 @@ class Scheduler:
     def look(self, keys: list[OffloadKey], context: ReqContext) -> list[LookupResult]:
         return [self.manager.lookup(key, context) for key in keys]
 
-    def look_until_known(self, keys: list[OffloadKey], context: ReqContext) -> list[LookupResult]:
-        """Step after step, as the scheduler does, until no answer is pending."""
+    def look_until_known(self, keys: list[OffloadKey], context: ReqContext, before: set[LookupResult] | None = None) -> list[LookupResult]:
+        """Step after step, as the scheduler does, until no answer is pending. before: gets all answers there were."""
         seen: list[LookupResult] = []
 
         def known() -> bool:
             seen[:] = self.look(keys, context)
+            (before if before is not None else set()).update(seen)
             self.step()
             return not {LookupResult.RETRY, LookupResult.HIT_PENDING} & set(seen)
 
@@ -155,7 +159,9 @@ def test_what_one_engine_stored_another_one_loads_with_one_call(node: Node, sche
     other = Scheduler(node)
     request = other.begin()
     assert other.look(keys, request) == [LookupResult.RETRY] * 6, "a lookup never waits for the node"
-    assert other.look_until_known(keys, request) == [LookupResult.HIT] * 6
+    seen: set[LookupResult] = set()
+    assert other.look_until_known(keys, request, seen) == [LookupResult.HIT] * 6
+    assert seen == {LookupResult.RETRY, LookupResult.HIT_PENDING, LookupResult.HIT}, "asked for, found, and loaded"
     assert other.loads == 1
     for ours, theirs in zip(other.read(keys, request), keys, strict=True):
         assert np.array_equal(ours, content(theirs))
@@ -450,6 +456,34 @@ def test_weights_that_cannot_be_told_from_others_are_not_served_and_said_once(no
     lines.only("weights", "weights_digest", "all is computed")
     with pytest.raises(ValueError, match="weights_digest"):
         Scheduler(node, weights_digest=None, strict=True)
+
+
+def test_what_was_stored_is_told_to_routers_once_and_only_if_they_are_to_know(node: Node) -> None:
+    """Through vLLM's own translation of a tier's events into those it publishes."""
+    for is_told in (True, False):
+        scheduler = Scheduler(node, enable_kv_events=is_told, locality="REMOTE", namespace=f"events-{is_told}")
+        tracker = OffloadingEventsTracker(scheduler.tier._offloading_spec.kv_events_config)
+        keys, request = [key(number) for number in range(3)], scheduler.begin()
+        assert scheduler.store(keys, request) == keys
+        scheduler.settle()
+
+        def told() -> list[Any]:
+            events = tracker.take_events(scheduler.manager.take_events())
+            return [event for event in events if event.medium == "STORAGE"]
+
+        events = told()
+        assert [event for event in events if not isinstance(event, BlockStored)] == [] and told() == [], "told once"
+        hashes = [hash_ for event in events for hash_ in event.block_hashes]
+        assert hashes == ([maybe_convert_block_hash(get_offload_block_hash(each)) for each in keys] if is_told else [])
+        # What the node refuses is not told.
+        small = Scheduler(node, enable_kv_events=is_told, quota=4096, namespace=f"small-{is_told}")
+        refused = small.begin()
+        assert small.store(keys, refused) == keys
+        small.settle()
+        assert [event for event in small.tier.take_events()] == []
+        for each, of in ((scheduler, request), (small, refused)):
+            each.end(of)
+            each.close()
 
 
 def test_what_the_tier_counts_is_in_vllms_metrics(node: Node) -> None:
