@@ -155,6 +155,7 @@ fn start_one(
         index_bytes,
         curve_bytes: curve_bytes(memory) as usize,
         policy: policy(&config.policy)?,
+        reckoning: config.reckoning,
         scrub_period_s: config.scrub_period_s,
         write_day_bytes: write_day_bytes(config.endurance, drive.layout.slices),
         engine: config.io,

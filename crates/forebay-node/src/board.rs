@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use forebay_store::{Damage, StoreStats};
+use forebay_tokenomics::Reckoning;
 use forebay_types::{Clock, ShardId};
 
 use crate::counters::Counters;
@@ -63,6 +64,8 @@ pub(crate) struct Board {
     pub(crate) incarnation: u64,
     pub(crate) engine: &'static str,
     pub(crate) policy: String,
+    /// The book that money is reckoned by.
+    pub(crate) reckoning: Reckoning,
     pub(crate) memory_bytes: u64,
     /// Connections the node serves at most.
     pub(crate) connections_max: usize,

@@ -8,6 +8,7 @@ use forebay_format::{FormatError, LayoutError};
 use forebay_io::{DriveError, EngineError, EngineKind, PeerRegion};
 use forebay_net::ListenError;
 use forebay_store::StoreError;
+use forebay_tokenomics::Reckoning;
 use forebay_types::format_size;
 
 use crate::events::EventFn;
@@ -103,6 +104,8 @@ pub struct NodeConfig {
     pub metrics: Option<SocketAddr>,
     /// Which policy ranks blocks.
     pub policy: String,
+    /// The book by which it reckons what blocks save and writes cost.
+    pub reckoning: Reckoning,
     /// Seconds in which everything on the drives is read and checked once; 0: it is not.
     pub scrub_period_s: u64,
     /// Bytes that each drive may be written in so many seconds; `None`: as many as come.
@@ -132,6 +135,7 @@ impl NodeConfig {
             token: None,
             metrics: None,
             policy: "worth".into(),
+            reckoning: Reckoning::default(),
             scrub_period_s: SCRUB_PERIOD_S,
             endurance: None,
             events: None,

@@ -297,6 +297,7 @@ mod tests {
             memory_bytes: 0,
             connections_max: 0,
             policy: Default::default(),
+            reckoning: Default::default(),
             clock: Arc::new(SystemClock::new()),
             started_us: 0,
             told: Default::default(),

@@ -48,10 +48,10 @@ pub(crate) fn stats(board: &Board, namespaces: &[Namespace]) -> String {
             .iter()
             .map(|(fault, word)| ((*word).to_owned(), sum(&|c| c.peer_faults[*fault as usize].get())))
             .collect::<Map<_, _>>(),
-        "namespaces": crate::spaces::told(&spaces, names, &board.usage),
+        "namespaces": crate::spaces::told(&spaces, names, &board.usage, board.reckoning),
         "usage_log": board.usage.json(),
         "curve": curve(board),
-        "money_by": forebay_tokenomics::reckoned_by(),
+        "money_by": board.reckoning.told(),
         "shards": shards,
     })
     .to_string()

@@ -1,9 +1,9 @@
-//! What blocks saved and cost, told: by tenant and namespace, in tokens, seconds, bytes, and in dollars of the default book.
+//! What blocks saved and cost, told: by tenant and namespace, in tokens, seconds, bytes, and in dollars of the node's book.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_store::{AdmitsBy, Money};
-use forebay_tokenomics::{gpu_second_dollars, held_byte_second_dollars, written_byte_dollars};
+use forebay_tokenomics::Reckoning;
 use forebay_types::{NamespaceId, Tenant, Usage};
 use serde_json::{Value, json};
 
@@ -18,21 +18,22 @@ pub(crate) fn families(board: &Board) -> Vec<Family> {
     let mut told = board.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let accounts = told.accounts(&spaces, &board.usage);
     drop(told);
-    type Of = fn(&Money) -> f64;
-    let numbers: [(&str, &str, Of); 7] = [
-        ("forebay_tokens_hit_total", "Tokens of blocks that gets found.", |m| m.hit_tokens as f64),
-        ("forebay_tokens_missed_total", "Tokens of blocks that were put: computed, since they were not here.", |m| {
+    let by = board.reckoning;
+    let (saved_dollars, written_dollars) =
+        (move |m: &Money| saved_s(m) * by.gpu_second_dollars(), move |m: &Money| written_dollars(m, by));
+    type Of<'o> = &'o dyn Fn(&Money) -> f64;
+    let numbers: [(&str, &str, Of<'_>); 7] = [
+        ("forebay_tokens_hit_total", "Tokens of blocks that gets found.", &|m| m.hit_tokens as f64),
+        ("forebay_tokens_missed_total", "Tokens of blocks that were put: computed, since they were not here.", &|m| {
             m.missed_tokens as f64
         }),
-        ("forebay_tokens_refused_total", "Of these, of blocks that admission refused.", |m| m.refused_tokens as f64),
-        ("forebay_gpu_saved_seconds_total", "GPU time that computing what was found would have taken.", saved_s),
-        ("forebay_saved_dollars_total", "The same at the price of a GPU in the default book.", |m| {
-            saved_s(m) * gpu_second_dollars()
-        }),
-        ("forebay_written_bytes_total", "Bytes written to drives, cleaning's share with them.", |m| {
+        ("forebay_tokens_refused_total", "Of these, of blocks that admission refused.", &|m| m.refused_tokens as f64),
+        ("forebay_gpu_saved_seconds_total", "GPU time that computing what was found would have taken.", &saved_s),
+        ("forebay_saved_dollars_total", "The same at the price of a GPU in the book.", &saved_dollars),
+        ("forebay_written_bytes_total", "Bytes written to drives, cleaning's share with them.", &|m| {
             m.written_bytes as f64
         }),
-        ("forebay_written_dollars_total", "What that wore off a drive of the default book.", written_dollars),
+        ("forebay_written_dollars_total", "What that wore off a drive of the book.", &written_dollars),
     ];
     let mut all: Vec<Family> = numbers
         .into_iter()
@@ -122,11 +123,11 @@ impl Figures {
     }
 }
 
-/// Tokens, seconds and dollars of a namespace: by the default book's GPU and drive. A drive is paid for by what is written to it or by the time it is held,
+/// Tokens, seconds and dollars of a namespace: by the book's GPU and drive. A drive is paid for by what is written to it or by the time it is held,
 /// whichever is more, and never by both.
-pub(crate) fn json(space: &SpaceCounts) -> Value {
+pub(crate) fn json(space: &SpaceCounts, by: Reckoning) -> Value {
     let money = &space.money;
-    let held_dollars = space.held_byte_us as f64 / 1e6 * held_byte_second_dollars();
+    let held_dollars = space.held_byte_us as f64 / 1e6 * by.held_byte_second_dollars();
     json!({
         "model": space.model,
         "admission": space.admits_by.map_or("", AdmitsBy::word),
@@ -137,12 +138,12 @@ pub(crate) fn json(space: &SpaceCounts) -> Value {
         "tokens_refused": money.refused_tokens,
         "gpu_s_saved": saved_s(money),
         "gpu_s_missed": money.missed_gpu_us as f64 / 1e6,
-        "dollars_saved": saved_s(money) * gpu_second_dollars(),
+        "dollars_saved": saved_s(money) * by.gpu_second_dollars(),
         "written_bytes": money.written_bytes,
-        "written_dollars": written_dollars(money),
+        "written_dollars": written_dollars(money, by),
         "held_token_s": u64::try_from(space.held_token_us / 1_000_000).unwrap_or(u64::MAX),
         "held_dollars": held_dollars,
-        "storage_dollars": written_dollars(money).max(held_dollars),
+        "storage_dollars": written_dollars(money, by).max(held_dollars),
     })
 }
 
@@ -152,8 +153,8 @@ fn saved_s(money: &Money) -> f64 {
 }
 
 /// What writing wore off the drives, in dollars.
-fn written_dollars(money: &Money) -> f64 {
-    money.written_bytes as f64 * written_byte_dollars()
+fn written_dollars(money: &Money, by: Reckoning) -> f64 {
+    money.written_bytes as f64 * by.written_byte_dollars()
 }
 
 /// Namespaces that are told apart where everybody's are told at once.
@@ -252,7 +253,8 @@ mod tests {
         let space = |writes: u64, days: u128| {
             let money = Money { written_bytes: writes * 1_000_000_000, ..Money::default() };
             let (held_byte_us, held_token_us) = (1_000_000_000 * days * day_us, 7000 * days * day_us);
-            json(&SpaceCounts { money, held_byte_us, held_token_us, ..SpaceCounts::default() })
+            let space = SpaceCounts { money, held_byte_us, held_token_us, ..SpaceCounts::default() };
+            json(&space, Reckoning::default())
         };
         let dollars = |told: &Value| told["storage_dollars"].as_f64().unwrap() * 1825.0 / 0.1;
         assert!((dollars(&space(3, 1)) - 3.0).abs() < 1e-6);

@@ -197,6 +197,7 @@ fn board(config: &NodeConfig, parts: &Parts, links: &[Link], usage: Arc<Recorded
         incarnation: parts.incarnation,
         engine: links.first().map_or("", |link| link.shard.started.engine),
         policy: config.policy.clone(),
+        reckoning: config.reckoning,
         memory_bytes: config.memory_bytes,
         connections_max: parts.shares.connections,
         started_us: parts.clock.now_us(),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use forebay_store::{AccountView, AdmitsBy, Money};
+use forebay_tokenomics::Reckoning;
 use forebay_types::{MissReason, NamespaceId, PutOutcome, RefusedReason, Tenant, Usage};
 use serde_json::{Map, Value, json};
 
@@ -103,7 +104,7 @@ impl SpaceCounts {
     }
 
     /// As the statistics tell it. A question goes to each shard that owns a key of it, so questions are a shard's largest count.
-    fn json(&self, name: &str, id: NamespaceId, recorded: &Recorded) -> Value {
+    fn json(&self, name: &str, id: NamespaceId, recorded: &Recorded, by: Reckoning) -> Value {
         let named = |words: Vec<String>, counts: &[u64]| {
             let told = words.into_iter().zip(counts).filter(|(_, count)| **count > 0);
             told.map(|(word, count)| (word, Value::from(*count))).collect::<Map<_, _>>()
@@ -117,7 +118,7 @@ impl SpaceCounts {
             "lookup": { "questions": self.questions, "hits": self.lookup_hits, "misses": misses(&self.lookup_misses) },
             "get": { "hits": self.get_hits, "misses": misses(&self.get_misses) },
             "put": { "stored": self.stored, "exists": self.present, "refused": refused },
-            "money": crate::money::json(self),
+            "money": crate::money::json(self, by),
             "usage": crate::usage::json(&recorded.usage(id)),
         })
     }
@@ -131,6 +132,7 @@ pub(crate) fn told<'a>(
     shards: &[Spaces],
     names: impl Iterator<Item = (NamespaceId, &'a str)>,
     recorded: &Recorded,
+    by: Reckoning,
 ) -> Vec<Value> {
     let one = |(id, name): (NamespaceId, &str)| {
         let mut all = SpaceCounts::default();
@@ -138,7 +140,7 @@ pub(crate) fn told<'a>(
         let questions = mine.clone().map(|counts| counts.questions).max().unwrap_or(0);
         mine.for_each(|counts| all.add(counts));
         all.questions = questions;
-        all.json(name, id, recorded)
+        all.json(name, id, recorded, by)
     };
     names.map(one).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use forebay_format::{ClockMark, NamespaceRow, NamespaceTable, WriteMark};
 use forebay_io::Disk;
-use forebay_tokenomics::SpaceCost;
+use forebay_tokenomics::{Reckoning, SpaceCost};
 use forebay_types::limits::NAMESPACES_MAX;
 use forebay_types::{Class, Namespace, NamespaceId};
 
@@ -26,15 +26,11 @@ pub(crate) struct Slot {
     pub(crate) account: Account,
 }
 
-/// What blocks of a namespace cost to compute, by its fingerprint.
-pub(crate) fn cost_of(row: &NamespaceRow) -> SpaceCost {
-    let tokens = row.fingerprint.get("block_tokens").parse().unwrap_or(0);
-    SpaceCost::new(row.fingerprint.get("model"), tokens)
-}
-
 /// All namespaces of a shard.
 #[derive(Default)]
 pub(crate) struct Namespaces {
+    /// The book that costs are reckoned by.
+    reckoning: Reckoning,
     slots: Vec<Option<Slot>>,
     by_id: BTreeMap<NamespaceId, u16>,
     pub(crate) sequence: u64,
@@ -48,8 +44,8 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    pub(crate) fn load(table: NamespaceTable) -> Self {
-        let mut all = Namespaces { sequence: table.sequence, ..Namespaces::default() };
+    pub(crate) fn load(table: NamespaceTable, reckoning: Reckoning) -> Self {
+        let mut all = Namespaces { reckoning, sequence: table.sequence, ..Namespaces::default() };
         for row in table.rows {
             all.upsert(row);
         }
@@ -58,6 +54,12 @@ impl Namespaces {
 
     pub(crate) fn table(&self, clock: ClockMark, write: WriteMark) -> NamespaceTable {
         NamespaceTable { sequence: self.sequence, clock, write, rows: self.rows().cloned().collect() }
+    }
+
+    /// What blocks of a namespace cost to compute, by its fingerprint.
+    pub(crate) fn cost_of(&self, row: &NamespaceRow) -> SpaceCost {
+        let tokens = row.fingerprint.get("block_tokens").parse().unwrap_or(0);
+        SpaceCost::of(self.reckoning, row.fingerprint.get("model"), tokens)
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = &NamespaceRow> {
@@ -71,7 +73,7 @@ impl Namespaces {
             return true;
         }
         let id = row.id;
-        let account = Account::new(cost_of(&row));
+        let account = Account::new(self.cost_of(&row));
         let slot = Some(Slot { row, bytes: 0, blocks: 0, payload_bytes: 0, purging: false, account });
         let at = match self.slots.iter().position(Option::is_none) {
             Some(at) => {
@@ -180,7 +182,7 @@ impl<D: Disk> Store<D> {
             return;
         }
         if is_new && let Some(at) = self.namespaces.find(ns.id) {
-            self.policy.space(at, cost_of(&NamespaceRow::from(ns)));
+            self.policy.space(at, self.namespaces.cost_of(&NamespaceRow::from(ns)));
         }
         self.namespaces.unsaved.push(token);
     }

@@ -4,7 +4,7 @@
 //! nothing; past that, each byte wears off its part of the price. With a write budget that is short a byte costs what it keeps out: the value by byte of what
 //! was offered lately and is not admitted. Time is told to it.
 
-use forebay_tokenomics::{drive_writes_per_day, gpu_second_dollars, written_byte_dollars};
+use forebay_tokenomics::Reckoning;
 use forebay_types::Millis;
 
 use crate::bucket::Bucket;
@@ -28,10 +28,17 @@ pub struct Prices {
 
 impl Default for Prices {
     fn default() -> Self {
+        Prices::by(Reckoning::default())
+    }
+}
+
+impl Prices {
+    /// Those of a book.
+    pub fn by(reckoning: Reckoning) -> Self {
         Prices {
-            gpu_second_dollars: gpu_second_dollars(),
-            written_byte_dollars: written_byte_dollars(),
-            writes_per_day: drive_writes_per_day(),
+            gpu_second_dollars: reckoning.gpu_second_dollars(),
+            written_byte_dollars: reckoning.written_byte_dollars(),
+            writes_per_day: reckoning.drive_writes_per_day(),
         }
     }
 }

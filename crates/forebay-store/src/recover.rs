@@ -34,7 +34,7 @@ use crate::index::{AGE_MAX, ENTRY_BYTES_MEAN, Entry, Index, Seed};
 use crate::lanes::Lanes;
 use crate::leases::{LEASE_BYTES, Leases};
 use crate::mutant::Mutant;
-use crate::namespaces::{Namespaces, cost_of};
+use crate::namespaces::Namespaces;
 use crate::price::Market;
 use crate::scan::scan_segment;
 use crate::scrub::Scrub;
@@ -104,7 +104,7 @@ impl<D: Disk> Store<D> {
         }
         let table = read_namespaces(&mut disk, &arena)?;
         let (clock, write) = (ExpiryClock::new(now, utc_s, table.clock), table.write);
-        let namespaces = Namespaces::load(table);
+        let namespaces = Namespaces::load(table, config.reckoning);
         let seed = Seed([entropy.word(), entropy.word()]);
         let gathering_buffers = Buffers::new(&arena);
         let shares = Shares::of(config.index_bytes_max, &layout);
@@ -162,7 +162,10 @@ impl<D: Disk> Store<D> {
         if store.mutant(Mutant::LeasesUnbounded) {
             store.leases = Leases::new(u64::MAX, shares.leases);
         }
-        let rows = store.namespaces.rows().filter_map(|row| Some((store.namespaces.find(row.id)?, cost_of(row))));
+        let rows = store
+            .namespaces
+            .rows()
+            .filter_map(|row| Some((store.namespaces.find(row.id)?, store.namespaces.cost_of(row))));
         let costs: Vec<(u16, SpaceCost)> = rows.collect();
         costs.into_iter().for_each(|(at, cost)| store.policy.space(at, cost));
         let report = store.recover()?;

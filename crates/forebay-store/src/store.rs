@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use forebay_format::SegmentKind;
 use forebay_io::{Arena, Buf, Disk, DiskDone, DiskError, ReadInto, Shared};
-use forebay_tokenomics::{Lru, Policy, Reuse, Turn};
+use forebay_tokenomics::{Lru, Policy, Reckoning, Reuse, Turn};
 use forebay_types::{Entropy, Key, Millis, PutOutcome, RefusedReason, ShardId};
 
 use crate::budget::Budget;
@@ -44,6 +44,8 @@ pub struct StoreConfig {
     pub policy: Box<dyn Policy>,
     /// By which admission reckons what a write costs and saves.
     pub prices: Prices,
+    /// By which book blocks' seconds are reckoned.
+    pub reckoning: Reckoning,
     /// Most bytes of everything that grows with blocks; past it, blocks of the cache are evicted.
     pub index_bytes_max: usize,
     /// Most bytes of what half and twice the room would find, see [`StoreStats::curve_asked`].
@@ -58,6 +60,7 @@ impl Default for StoreConfig {
         StoreConfig {
             policy: Box::new(Lru::new()),
             prices: Prices::default(),
+            reckoning: Reckoning::default(),
             index_bytes_max: 64 << 20,
             curve_bytes_max: 1 << 20,
             #[cfg(feature = "mutants")]

@@ -1,7 +1,7 @@
 //! What blocks of a namespace cost to compute, for who holds them: by the model its fingerprint names, and the tokens its puts tell.
 
 use crate::book::{Book, Drive};
-use crate::cost::{Assumptions, CostCurve, GPU_DEFAULT, MODEL_DEFAULT, model_by_name, models};
+use crate::cost::{Assumptions, CostCurve, GPU_DEFAULT, MODEL_DEFAULT};
 
 /// The drive that wear is told for.
 const DRIVE_DEFAULT: &str = "nvme";
@@ -30,6 +30,68 @@ pub(crate) fn tokens_of(level: u8) -> f64 {
     }
 }
 
+/// The book that a node reckons by: its models, its GPU [`GPU_DEFAULT`] and its drive `nvme`.
+#[derive(Debug, Clone, Copy)]
+pub struct Reckoning {
+    book: &'static Book,
+}
+
+impl Default for Reckoning {
+    fn default() -> Self {
+        Reckoning { book: Book::built_in() }
+    }
+}
+
+impl Reckoning {
+    /// By that book for as long as the process lives: a node reads one when it starts.
+    pub fn by(book: Book) -> Self {
+        Reckoning { book: Box::leak(Box::new(book)) }
+    }
+
+    /// Dollars of a GPU second.
+    pub fn gpu_second_dollars(&self) -> f64 {
+        self.assumed().gpu_dollars(1.0)
+    }
+
+    /// Dollars that a byte written wears off a drive.
+    pub fn written_byte_dollars(&self) -> f64 {
+        self.drive(Drive::wear_dollars_per_byte)
+    }
+
+    /// How often a day a drive may be written whole over its life.
+    pub fn drive_writes_per_day(&self) -> f64 {
+        self.drive(|drive| drive.writes_per_day)
+    }
+
+    /// Dollars that a byte takes of a drive by lying there for a second: the drive's price over its life.
+    pub fn held_byte_second_dollars(&self) -> f64 {
+        self.drive(|drive| drive.time_dollars_per_hour() / 3600.0 / drive.capacity_bytes)
+    }
+
+    /// In words: "GPU h100 at 2.50 $/h, writes at 0.055 $/TB, room at 1.67 $/TB a month".
+    pub fn told(&self) -> String {
+        format!(
+            "GPU {GPU_DEFAULT} at {:.2} $/h, writes at {:.3} $/TB, room at {:.2} $/TB a month",
+            self.gpu_second_dollars() * 3600.0,
+            self.written_byte_dollars() * 1e12,
+            self.held_byte_second_dollars() * 1e12 * 3600.0 * 730.0
+        )
+    }
+
+    fn drive(&self, of: impl Fn(&Drive) -> f64) -> f64 {
+        self.book.drives.get(DRIVE_DEFAULT).map_or(0.0, of)
+    }
+
+    fn assumed(&self) -> Assumptions {
+        let default = Assumptions::default();
+        self.book.gpus.get(GPU_DEFAULT).map_or(default, |gpu| Assumptions {
+            gpu_peak_tflops: gpu.peak_flops / 1e12,
+            gpu_dollars_per_hour: gpu.dollars_per_hour,
+            ..default
+        })
+    }
+}
+
 /// Costs of a namespace's blocks.
 #[derive(Debug, Clone)]
 pub struct SpaceCost {
@@ -51,12 +113,21 @@ impl SpaceCost {
     /// Of a namespace whose fingerprint names this model, and so many tokens a block; empty and 0 if it names none. A model that the default book does
     /// not have costs what [`MODEL_DEFAULT`] costs.
     pub fn new(model: &str, block_tokens: u32) -> Self {
+        SpaceCost::of(Reckoning::default(), model, block_tokens)
+    }
+
+    /// The same by a book of one's own.
+    pub fn of(reckoning: Reckoning, model: &str, block_tokens: u32) -> Self {
+        let models = &reckoning.book.models;
         // The longest name that is in it: "llama-3.1-8b" is in "Meta-Llama-3.1-8B-Instruct".
         let lower = model.to_ascii_lowercase();
-        let known = models().iter().filter(|known| lower.contains(&known.name)).max_by_key(|known| known.name.len());
+        let known = models
+            .iter()
+            .filter(|known| lower.contains(&known.name.to_ascii_lowercase()))
+            .max_by_key(|known| known.name.len());
         let knows_model = known.is_some();
-        let known = known.or_else(|| model_by_name(MODEL_DEFAULT)).unwrap_or(&models()[0]);
-        let curve = CostCurve::new(known, &Assumptions::default());
+        let known = known.or_else(|| reckoning.book.model(MODEL_DEFAULT)).unwrap_or(&models[0]);
+        let curve = CostCurve::new(known, &reckoning.assumed());
         let levels: [f64; LEVELS] = std::array::from_fn(|level| tokens_of(level as u8));
         SpaceCost {
             curve,
@@ -165,38 +236,33 @@ impl SpaceCost {
 
 /// Dollars of a GPU second, by the default book's [`GPU_DEFAULT`].
 pub fn gpu_second_dollars() -> f64 {
-    Assumptions::default().gpu_dollars(1.0)
+    Reckoning::default().gpu_second_dollars()
 }
 
 /// Dollars that a byte written wears off a drive of the default book.
 pub fn written_byte_dollars() -> f64 {
-    Book::built_in().drives.get(DRIVE_DEFAULT).map_or(0.0, Drive::wear_dollars_per_byte)
-}
-
-/// How often a day a drive of the default book may be written whole over its life.
-pub fn drive_writes_per_day() -> f64 {
-    Book::built_in().drives.get(DRIVE_DEFAULT).map_or(0.0, |drive| drive.writes_per_day)
-}
-
-/// Dollars that a byte takes of a drive of the default book by lying there for a second: the drive's price over its life.
-pub fn held_byte_second_dollars() -> f64 {
-    let of = |drive: &Drive| drive.time_dollars_per_hour() / 3600.0 / drive.capacity_bytes;
-    Book::built_in().drives.get(DRIVE_DEFAULT).map_or(0.0, of)
-}
-
-/// What money is reckoned by, in words: "GPU h100 at 2.50 $/h, writes at 0.055 $/TB, room at 1.67 $/TB a month".
-pub fn reckoned_by() -> String {
-    format!(
-        "GPU {GPU_DEFAULT} at {:.2} $/h, writes at {:.3} $/TB, room at {:.2} $/TB a month",
-        gpu_second_dollars() * 3600.0,
-        written_byte_dollars() * 1e12,
-        held_byte_second_dollars() * 1e12 * 3600.0 * 730.0
-    )
+    Reckoning::default().written_byte_dollars()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A GPU at twice the price and half the peak costs four times as much for the same tokens; a drive at half the price wears off half.
+    #[test]
+    fn a_book_of_ones_own_is_reckoned_by() {
+        let text = "[gpus.h100]\ndollars_per_hour = 5\npeak = \"494.5TFLOP/s\"\n[drives.nvme]\ndollars_per_tb = 50\nwrites_per_day = 3\n";
+        let ours = Reckoning::by(Book::with(&[("mine.toml", text)]).unwrap());
+        let default = Reckoning::default();
+        let dollars =
+            |by: Reckoning| SpaceCost::of(by, "llama-3.1-8b", 16).prefill_s(0.0, 16.0) * by.gpu_second_dollars();
+        assert!((dollars(ours) / dollars(default) - 4.0).abs() < 1e-9);
+        assert!((ours.held_byte_second_dollars() / default.held_byte_second_dollars() - 0.5).abs() < 1e-9);
+        // Half the price over three times as many writes.
+        assert!((default.written_byte_dollars() / ours.written_byte_dollars() - 6.0).abs() < 1e-9);
+        assert_eq!(ours.drive_writes_per_day(), 3.0);
+        assert_eq!(ours.told(), "GPU h100 at 5.00 $/h, writes at 0.009 $/TB, room at 0.83 $/TB a month");
+    }
 
     #[test]
     fn levels_are_steps_of_two_thirds_of_an_octave() {

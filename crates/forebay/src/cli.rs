@@ -94,6 +94,9 @@ pub(crate) struct ServeArgs {
     /// What ranks blocks: worth, by what they are expected to save, with LRU while that does better; lru; or s3-fifo [default: worth].
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
+    /// A book of your own, TOML, by which admission and dollars are reckoned: [gpus.h100], [drives.nvme] and models are read; repeat it for more.
+    #[arg(long, value_name = "FILE")]
+    book: Vec<String>,
     /// Read and check all that is on the drives once in this time, as in 12h or 30d, or off [default: 7d].
     #[arg(long, value_name = "SPAN")]
     scrub: Option<String>,
@@ -128,6 +131,7 @@ impl ServeArgs {
     pub(crate) fn layer(&self) -> Layer {
         let mut layer = Layer::flags();
         layer.list("data", &self.data);
+        layer.list("book", &self.book);
         layer.flag("prewrite", self.prewrite);
         layer.flag("insecure_network", self.insecure_network);
         for (key, value) in [

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 misused. Data goes to stdout, everything else to stderr, one sentence a trouble.
 
 mod bench;
+mod book_file;
 mod cli;
 mod connect;
 mod demo;

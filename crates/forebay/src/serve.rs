@@ -11,8 +11,11 @@ use forebay_node::{
     DataConfig, EndSignals, EngineKind, Landings, Node, NodeConfig, NodeHandle, Progress as Step, Severity,
     is_block_device,
 };
+use forebay_tokenomics::Reckoning;
+use forebay_tokenomics::book::Book;
 use forebay_types::{Address, format_size};
 
+use crate::book_file::read_book;
 use crate::log::{Form, Log};
 use crate::progress::Progress;
 use crate::settings::Settings;
@@ -149,6 +152,7 @@ fn config(settings: &Settings) -> Result<NodeConfig, String> {
     config.io = engine(settings)?;
     config.landings = landings(settings)?;
     config.policy = settings.text("policy").unwrap_or(&config.policy).to_owned();
+    config.reckoning = reckoning(settings)?;
     config.scrub_period_s = scrub(settings)?.unwrap_or(config.scrub_period_s);
     config.endurance = endurance(settings)?;
     config.listen = settings.text("listen").map(str::to_owned);
@@ -162,6 +166,16 @@ fn config(settings: &Settings) -> Result<NodeConfig, String> {
     config.metrics = settings.text("metrics").map(|text| resolve(settings.origin("metrics"), text)).transpose()?;
     config.progress = Some(progress());
     Ok(config)
+}
+
+/// The book that money is reckoned by: the default one, with those of one's own over it.
+fn reckoning(settings: &Settings) -> Result<Reckoning, String> {
+    let texts = settings.paths("book").iter().map(|path| read_book(path)).collect::<Result<Vec<_>, _>>()?;
+    if texts.is_empty() {
+        return Ok(Reckoning::default());
+    }
+    let files: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    Book::with(&files).map(Reckoning::by).map_err(|e| e.to_string())
 }
 
 /// Memory for the node. More than the machine has is refused here: where locked memory has no limit, registering it would take the machine down.

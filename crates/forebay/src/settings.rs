@@ -21,7 +21,7 @@ enum Shape {
 }
 
 /// Every setting there is. Its environment variable is its name in capitals behind `FOREBAY_`.
-const KEYS: [(&str, Shape); 21] = [
+const KEYS: [(&str, Shape); 22] = [
     ("data", Shape::List),
     ("catalog", Shape::Text),
     ("capacity", Shape::Text),
@@ -32,6 +32,7 @@ const KEYS: [(&str, Shape); 21] = [
     ("io", Shape::Text),
     ("landing", Shape::Text),
     ("policy", Shape::Text),
+    ("book", Shape::List),
     ("scrub", Shape::Text),
     ("endurance", Shape::Text),
     ("socket", Shape::Text),

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use forebay_io::{Arena, Deny, DriveFile, Engine, EngineKind, EngineOptions, Waker};
-use forebay_store::{FormatParams, NamespaceRow, RecoveryReport, Store, StoreConfig};
+use forebay_store::{FormatParams, NamespaceRow, Prices, RecoveryReport, Store, StoreConfig};
 use forebay_types::limits::STEP_BYTES;
 use forebay_types::{Clock, Entropy, ShardId};
 
@@ -41,6 +41,7 @@ pub(crate) struct ShardSetup {
     pub(crate) index_bytes: usize,
     pub(crate) curve_bytes: usize,
     pub(crate) policy: Box<dyn forebay_tokenomics::Policy>,
+    pub(crate) reckoning: forebay_tokenomics::Reckoning,
     pub(crate) scrub_period_s: u64,
     /// Bytes a day that the slice may be written; 0: as many as come.
     pub(crate) write_day_bytes: u64,
@@ -148,6 +149,7 @@ fn open(setup: ShardSetup, commands: Receiver<Command>, shown: Shown) -> Result<
     let mut config = StoreConfig::default();
     (config.policy, config.index_bytes_max, config.curve_bytes_max) =
         (setup.policy, setup.index_bytes, setup.curve_bytes);
+    (config.prices, config.reckoning) = (Prices::by(setup.reckoning), setup.reckoning);
     let (now_us, utc_s) = (setup.clock.now_us(), setup.clock.utc_s());
     let (mut store, recovery) =
         Store::open(engine, arena, config, setup.entropy, now_us / 1000, utc_s).map_err(failed)?;

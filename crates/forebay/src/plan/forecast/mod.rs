@@ -24,12 +24,11 @@ use forebay_tokenomics::trace::{Sharing, Trace};
 use serde_json::{Map, Value};
 
 use super::args::{PlanArgs, SharingArg};
+use crate::book_file::read_book;
 use crate::say;
 use crate::stop::Stop;
 use crate::trace_file::read_trace;
 
-/// Largest book, in bytes: the one that comes along has eight thousand.
-const BOOK_BYTES_MAX: u64 = 1 << 20;
 /// Servers that the search begins with.
 const NEAR: (u32, u32) = (4, 4);
 /// Assumptions on the page.
@@ -156,12 +155,7 @@ pub(crate) fn book(asked: &ForecastArgs) -> Result<Book, Stop> {
 pub(crate) fn books(asked: &ForecastArgs) -> Result<Vec<(String, String)>, Stop> {
     let mut texts = asked.books.clone();
     for path in &asked.book {
-        let failed = |why: String| Stop::Failed(format!("the book {} cannot be read: {why}", path.display()));
-        let bytes = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
-        if bytes > BOOK_BYTES_MAX {
-            return Err(failed(format!("it has {bytes} bytes, and a book has {BOOK_BYTES_MAX} at most")));
-        }
-        texts.push((path.display().to_string(), std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?));
+        texts.push(read_book(path).map_err(Stop::Failed)?);
     }
     // Behind them: what was measured here is nearer to the truth than what any book says of a kind of drive.
     if let Some(path) = &asked.measured {
