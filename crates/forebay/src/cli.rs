@@ -52,12 +52,6 @@ pub(crate) enum Verb {
     Bench(BenchArgs),
 }
 
-/// True for the name of a verb.
-pub(crate) fn is_verb(word: &str) -> bool {
-    ["serve", "put", "get", "stat", "why", "top", "namespace", "doctor", "inspect", "demo", "plan", "bench"]
-        .contains(&word)
-}
-
 /// Flags of `serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {

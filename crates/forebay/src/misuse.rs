@@ -18,7 +18,7 @@ pub(crate) fn tell(told: &clap::Error) -> ExitCode {
             ExitCode::from(2)
         }
         _ => {
-            let verb = std::env::args().nth(1).filter(|word| crate::cli::is_verb(word));
+            let verb = std::env::args().nth(1).filter(|word| is_verb(word));
             say::error(&sentence(&told.to_string(), verb.as_deref()));
             ExitCode::from(2)
         }
@@ -46,6 +46,12 @@ fn sentence(rendered: &str, verb: Option<&str>) -> String {
     let words = words.replace("invalid digit found in string", "write a whole number in digits");
     let help = verb.map_or("forebay --help".to_owned(), |verb| format!("forebay {verb} --help"));
     format!("{words}; see `{help}`")
+}
+
+/// True for the name of a verb.
+fn is_verb(word: &str) -> bool {
+    ["serve", "put", "get", "stat", "why", "top", "namespace", "doctor", "inspect", "demo", "plan", "bench"]
+        .contains(&word)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod capacity;
+mod cells;
 mod crew;
 mod html;
 mod json;
