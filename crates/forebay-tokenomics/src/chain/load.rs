@@ -2,7 +2,12 @@
 //!
 //! Sessions are closed loops: the next request comes when the simulated answer has ended and its pause has passed. A trace with absolute times is an
 //! open loop. More load is sessions drawn again with blocks of their own.
+//!
+//! A load of sessions is stationary: each session of the trace begins again and again, one period after the other, and had begun long before time 0. Whoever
+//! is still at it then goes on where the record is by that age, and what was asked before is what caches are filled with. So sessions of all ages are there
+//! from the first second, and a longer time changes nothing but how exactly it is counted.
 
+use super::past::{PAST_S_MAX, Past};
 use super::sessions::{Asked, Shared, Template, open_template, template};
 use crate::seeded::Seeded;
 use crate::trace::{Pace, Sharing, Trace, start_offset_s};
@@ -47,9 +52,9 @@ pub struct LoadParams {
     pub speed: Option<f64>,
     /// Hours in which sessions start. Of a trace with absolute times all is run.
     pub hours: f64,
-    /// Seeds which sessions are drawn, and when they start.
+    /// Seeds which sessions are drawn, and when in their period they start.
     pub seed: u64,
-    /// Sessions are drawn with replacement from all, as a bootstrap does, and not first each once.
+    /// Sessions are drawn with replacement from all, as a bootstrap does, and not each once.
     pub bootstrap: bool,
 }
 
@@ -72,6 +77,7 @@ pub struct Workload {
 #[derive(Debug, Clone, Copy)]
 struct Started {
     template: u32,
+    /// Below 0 for one that is at it already.
     at_s: f64,
     base: u32,
 }
@@ -86,6 +92,7 @@ pub struct Load<'a> {
     /// Seconds in which requests are taken.
     pub span_s: f64,
     speed: f64,
+    pub(crate) past: Past,
 }
 
 impl Workload {
@@ -146,7 +153,8 @@ impl Workload {
             let speed = params.speed.unwrap_or(1.0);
             let sessions = vec![Started { template: 0, at_s: 0.0, base: 0 }];
             let own_chunks = self.templates[0].chunks;
-            return Ok(Load { work: self, sessions, own_chunks, span_s: self.span_s / speed, speed });
+            let past = Past::default();
+            return Ok(Load { work: self, sessions, own_chunks, span_s: self.span_s / speed, speed, past });
         }
         if params.speed.is_some() {
             return Err(LoadError::ClosedLoop);
@@ -160,19 +168,41 @@ impl Workload {
         if wanted > SESSIONS_MAX as f64 {
             return Err(LoadError::TooLarge(wanted as u64, 0));
         }
-        let drawn = self.draw(wanted as usize, params);
-        let mut sessions = Vec::with_capacity(drawn.len());
+        let pool = self.pool(params);
+        let span_s = params.hours * 3600.0;
+        let period_s = pool.len() as f64 / per_hour * 3600.0;
+        let mut load =
+            Load { work: self, sessions: Vec::new(), own_chunks: 0, span_s, speed: 1.0, past: Past::default() };
+        let longest_s = self.templates.iter().map(|t| t.lasts_s).fold(0.0, f64::max).min(PAST_S_MAX);
+        let ever = pool.len() as f64 * ((longest_s + span_s) / period_s + 1.0);
+        if ever > SESSIONS_MAX as f64 {
+            return Err(LoadError::TooLarge(ever as u64, 0));
+        }
         let mut chunks = 0u64;
-        for (i, template) in drawn.into_iter().enumerate() {
-            // Offsets are uniform over an hour; the time is as many times longer.
-            let at_s = start_offset_s(params.seed, i as u64) * params.hours;
-            sessions.push(Started { template, at_s, base: chunks.min(CHUNKS_MAX) as u32 });
-            chunks += u64::from(self.templates[template as usize].chunks);
+        for (i, template) in pool.into_iter().enumerate() {
+            let asked = &self.templates[template as usize];
+            // Where in its period; of an hour, as replays have it, the period is as many times longer.
+            let phase_s = start_offset_s(params.seed, i as u64) / 3600.0 * period_s;
+            let periods = ((longest_s + phase_s) / period_s).floor();
+            let mut at_s = phase_s - periods * period_s;
+            while at_s < span_s {
+                if at_s < 0.0 && at_s + asked.lasts_s < 0.0 {
+                    load.past.ended(at_s, asked);
+                } else {
+                    let base = chunks.min(CHUNKS_MAX) as u32;
+                    load.past.still_at_it(load.sessions.len() as u32, at_s, asked);
+                    load.sessions.push(Started { template, at_s, base });
+                    chunks += u64::from(asked.chunks);
+                }
+                at_s += period_s;
+            }
         }
         if chunks + u64::from(self.shared) > CHUNKS_MAX {
-            return Err(LoadError::TooLarge(sessions.len() as u64, chunks));
+            return Err(LoadError::TooLarge(load.sessions.len() as u64, chunks));
         }
-        Ok(Load { work: self, sessions, own_chunks: chunks as u32, span_s: params.hours * 3600.0, speed: 1.0 })
+        load.own_chunks = chunks as u32;
+        load.past.settle();
+        Ok(load)
     }
 
     /// All sessions at once, each once: so many callers, each of whom asks one request after the other. Nobody asks after `span_s`.
@@ -190,26 +220,15 @@ impl Workload {
             Started { template: i as u32, at_s: 0.0, base }
         });
         let sessions = started.collect();
-        Ok(Load { work: self, sessions, own_chunks, span_s, speed: 1.0 })
+        Ok(Load { work: self, sessions, own_chunks, span_s, speed: 1.0, past: Past::default() })
     }
 
-    /// Which sessions: each once as often as the number allows, and the rest drawn without replacement; a bootstrap draws all with replacement.
-    fn draw(&self, wanted: usize, params: &LoadParams) -> Vec<u32> {
+    /// Which sessions there are: the trace's, or as many drawn with replacement, since which sessions a user has is what is uncertain, not how many.
+    fn pool(&self, params: &LoadParams) -> Vec<u32> {
         let have = self.templates.len();
         let mut chance = Seeded::new(params.seed ^ 0x6c6f_6164);
-        let mut below = |n: usize| (chance.unit() * n as f64) as usize;
-        if params.bootstrap {
-            // Which sessions a user has is what is uncertain, not how many: the trace's number is drawn, then dealt as before.
-            let pool: Vec<u32> = (0..have).map(|_| below(have) as u32).collect();
-            return (0..wanted).map(|i| pool[i % have]).collect();
-        }
-        let mut drawn: Vec<u32> = (0..wanted / have * have).map(|i| (i % have) as u32).collect();
-        let mut rest: Vec<u32> = (0..have as u32).collect();
-        for i in 0..wanted % have {
-            rest.swap(i, i + below(have - i));
-        }
-        drawn.extend(&rest[..wanted % have]);
-        drawn
+        let drawn = |i| if params.bootstrap { (chance.unit() * have as f64) as u32 } else { i };
+        (0..have as u32).map(drawn).collect()
     }
 }
 
@@ -222,7 +241,7 @@ impl Load<'_> {
         self.work.chunk_tokens
     }
 
-    /// Sessions.
+    /// Sessions, those counted that began before.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
@@ -255,6 +274,7 @@ impl Load<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::past::Touched;
     use super::*;
     use crate::trace::{Request, Session};
 
@@ -281,22 +301,45 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_drawn_each_once_before_any_twice_and_have_chunks_of_their_own() {
+    fn sessions_begin_one_period_after_the_other_and_have_chunks_of_their_own() {
         let work = Workload::new(&trace(), Sharing::Private).unwrap();
         assert_eq!((work.sessions(), work.distinct_chunks(), work.longest_tokens), (3, 12, 33 * 64 + 6));
+        // 3.5 of three sessions an hour: each comes again after 51 minutes, and so two or three times in two hours.
         let params = LoadParams { sessions_per_hour: Some(3.5), speed: None, hours: 2.0, seed: 1, bootstrap: false };
         let load = work.load(&params).unwrap();
-        assert_eq!((load.sessions(), load.own_chunks), (7, 28));
-        let mut templates: Vec<u32> = load.sessions[..6].iter().map(|s| s.template).collect();
-        templates.sort_unstable();
-        assert_eq!(templates, [0, 0, 1, 1, 2, 2]);
-        assert!(load.sessions.iter().all(|s| (0.0..7200.0).contains(&s.at_s)));
+        assert_eq!(load.own_chunks as usize, 4 * load.sessions());
+        for template in 0..3 {
+            let of = load.sessions.iter().filter(|s| s.template == template && s.at_s >= 0.0);
+            let at_s: Vec<f64> = of.map(|s| s.at_s).collect();
+            assert!((2..=3).contains(&at_s.len()) && at_s.iter().all(|at_s| *at_s < 7200.0));
+            assert!(at_s.windows(2).all(|pair| (pair[1] - pair[0] - 3.0 / 3.5 * 3600.0).abs() < 1e-6));
+        }
         assert!(matches!(work.load(&LoadParams { sessions_per_hour: Some(0.1), ..params }), Err(LoadError::Empty)));
         assert!(matches!(work.load(&LoadParams { speed: Some(2.0), ..params }), Err(LoadError::ClosedLoop)));
         assert!(matches!(
             work.load(&LoadParams { sessions_per_hour: Some(1e9), ..params }),
             Err(LoadError::TooLarge(..))
         ));
+    }
+
+    #[test]
+    fn sessions_of_all_ages_are_there_at_time_0() {
+        // Each lasts 200 s; at 1,080 of them an hour one begins every ten seconds for each of the three: twenty of each are at it.
+        let work = Workload::new(&trace(), Sharing::Private).unwrap();
+        for hours in [0.5, 1.0] {
+            let params = LoadParams { sessions_per_hour: Some(1080.0), speed: None, hours, seed: 1, bootstrap: false };
+            let load = work.load(&params).unwrap();
+            let before = load.sessions.iter().filter(|s| s.at_s < 0.0).count();
+            assert!((60..=63).contains(&before), "{before}");
+            assert_eq!(load.sessions() - before, (1080.0 * hours) as usize);
+            // Half of them have asked twice, the others once: 1 or 2 of 4 chunks each.
+            let chunks = load.past.touched().map(|touched| match touched {
+                Touched::By { numbers, .. } => numbers.count,
+                Touched::Ended { .. } => 0,
+            });
+            let chunks: u32 = chunks.sum();
+            assert!((80..=100).contains(&chunks), "{chunks}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod engine;
 mod fleet;
 mod load;
 mod outcome;
+mod past;
 mod rings;
 mod run;
 mod sessions;

@@ -10,6 +10,10 @@ use crate::trace::{Request, Runs, Session, Sharing};
 pub(super) struct Template {
     pub(super) requests: Vec<Asked>,
     pub(super) chunks: u32,
+    /// Seconds from its start to its last request, by the record.
+    pub(super) lasts_s: f64,
+    /// What it leaves behind: seconds from its start, and chunks of its own that were asked for then and never again.
+    pub(super) leaves: Vec<(f64, u32)>,
 }
 
 /// When a request comes.
@@ -23,12 +27,28 @@ pub(crate) enum After {
     EndOf { before: u32, end_of: u32, pause_s: f64 },
 }
 
+impl After {
+    /// The request it waits for.
+    pub(crate) fn trigger(self) -> Option<u32> {
+        match self {
+            After::Start(_) => None,
+            After::StartOf(before, _) | After::EndOf { before, .. } => Some(before),
+        }
+    }
+}
+
 /// A request of a session.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) prompt: u64,
     pub(crate) output: u64,
     pub(crate) after: After,
+    /// Seconds from its session's start by the record, never before what it waits for.
+    pub(crate) at_s: f64,
+    /// Seconds it took by the record.
+    pub(crate) took_s: f64,
+    /// Its chunks by when they are asked for next.
+    pub(crate) left: Vec<Left>,
     /// Its whole chunks: shared or own, first and how many.
     pub(crate) spans: Vec<Numbers>,
     /// Its whole chunks, counted.
@@ -50,6 +70,16 @@ pub(crate) struct Numbers {
     pub(crate) first: u32,
     pub(crate) count: u32,
 }
+
+/// Chunks of a request that are asked for again at `until_s` and not before; infinite for never.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Left {
+    pub(crate) numbers: Numbers,
+    pub(crate) until_s: f64,
+}
+
+/// What one session leaves behind is told in groups of at least so many chunks: the order among fewer moves nothing.
+const GROUP_CHUNKS: u32 = 64;
 
 /// Chunks of prompts that sessions have in common.
 #[derive(Default)]
@@ -109,7 +139,53 @@ pub(super) fn template(session: &Session, per_chunk: u32, sharing: Sharing, shar
             After::EndOf { before, .. } => requests[before as usize].next = Some(k as u32),
         }
     }
-    Template { requests, chunks: own.len() as u32 }
+    let chunks = own.len() as u32;
+    let leaves = lasting(&mut requests, chunks);
+    Template { lasts_s: requests.iter().map(|asked| asked.at_s).fold(0.0, f64::max), requests, chunks, leaves }
+}
+
+/// Puts requests in the record's time and tells of each chunk when it is asked for next; and what is left behind.
+fn lasting(requests: &mut [Asked], chunks: u32) -> Vec<(f64, u32)> {
+    for k in 0..requests.len() {
+        let waits_s = requests[k].after.trigger().map_or(0.0, |before| requests[before as usize].at_s);
+        requests[k].at_s = requests[k].at_s.max(waits_s);
+    }
+    let mut order: Vec<usize> = (0..requests.len()).collect();
+    order.sort_by(|a, b| requests[*a].at_s.total_cmp(&requests[*b].at_s).then(a.cmp(b)));
+    let mut own = vec![f64::INFINITY; chunks as usize];
+    let mut common: HashMap<u32, f64> = HashMap::new();
+    let mut leaves: Vec<(f64, u32)> = Vec::new();
+    for k in order.into_iter().rev() {
+        let asked = &mut requests[k];
+        let mut left: Vec<Left> = Vec::new();
+        for span in &asked.spans {
+            for i in 0..span.count {
+                let number = span.first + i;
+                let next_s =
+                    if span.shared { common.entry(number).or_insert(f64::INFINITY) } else { &mut own[number as usize] };
+                let until_s = std::mem::replace(next_s, asked.at_s);
+                if !span.shared && until_s.is_infinite() {
+                    match leaves.last_mut() {
+                        Some((_, group)) if *group < GROUP_CHUNKS => *group += 1,
+                        _ => leaves.push((asked.at_s, 1)),
+                    }
+                }
+                match left.last_mut() {
+                    Some(last)
+                        if last.until_s == until_s
+                            && last.numbers.shared == span.shared
+                            && last.numbers.first + last.numbers.count == number =>
+                    {
+                        last.numbers.count += 1;
+                    }
+                    _ => left
+                        .push(Left { numbers: Numbers { at: span.at + i, first: number, count: 1, ..*span }, until_s }),
+                }
+            }
+        }
+        asked.left = left;
+    }
+    leaves
 }
 
 /// Requests at absolute times, and how many chunks they have in common.
@@ -124,7 +200,7 @@ pub(super) fn open_template(session: &Session, per_chunk: u32) -> (Template, u32
         asked(request, After::Start(request.at_s), spans)
     });
     let requests = requests.collect();
-    (Template { requests, chunks: 0 }, numbers.len() as u32)
+    (Template { requests, chunks: 0, lasts_s: 0.0, leaves: Vec::new() }, numbers.len() as u32)
 }
 
 fn asked(request: &Request, after: After, spans: Vec<Numbers>) -> Asked {
@@ -135,6 +211,9 @@ fn asked(request: &Request, after: After, spans: Vec<Numbers>) -> Asked {
         prompt: request.prompt_tokens.max(1),
         output: request.output_tokens.max(1),
         after,
+        at_s: request.at_s,
+        took_s: request.api_s.unwrap_or(0.0),
+        left: Vec::new(),
         spans,
         chunks,
         saving,

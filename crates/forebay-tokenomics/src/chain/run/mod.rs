@@ -4,6 +4,7 @@ mod answers;
 mod events;
 mod fetch;
 mod keep;
+mod warm;
 
 use super::engine::{Hands, Id, Prefill};
 use super::fleet::{Engine, Fleet};
@@ -71,7 +72,11 @@ impl<'a> Run<'a> {
             (first, None)
         });
         let sessions = sessions.collect();
-        let stored = |slots: u32| if fleet.store.is_some() { slots } else { 0 };
+        let rings = |slots: u32, lists: u32, used: bool| {
+            let groups = if used { load.past.groups().to_vec() } else { Vec::new() };
+            Rings::new(if used { slots } else { 0 }, groups, lists)
+        };
+        let (hosts, stores) = (fleet.engine.host_tokens > 0, fleet.store.is_some());
         Run {
             fleet,
             load,
@@ -84,12 +89,12 @@ impl<'a> Run<'a> {
             caches: Caches {
                 own,
                 shared,
-                gpu: Rings::new(near, engines),
+                gpu: rings(near, engines, true),
                 pins: vec![0; near as usize],
-                host: Rings::new(if fleet.engine.host_tokens > 0 { near } else { 0 }, engines),
-                memory: Rings::new(stored(far), 1),
-                drive: Rings::new(stored(far), 1),
-                was_held: vec![false; stored(far) as usize],
+                host: rings(near, engines, hosts),
+                memory: rings(far, 1, stores),
+                drive: rings(far, 1, stores),
+                was_held: vec![false; if stores { far as usize } else { 0 }],
                 coming: vec![0; far as usize],
             },
             lines: Lines {
@@ -128,18 +133,6 @@ impl<'a> Run<'a> {
 
     fn push(&mut self, at_s: f64, what: What) {
         self.events.push(at_s, what);
-    }
-
-    fn start(&mut self) {
-        for session in 0..self.load.sessions() as u32 {
-            let at_s = self.load.start_s(session);
-            for (k, asked) in self.load.requests(session).iter().enumerate() {
-                if let After::Start(offset_s) = asked.after {
-                    let id = Id { session, k: k as u32 };
-                    self.push(at_s + offset_s / self.load.speed(), What::Comes(id));
-                }
-            }
-        }
     }
 
     /// True for what is counted: what happens in the measured time.

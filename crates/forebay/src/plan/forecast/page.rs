@@ -353,7 +353,7 @@ pub(crate) fn assumptions(question: &Question) -> Vec<(String, String)> {
         ),
         ("decode", format!("{:.0} % of memory bandwidth (assumed)", scenario.decode_efficiency * 100.0)),
         ("memory", "90 % of a GPU's memory is the engine's; room for a whole answer is held from the start".to_owned()),
-        ("load", format!("{}, seed {}; the second half is counted", load(question), scenario.load.seed)),
+        ("load", format!("{}, seed {}; the second half is counted; sessions of all ages are there at the start, as far on as their record says, and caches hold what was asked last", load(question), scenario.load.seed)),
         ("routing", "a session stays with its engine, a request without session goes where its prompt lies".to_owned()),
         ("policy", "lru in every tier; KV of answers is computed again as part of the next prompt".to_owned()),
     ]
