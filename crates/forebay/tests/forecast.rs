@@ -193,7 +193,12 @@ fn provider_and_user_are_told_how_far_to_believe_it() {
     assert!(low < high && user["draws"] == 4, "{user}");
     for who in ["provider", "user"] {
         let page = asked(&["--draws", "2", "--as", who]).ok().out;
-        assert!(page.contains(" to ") && page.contains("nine of ten of 2 draws"), "{page}");
+        assert!(
+            page.contains(" to ")
+                && page.contains("2 draws of the trace's sessions")
+                && !page.contains("nine of ten of 2"),
+            "{page}"
+        );
         let page = asked(&["--draws", "0", "--as", who]).ok().out;
         assert!(page.contains("No interval: ask for one with --draws 10"), "{page}");
     }
@@ -231,6 +236,29 @@ fn sweeps_choose_the_cheapest_fleet_that_holds_and_none_the_trace_cannot_speak_o
     let instead = text.split("Ask of less as well: ").nth(1).unwrap_or_else(|| panic!("{text}")).trim();
     let text = place.run(&[&all[..], &instead.split(' ').collect::<Vec<_>>()[..]].concat()).ok().out;
     assert!(!text.contains("Ask of less") && text.contains("cheapest that keeps the promise"), "{text}");
+}
+
+/// Between doubled fleets the sweep looks on by whole servers: what it chooses is what the first page proposes. Drives larger than the trace can speak of are
+/// cheaper by the servers they release, and are not chosen.
+#[test]
+fn the_sweep_chooses_the_fleet_that_the_first_page_proposes() {
+    let place = place();
+    place.file("small.toml", b"[drives.nvme]\ncapacity = \"500MB\"\ncapacity_source = \"a guess\"\n");
+    let flags = ["--draws", "0", "--model", "llama-3.1-70b", "--sessions-per-hour", "6000", "--book", "small.toml"];
+    let page = json(&place, &flags);
+    let servers = page["proposed"]["servers"].as_u64().unwrap();
+    assert!(servers > 2 && !servers.is_power_of_two(), "a fleet between doubled ones, not {servers}");
+    let swept = json(&place, &[&flags[..], &["--sweep", "gpus=8..128"]].concat());
+    let points = swept["sweep"].as_array().unwrap();
+    let chosen = points.iter().find(|point| point["cheapest"] == true).unwrap_or_else(|| panic!("{swept}"));
+    assert_eq!(chosen["gpus"].as_u64().unwrap(), servers * 8, "{swept}");
+    // 12 sessions of at most 34,816 tokens are 137 GB of KV at 70B, and no larger drive is chosen, whatever the load.
+    let sizes = ["--sweep", "gpus=8..128", "--sweep", "nvme=2GB..2TB"];
+    let swept = json(&place, &[&flags[..], &sizes].concat());
+    for point in swept["sweep"].as_array().unwrap() {
+        let fits = point["nvme_bytes"].as_f64().unwrap() <= 137e9 * 2.0 / 0.9;
+        assert!(fits || (point["supported"] == false && point["cheapest"] == false), "{point}");
+    }
 }
 
 #[test]

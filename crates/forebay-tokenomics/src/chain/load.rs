@@ -246,11 +246,6 @@ impl Load<'_> {
         self.sessions.len()
     }
 
-    /// Tokens of all chunks that are ever asked for.
-    pub fn distinct_tokens(&self) -> u64 {
-        (u64::from(self.own_chunks) + u64::from(self.work.shared)) * u64::from(self.work.chunk_tokens)
-    }
-
     pub(crate) fn start_s(&self, session: u32) -> f64 {
         self.sessions[session as usize].at_s
     }

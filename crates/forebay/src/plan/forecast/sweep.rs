@@ -98,28 +98,39 @@ pub(crate) fn run(
     let scenario = &question.scenario;
     let per_server = f64::from(scenario.server.gpus);
     let base = &forecast.advice.proposed;
-    let mut servers: Vec<u32> = match axes.gpus {
+    let servers: Vec<u32> = match axes.gpus {
         Some(ends) => doubling(ends).iter().map(|gpus| (gpus / per_server).ceil().max(1.0) as u32).collect(),
         None => vec![base.servers],
     };
-    servers.dedup();
     let sizes = axes.nvme.map_or(vec![0.0], doubling);
     let loads: Vec<Option<f64>> =
         axes.load.map_or(vec![scenario.load.sessions_per_hour], |ends| doubling(ends).into_iter().map(Some).collect());
+    let mut servers = servers;
+    servers.dedup();
     let count = servers.len() * sizes.len() * loads.len();
     if count > POINTS_MAX {
         return Err(Stop::Misused(format!("the sweep has {count} fleets, and {POINTS_MAX} is the most")));
     }
     let mut points = Vec::new();
-    for rate in loads {
-        for servers in &servers {
-            for size in &sizes {
-                let mut sized = resized(scenario, *servers, *size);
-                sized.load.sessions_per_hour = rate;
-                points.push(point(question, &sized, *servers, draws)?);
+    for rate in &loads {
+        for size in &sizes {
+            let try_one = |servers: u32| {
+                let mut sized = resized(scenario, servers, *size);
+                sized.load.sessions_per_hour = *rate;
+                point(question, &sized, servers, draws)
+            };
+            let mut of_size = servers.iter().map(|servers| try_one(*servers)).collect::<Result<Vec<_>, _>>()?;
+            // Which load there will be is nobody's choice, so there no fleet is looked for.
+            if axes.load.is_none() {
+                refine(&mut of_size, &try_one)?;
             }
+            points.append(&mut of_size);
         }
     }
+    points.sort_by(|a: &Point, b: &Point| {
+        let load = a.sessions_per_hour.unwrap_or(0.0).total_cmp(&b.sessions_per_hour.unwrap_or(0.0));
+        load.then(a.side.servers.cmp(&b.side.servers)).then(a.drive_bytes.total_cmp(&b.drive_bytes))
+    });
     let best = points
         .iter()
         .enumerate()
@@ -134,19 +145,36 @@ pub(crate) fn run(
         let all: Vec<Value> = points.map(|(i, point)| point_json(scenario, point, best == Some(i))).collect();
         say::line(&json!({"trace": question.source, "sweep": all}).to_string())?;
     } else {
-        show(scenario, &sweep)?;
+        show(scenario, &sweep, draws)?;
     }
     Ok(sweep)
 }
 
+/// Between the largest fleet that breaks the promise and the smallest that keeps it, the smallest in whole servers that does.
+fn refine(points: &mut Vec<Point>, try_one: &dyn Fn(u32) -> Result<Point, Stop>) -> Result<(), Stop> {
+    let Some(mut kept) = points.iter().filter(|point| point.met).map(|point| point.side.servers).min() else {
+        return Ok(());
+    };
+    let broken = points.iter().map(|point| point.side.servers).filter(|servers| *servers < kept).max();
+    let Some(mut broken) = broken else { return Ok(()) };
+    while kept - broken > 1 {
+        let tried = try_one(broken + (kept - broken) / 2)?;
+        if tried.met {
+            kept = tried.side.servers
+        } else {
+            broken = tried.side.servers
+        }
+        points.push(tried);
+    }
+    Ok(())
+}
+
 fn point(question: &Question, sized: &Scenario, servers: u32, draws: u32) -> Result<Point, Stop> {
     let load = question.work.load(&sized.load).map_err(|e| Stop::Failed(e.to_string()))?;
-    // What it can tell of capacity ends where every byte that is ever written fits.
-    let distinct = load.distinct_tokens() as f64 * sized.model.kv_bytes_per_token() as f64;
     let drives = f64::from(sized.storage.drives_per_server * servers);
     let drive_bytes = sized.drive.capacity_bytes * drives;
-    let supported_bytes = 2.0 * distinct / sized.storage.fill;
     let side = run_side(sized, &load, servers, true);
+    let supported_bytes = supported_bytes(question, sized, &side);
     Ok(Point {
         met: side.goodput >= sized.targets.share,
         supported: drive_bytes <= supported_bytes,
@@ -156,6 +184,17 @@ fn point(question: &Question, sized: &Scenario, servers: u32, draws: u32) -> Res
         drive_bytes,
         supported_bytes,
     })
+}
+
+/// What the trace can tell of capacity ends where every byte that it has fits once: what more would bring are sessions that nobody recorded. And where blocks
+/// would be kept longer than the trace lasts, for of a return after that it says nothing.
+fn supported_bytes(question: &Question, sized: &Scenario, side: &Side) -> f64 {
+    let tokens = question.work.distinct_chunks() as f64 * f64::from(question.work.chunk_tokens);
+    let written = side.outcome.written_tokens as f64 / side.outcome.measured_s.max(f64::MIN_POSITIVE);
+    // With nothing written, blocks stay for ever.
+    let kept = written * question.work.span_s / sized.load.speed.unwrap_or(1.0);
+    let usable = tokens.min(kept) * sized.model.kv_bytes_per_token() as f64;
+    usable * sized.storage.copies / sized.storage.fill
 }
 
 /// Drives of another size in the same slots; 0 leaves them.
@@ -182,7 +221,18 @@ fn ranged(share: f64, ends: Option<Ends>) -> String {
     format!("{:.1} %{ends}", share * 100.0)
 }
 
-fn show(scenario: &Scenario, sweep: &Sweep) -> Result<(), Stop> {
+/// What stands in brackets. With fewer than twenty draws the twentieth part at either end is less than one of them.
+pub(super) fn brackets(draws: usize) -> String {
+    let between = match draws {
+        1 => "a draw of the trace's sessions with replacement lies".to_owned(),
+        2..20 => format!("{draws} draws of the trace's sessions with replacement, from the least to the most, lie"),
+        _ => format!("nine of ten of {draws} draws of the trace's sessions with replacement lie"),
+    };
+    let finer = if draws < 20 { "; --draws 100 tells it finer" } else { "" };
+    format!("In brackets: {between} there. What was recorded is none of them, and may lie outside{finer}.")
+}
+
+fn show(scenario: &Scenario, sweep: &Sweep, draws: u32) -> Result<(), Stop> {
     let mut table = say::table(&["GPUs", "NVMe", "sessions/h", "in time", "tokens found", "$/h", "of it storage", ""]);
     for (i, point) in sweep.points.iter().enumerate() {
         let side = &point.side;
@@ -199,13 +249,13 @@ fn show(scenario: &Scenario, sweep: &Sweep) -> Result<(), Stop> {
     }
     say::show(&table)?;
     if sweep.points.iter().any(|point| point.spread.is_some()) {
-        say::line("In brackets: nine of ten draws of the trace's sessions with replacement lie there.")?;
+        say::line(&brackets(draws as usize))?;
     }
     if sweep.points.iter().all(|point| !point.supported) {
         let most = sweep.points.iter().map(|point| point.supported_bytes).fold(0.0, f64::max);
         let (unit, name) = if most < 1e12 { (1e9, "GB") } else { (1e12, "TB") };
         say::line(&format!(
-            "All that is written in this trace fits into {:.1} {name} twice, and of more it says nothing. Ask of less as well: --sweep nvme={:.1}{name}..{:.1}{name}",
+            "All that this trace writes, or writes while it lasts, fits into {:.2} {name}, and of more it says nothing. Ask of less as well: --sweep nvme={:.2}{name}..{:.2}{name}",
             most / unit,
             most / 4.0 / unit,
             most / 2.0 / unit,
@@ -235,6 +285,12 @@ fn point_json(scenario: &Scenario, point: &Point, best: bool) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_draws_are_not_nine_of_ten() {
+        assert!(brackets(2).contains("2 draws") && brackets(2).contains("from the least to the most"));
+        assert!(!brackets(2).contains("nine of ten") && brackets(20).contains("nine of ten of 20 draws"));
+    }
 
     #[test]
     fn sweeps_double_between_their_ends() {

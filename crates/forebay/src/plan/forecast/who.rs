@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::args::ForecastArgs;
 use super::crew::crew;
 use super::page::peak_told;
+use super::sweep::brackets;
 use super::{Forecast, Question};
 use crate::say::{self, grouped};
 use crate::stop::Stop;
@@ -163,12 +164,10 @@ impl<T> Drawn<T> {
             (draws, failed) if failed == draws => {
                 format!("No interval: each of {draws} draws of the trace's sessions keeps the promise with no fleet.")
             }
-            (draws, 0) => {
-                format!("In brackets: nine of ten of {draws} draws of the trace's sessions with replacement lie there.")
+            (draws, 0) => brackets(draws),
+            (draws, failed) => {
+                format!("{} {failed} more keep the promise with no fleet and are left out.", brackets(draws - failed))
             }
-            (draws, failed) => format!(
-                "In brackets: nine of ten of {draws} draws of the trace's sessions with replacement lie there; {failed} draws keep the promise with no fleet and are left out."
-            ),
         }
     }
 }
