@@ -1,7 +1,7 @@
 //! The chain from request to token, by small cases worked by hand and by what must hold of any run.
 
 use forebay_tokenomics::book::Book;
-use forebay_tokenomics::chain::{Engine, Fleet, Load, LoadParams, Outcome, Store, Workload, simulate};
+use forebay_tokenomics::chain::{Engine, Fleet, Limit, Load, LoadParams, Outcome, Store, Workload, simulate};
 use forebay_tokenomics::cost::CostCurve;
 use forebay_tokenomics::trace::{FleetParams, Sharing, Trace, generate_fleet, parse_trace};
 
@@ -95,6 +95,11 @@ fn what_gpu_memory_cannot_keep_comes_from_the_drives_when_that_is_sooner() {
     let slow = run(&asked, &one(small, Some(store(26_843_545.0))), 4.0);
     assert_eq!((slow.tokens.drive, slow.recomputed_tokens), (0, 2048));
     assert_eq!(slow.ttft_s, without.ttft_s);
+    // Idle drives bind all the same: nothing they have is there in time. Of fast ones everything is.
+    let drives =
+        |out: &Outcome| out.limits(0.0).iter().find(|(limit, _)| *limit == Limit::Drives).map(|(_, used)| *used);
+    assert_eq!(drives(&slow), Some(1.0));
+    assert!(drives(&fast).is_some_and(|used| used < 0.01));
 }
 
 #[test]
@@ -122,6 +127,20 @@ fn requests_wait_for_gpu_memory_in_their_order() {
     let second = out.ttft_s[1];
     assert!((2.9..3.2).contains(&second), "{second}");
     assert!(out.blocked_gpu_s > 2.0 * 0.9);
+}
+
+#[test]
+fn windows_and_states_hold_gpu_memory_while_a_request_runs() {
+    // States of 37.7 MB are 1,536 tokens of KV, three chunks beside the two of prompt and answer: of nine chunks one request takes five, and the other waits.
+    let text = r#"{"id":"s","block_size":512,"requests":[{"t":0,"in":900,"out":101,"hash_ids":[1]},{"t":0,"requests":[{"t":0,"in":900,"out":1,"hash_ids":[9]}]}]}"#;
+    let trace = parse_trace(text.as_bytes()).unwrap();
+    let model = Book::built_in().model("qwen3-next-80b-a3b").unwrap().clone();
+    let blocked_gpu_s = |chunks: u64| {
+        let engine = Engine { kv_tokens: chunks * 512, model: model.clone(), ..engine() };
+        run(&trace, &one(engine, None), 1.0).blocked_gpu_s
+    };
+    assert!(blocked_gpu_s(9) > 0.0);
+    assert_eq!(blocked_gpu_s(10), 0.0);
 }
 
 #[test]

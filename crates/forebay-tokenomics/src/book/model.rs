@@ -198,6 +198,13 @@ impl Model {
         (windows + states) * u64::from(self.kv_number_bytes)
     }
 
+    /// The same in tokens of KV, rounded up: what it takes of a memory that is counted in them. 0 for a model without KV that grows.
+    pub fn kv_tokens_fixed(&self) -> u64 {
+        self.kv_bytes_fixed()
+            .checked_div(self.kv_bytes_per_token())
+            .map_or(0, |_| self.kv_bytes_fixed().div_ceil(self.kv_bytes_per_token()))
+    }
+
     /// Parameters of one layer's attention: query, key, value and output matrices; with latent attention their factors.
     fn attention_params(&self) -> f64 {
         let (hidden, heads) = (f64::from(self.hidden), f64::from(self.heads));

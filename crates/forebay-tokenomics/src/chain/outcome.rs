@@ -77,9 +77,9 @@ pub enum Limit {
     GpuMemory,
     /// Forebay's capacity: what was evicted was asked for again.
     Capacity,
-    /// Bandwidth of drives.
+    /// Bandwidth of drives: busy, or late.
     Drives,
-    /// Bandwidth of links.
+    /// Bandwidth of links: busy, or late.
     Links,
     /// What drives may be written.
     Endurance,
@@ -123,6 +123,10 @@ pub struct Outcome {
     pub evicted_tokens: u64,
     /// Tokens found in Forebay that were computed all the same, because that was faster.
     pub recomputed_tokens: u64,
+    /// Of these, those that drives would have brought last.
+    pub late_drive_tokens: u64,
+    /// Of these, those that a link would have brought last.
+    pub late_link_tokens: u64,
     /// Tokens of answers.
     pub output_tokens: u64,
     /// Tokens written to Forebay.
@@ -201,7 +205,14 @@ impl Outcome {
         if self.tokens.prompt() == 0 { 0.0 } else { tokens as f64 / self.tokens.prompt() as f64 }
     }
 
-    /// How far each limit is used up, the most first; `written_share` is what is written a day of what may be.
+    /// Share of what was found in Forebay: of tokens that would have been there later than they could be computed.
+    pub fn late_share(&self, tokens: u64) -> f64 {
+        let found = self.tokens.forebay() + self.recomputed_tokens;
+        if found == 0 { 0.0 } else { tokens as f64 / found as f64 }
+    }
+
+    /// How far each limit is used up, the most first. Drives and links are at theirs when they are busy all the time, or when nothing they would bring is
+    /// there sooner than it can be computed, be they idle on the mean. `written_share` is what is written a day of what may be.
     pub fn limits(&self, written_share: f64) -> Vec<(Limit, f64)> {
         let of_gpus = |s: f64| s / self.gpu_s().max(f64::MIN_POSITIVE);
         let of_time = |s: f64| s / self.measured_s.max(f64::MIN_POSITIVE);
@@ -210,8 +221,8 @@ impl Outcome {
             (Limit::Decode, of_gpus(self.decode_gpu_s)),
             (Limit::GpuMemory, of_gpus(self.blocked_gpu_s)),
             (Limit::Capacity, self.share(self.evicted_tokens)),
-            (Limit::Drives, of_time(self.drives_busy_s)),
-            (Limit::Links, of_time(self.link_busy_s)),
+            (Limit::Drives, of_time(self.drives_busy_s).max(self.late_share(self.late_drive_tokens))),
+            (Limit::Links, of_time(self.link_busy_s).max(self.late_share(self.late_link_tokens))),
             (Limit::Endurance, written_share),
         ];
         all.sort_by(|a, b| b.1.total_cmp(&a.1));

@@ -139,7 +139,7 @@ impl Scenario {
         let fits = |gpus: u32| {
             let mut tried = self.clone();
             tried.gpus_per_engine = gpus;
-            tried.kv_tokens() as f64 >= work.longest_tokens as f64
+            tried.kv_tokens() >= work.longest_tokens + tried.model.kv_tokens_fixed()
         };
         self.gpus_per_engine = match wanted {
             Some(gpus) if gpus > 0 && gpus <= self.server.gpus && self.server.gpus.is_multiple_of(gpus) => gpus,

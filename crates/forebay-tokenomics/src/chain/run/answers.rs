@@ -30,7 +30,7 @@ impl Run<'_> {
         let asked = self.asked(id);
         let course = *self.course(id);
         let base = self.load.base(id.session);
-        let need = (asked.prompt + asked.output).div_ceil(self.chunk_tokens()) as u32;
+        let need = self.need(asked) as u32;
         let hands = &mut self.hands[course.engine as usize];
         hands.used -= need - asked.chunks;
         hands.freed = true;

@@ -36,7 +36,28 @@ struct There {
     first_byte_s: f64,
 }
 
+/// What brings a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Host,
+    Drives,
+    Memory,
+    Link,
+}
+
 impl There {
+    /// The line that is through last.
+    fn last(&self) -> Option<Line> {
+        let lines = [
+            (Line::Host, self.host_s),
+            (Line::Drives, self.drives_s),
+            (Line::Memory, self.memory_s),
+            (Line::Link, self.link_s),
+        ];
+        let used = lines.into_iter().filter_map(|(line, at_s)| Some((line, at_s?)));
+        used.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(line, _)| line)
+    }
+
     fn all_s(&self) -> f64 {
         [self.host_s, self.drives_s, self.memory_s, self.link_s].into_iter().flatten().fold(0.0, f64::max)
             + self.first_byte_s
@@ -68,7 +89,13 @@ impl Run<'_> {
                 return (fetch, at_s);
             }
             if self.measured(self.now) {
-                self.out.recomputed_tokens += u64::from(fetch.memory + fetch.drive) * chunk;
+                let tokens = u64::from(fetch.memory + fetch.drive) * chunk;
+                self.out.recomputed_tokens += tokens;
+                match there.last() {
+                    Some(Line::Drives) => self.out.late_drive_tokens += tokens,
+                    Some(Line::Link) => self.out.late_link_tokens += tokens,
+                    _ => {}
+                }
             }
         }
         (Fetch::default(), self.now)

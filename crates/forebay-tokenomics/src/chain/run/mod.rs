@@ -231,7 +231,7 @@ impl<'a> Run<'a> {
         self.hands[engine as usize].freed = false;
         while let Some(id) = self.hands[engine as usize].waiting.front().copied() {
             let asked = self.asked(id);
-            let need = (asked.prompt + asked.output).div_ceil(self.chunk_tokens());
+            let need = self.need(asked);
             if need > u64::from(capacity) {
                 self.refuse(engine, id);
                 continue;
@@ -254,6 +254,12 @@ impl<'a> Run<'a> {
             self.begin(engine, id, asked, resident);
         }
         self.unblock(engine);
+    }
+
+    /// Chunks of GPU memory that a request takes: for prompt, answer, and the windows and states of whoever runs.
+    fn need(&self, asked: &Asked) -> u64 {
+        let tokens = asked.prompt + asked.output + self.engine().model.kv_tokens_fixed();
+        tokens.div_ceil(self.chunk_tokens())
     }
 
     fn unblock(&mut self, engine: u32) {

@@ -90,6 +90,8 @@ pub(crate) fn side(side: &Side) -> Value {
         "in_flight_tokens": o.in_flight_tokens,
         "evicted_tokens": o.evicted_tokens,
         "recomputed_tokens": o.recomputed_tokens,
+        "late_drive_tokens": o.late_drive_tokens,
+        "late_link_tokens": o.late_link_tokens,
         "written_tokens": o.written_tokens,
         "output_tokens": o.output_tokens,
         "ttft_s": quantiles(&|q| o.ttft(q)),

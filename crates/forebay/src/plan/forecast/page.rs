@@ -151,8 +151,8 @@ fn limit_told(question: &Question, side: &Side, limit: Limit, used: f64) -> Stri
         Limit::Capacity => {
             format!("{share} of prompt tokens had been held by Forebay and were evicted before they came back.")
         }
-        Limit::Drives => format!("drives read {share} of the time."),
-        Limit::Links => format!("the busiest server's link is busy {share} of the time."),
+        Limit::Drives => busy_or_late(side, "drives", side.outcome.late_drive_tokens, used),
+        Limit::Links => busy_or_late(side, "the busiest server's link", side.outcome.late_link_tokens, used),
         Limit::Endurance if used > 1.0 => {
             let years = question.scenario.drive.life_years;
             format!(
@@ -163,6 +163,17 @@ fn limit_told(question: &Question, side: &Side, limit: Limit, used: f64) -> Stri
         }
         Limit::Endurance => format!("drives are written {share} of what they are rated for."),
     }
+}
+
+/// Whichever is more: the time it was busy, or what it would have brought too late.
+fn busy_or_late(side: &Side, what: &str, late_tokens: u64, used: f64) -> String {
+    let share = format!("{:.0} %", used * 100.0);
+    if side.outcome.late_share(late_tokens) >= used && used > 0.0 {
+        return format!(
+            "{share} of the tokens that Forebay had were computed all the same, since {what} would have brought them later."
+        );
+    }
+    format!("{what}: busy {share} of the time.")
 }
 
 fn points(from: f64, to: f64) -> String {
@@ -355,7 +366,7 @@ pub(crate) fn assumptions(question: &Question) -> Vec<(String, String)> {
         ("memory", "90 % of a GPU's memory is the engine's; room for a whole answer is held from the start".to_owned()),
         ("load", format!("{}, seed {}; the second half is counted; sessions of all ages are there at the start, as far on as their record says, and caches hold what was asked last", load(question), scenario.load.seed)),
         ("routing", "a session stays with its engine, a request without session goes where its prompt lies".to_owned()),
-        ("policy", "lru in every tier; KV of answers is computed again as part of the next prompt".to_owned()),
+        ("policy", "lru in every tier, and every put is admitted: worth and the refusal of what does not pay for its write, as a node has them, are not simulated, so storage wears no more than is said; KV of answers is computed again as part of the next prompt".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
