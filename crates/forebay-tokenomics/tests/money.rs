@@ -33,6 +33,7 @@ proptest! {
     fn prices_times_tokens_are_the_whole_cost_to_the_cent(
         gpu in (0.0..1e6f64, 0.0..1e6f64, 0.0..1e5f64),
         tokens in prop::array::uniform5(prop_oneof![Just(0u64), 1u64..1_000_000_000_000]),
+        read in (0.0..1.0f64, 0.0..1.0f64),
         held in prop_oneof![Just(0.0), 1.0..1e12f64],
         put in 0.0..1e15f64,
         servers in 1u32..200,
@@ -43,6 +44,8 @@ proptest! {
         let mut outcome = Outcome::default();
         outcome.measured_s = measured_s;
         (outcome.prefill_gpu_s, outcome.decode_gpu_s, outcome.loading_gpu_s) = gpu;
+        outcome.found_read_gpu_s = gpu.1 * read.0 * read.1;
+        outcome.fresh_read_gpu_s = gpu.1 * read.0 * (1.0 - read.1);
         outcome.tokens = TierTokens { gpu: tokens[0], drive: tokens[1], fresh: tokens[2], ..TierTokens::default() };
         (outcome.output_tokens, outcome.written_tokens, outcome.held_token_hours) = (tokens[3], tokens[4], held);
         let classes = Classes::new(&scenario, servers, &outcome, &storage);
@@ -90,6 +93,25 @@ fn a_model_gets_the_fewest_gpus_that_hold_it_and_the_longest_request() {
     assert!(scenario.fit(&work, Some(1)).unwrap_err().contains("leave nothing for KV"));
     let unknown = Scenario::new(Book::built_in(), &Choice { gpu: "abacus", ..CHOICE }, scenario.load, scenario.targets);
     assert!(unknown.unwrap_err().contains("no book has the GPU \"abacus\"; they have h100, h200"));
+}
+
+#[test]
+fn found_tokens_pay_for_the_memory_they_hold_and_for_reading_it() {
+    let (mut scenario, work) = (scenario(40.0), work());
+    scenario.fit(&work, None).unwrap();
+    let load = work.load(&scenario.load).unwrap();
+    // Without Forebay everything that is found is in the engines' own memory.
+    let side = run_side(&scenario, &load, 4, false);
+    let (classes, hours) = (side.classes, side.outcome.measured_s / 3600.0);
+    assert!(side.outcome.loading_gpu_s == 0.0 && side.outcome.tokens.cached() > 0);
+    // A terabyte of host memory at 4,000 $ over 43,800 h a server, and beside it what decoding reads.
+    let host = 4.0 * 4000.0 / 43_800.0 * hours;
+    assert!(classes.cache_read.dollars > 1.1 * host, "{classes:?} {host}");
+    // What is read of prompts is not charged to answers, and the whole is what it was.
+    let gpus = scenario.gpu_dollars_per_hour(4) * hours;
+    let busy = side.outcome.prefill_gpu_s + side.outcome.decode_gpu_s;
+    assert!(classes.output.dollars < gpus * side.outcome.decode_gpu_s / busy * 0.99);
+    assert!((classes.dollars() - gpus).abs() < 0.005);
 }
 
 #[test]

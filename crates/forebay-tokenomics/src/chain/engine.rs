@@ -69,6 +69,8 @@ pub(crate) struct Hands {
     count: u64,
     /// Tokens of KV of those who decode.
     pub(crate) context: f64,
+    /// Of them, tokens of prompts that were found, and that were computed.
+    pub(crate) prompts: (u64, u64),
     /// Chunks held by requests: computed, loading, and room for answers.
     pub(crate) used: u32,
     pub(crate) step: Option<Step>,
@@ -92,10 +94,12 @@ impl Hands {
         self.decoding.len() as u32
     }
 
-    /// Begins to make `tokens` tokens on `context` ones.
-    pub(crate) fn decode(&mut self, id: Id, tokens: u64, context: u64) {
+    /// Begins to make `tokens` tokens behind a prompt, of which so many were found and so many computed, and its first token.
+    pub(crate) fn decode(&mut self, id: Id, tokens: u64, (found, fresh): (u64, u64)) {
         self.decoding.push(Reverse((self.count + tokens, id)));
-        self.context += context as f64;
+        self.context += (found + fresh + 1) as f64;
+        self.prompts.0 += found;
+        self.prompts.1 += fresh;
     }
 
     /// The next step, if there is anything to do: decoding first, then as much of prompts as the step has room for.

@@ -143,6 +143,10 @@ pub struct Outcome {
     pub prefill_gpu_s: f64,
     /// GPU seconds in which engines made tokens.
     pub decode_gpu_s: f64,
+    /// Of these, what reading KV of prompt tokens took that were found.
+    pub found_read_gpu_s: f64,
+    /// Of these, what reading KV of prompt tokens took that were computed.
+    pub fresh_read_gpu_s: f64,
     /// GPU seconds' worth of GPU memory that loads held while they were on their way.
     pub loading_gpu_s: f64,
     /// GPU seconds of prefill that loads from Forebay saved.

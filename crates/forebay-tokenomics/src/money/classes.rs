@@ -37,24 +37,29 @@ pub struct Classes {
 impl Classes {
     /// Shares out what a fleet cost over the measured time.
     ///
-    /// GPUs are shared by GPU seconds: computing prompts is input, making tokens is output, and GPU memory that loads hold while they are on their
-    /// way is cache read; idle time follows these three. Wear of drives is cache write, all other storage is hold. A class without tokens has no
-    /// price, so what it would have cost is input's; without input, output's.
+    /// GPUs are shared by GPU seconds: computing prompts is input, making tokens is output but for the time that reading KV of prompts takes, which is
+    /// the prompts': a token that is held in GPU memory is read in every step, whoever computed it. So reading found tokens is cache read, as is the GPU
+    /// memory that loads hold while they are on their way, and reading computed ones is input; idle time follows these. GPU memory that holds what
+    /// nobody uses at that moment is charged to nobody: it goes to the next request that asks for it. Host memory that caches KV is part of the GPU's rent, at
+    /// the book's price of DRAM, and cache read. Wear of drives is cache write, all other storage is hold. A class without tokens has no price, so what it
+    /// would have cost is input's; without input, output's.
     pub fn new(scenario: &Scenario, servers: u32, outcome: &Outcome, storage: &StorageCost) -> Classes {
         let hours = outcome.measured_s / 3600.0;
         let gpus = scenario.gpu_dollars_per_hour(servers) * hours;
+        let host = (scenario.host_dollars_per_hour(servers) * hours).min(gpus);
+        let (found_s, fresh_s) = (outcome.found_read_gpu_s, outcome.fresh_read_gpu_s);
         let busy = outcome.prefill_gpu_s + outcome.decode_gpu_s + outcome.loading_gpu_s;
-        let share = |gpu_s: f64| if busy > 0.0 { gpus * gpu_s / busy } else { 0.0 };
+        let share = |gpu_s: f64| if busy > 0.0 { (gpus - host) * gpu_s / busy } else { 0.0 };
         let class = |dollars: f64, tokens: f64| ClassCost { dollars, tokens };
         let wear = storage.wear.min(storage.drives) * hours;
         let mut classes = Classes {
-            input: class(share(outcome.prefill_gpu_s), outcome.tokens.fresh as f64),
-            cache_read: class(share(outcome.loading_gpu_s), outcome.tokens.cached() as f64),
+            input: class(share(outcome.prefill_gpu_s + fresh_s), outcome.tokens.fresh as f64),
+            cache_read: class(host + share(outcome.loading_gpu_s + found_s), outcome.tokens.cached() as f64),
             cache_write: class(wear, outcome.written_tokens as f64),
             hold: class(storage.total() * hours - wear, outcome.held_token_hours),
-            output: class(share(outcome.decode_gpu_s), outcome.output_tokens as f64),
+            output: class(share((outcome.decode_gpu_s - found_s - fresh_s).max(0.0)), outcome.output_tokens as f64),
         };
-        let idle = if busy > 0.0 { 0.0 } else { gpus };
+        let idle = if busy > 0.0 { 0.0 } else { gpus - host };
         classes.settle(idle);
         classes
     }

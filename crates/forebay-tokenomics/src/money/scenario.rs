@@ -228,6 +228,12 @@ impl Scenario {
         f64::from(servers * self.server.gpus) * self.gpu.dollars_per_hour
     }
 
+    /// Dollars an hour of the host memory that caches KV in that many servers, at the price of DRAM over the drives' life. It is part of the GPUs' rent.
+    pub fn host_dollars_per_hour(&self, servers: u32) -> f64 {
+        let host_tb = self.server.host_memory_bytes * f64::from(servers) / 1e12;
+        host_tb * self.storage.memory_dollars_per_tb / (self.drive.life_years * YEAR_HOURS)
+    }
+
     /// What storage of that many servers costs when so many bytes are put an hour.
     pub fn storage_cost(&self, servers: u32, put_bytes_per_hour: f64) -> StorageCost {
         let drives = f64::from(self.storage.drives_per_server * servers);

@@ -17,10 +17,11 @@ impl Run<'_> {
         if measured {
             self.out.ttft_s.push(now - course.came_s);
         }
+        let found = u64::from(course.found) * self.chunk_tokens();
         let hands = &mut self.hands[engine as usize];
         hands.outstanding -= asked.prompt;
         if asked.output > 1 {
-            hands.decode(id, asked.output - 1, asked.prompt + 1);
+            hands.decode(id, asked.output - 1, (found, asked.prompt - found));
         } else {
             self.answered(id);
         }
@@ -31,11 +32,14 @@ impl Run<'_> {
         let course = *self.course(id);
         let base = self.load.base(id.session);
         let need = self.need(asked) as u32;
+        let found = u64::from(course.found) * self.chunk_tokens();
         let hands = &mut self.hands[course.engine as usize];
         hands.used -= need - asked.chunks;
         hands.freed = true;
         if asked.output > 1 {
             hands.context -= (asked.prompt + asked.output) as f64;
+            hands.prompts.0 -= found;
+            hands.prompts.1 -= asked.prompt - found;
         }
         for span in asked.part(0, asked.chunks).rev() {
             let first = self.caches.near(course.engine, base, span);

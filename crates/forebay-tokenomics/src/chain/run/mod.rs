@@ -330,6 +330,7 @@ impl<'a> Run<'a> {
         }
         let Some(step) = hands.step.take() else { return };
         let decoding = f64::from(hands.decoding());
+        let (found, fresh) = hands.prompts;
         hands.advance(step.steps);
         let took_s = step.elapsed_s(step.steps);
         if self.measured(step.start_s) {
@@ -338,6 +339,9 @@ impl<'a> Run<'a> {
             let share = ((self.load.span_s - step.start_s) / took_s).min(1.0);
             self.out.prefill_gpu_s += step.prefill_s * gpus * share;
             self.out.decode_gpu_s += (took_s - step.prefill_s) * gpus * share;
+            let read_s = self.engine().context_s() * step.steps as f64 * gpus * share;
+            self.out.found_read_gpu_s += found as f64 * read_s;
+            self.out.fresh_read_gpu_s += fresh as f64 * read_s;
             if decoding > 0.0 {
                 self.out.itl.add(took_s / step.steps as f64, decoding * step.steps as f64);
             }
