@@ -53,16 +53,16 @@ def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Pat
     # What the document says, but for the address.
     said = documented("vllm.md", "ForebayConnector")
     said["kv_connector_extra_config"]["address"] = node.address
-    # In two turns, since what was stored is told with the next step.
-    cold = live(model_folder, "--turns", "2", "--events", str(place), transfer=said)
-    assert cold["tokens"] == [plain, plain]
+    # What was stored is told with the next turn's steps, and after the one before the last its weights may be others.
+    cold = live(model_folder, "--turns", "3", "--then-reset", "--events", str(place), transfer=said)
+    assert cold["tokens"] == [plain, plain, plain]
     assert cold["loaded"][0] == 0 and cold["counts"]["refused"] == 0
     # Prompts two and three share four blocks.
     stored = sum(LENGTHS[i] // BLOCK_TOKENS for i in range(4)) - 4
-    assert cold["counts"]["stored"] == stored, cold["line"]
+    assert cold["counts"]["stored"] == 2 * stored and cold["loaded"][2] == cold["loaded"][1] and cold["cached"][2][:2] == [0, 0], cold
     # In vLLM's own batches, each with the number behind the one before: a router sees what it missed.
     assert cold["events"]["unknown"] == 0, "blocks have the names that vLLM's own events give them"
-    assert cold["events"]["stored"] == stored and len(cold["events"]["numbers"]) > 1, cold["events"]
+    assert cold["events"]["stored"] >= stored and len(cold["events"]["numbers"]) > 1, cold["events"]
     assert cold["events"]["numbers"] == list(range(len(cold["events"]["numbers"]))), cold["events"]
     # vLLM's own count of cached tokens is what the adapter reported, to the token: here what prompts found of each other in the engine.
     (cached,) = map(sum, cold["cached"])

@@ -202,6 +202,16 @@ def test_one_byte_of_a_draft_model_is_another_fingerprint(tmp_path: Path) -> Non
         of(engine(model, speculative_config=drafted(Path("nobody/has-this-draft"))), "given")
 
 
+def test_vllm_hears_whether_the_connector_was_reset() -> None:
+    half = connector(KVConnectorRole.WORKER, cache(full(sliding_window=64)))
+    renewed: list[int] = []
+    half._scheduler = SimpleNamespace(renew=lambda: renewed.append(1), close=lambda: None)
+    assert half.reset_cache() is True and renewed == [1]
+    half._scheduler.renew = lambda: 1 / 0
+    assert half.reset_cache() is False, "and no exception of ours"
+    half.shutdown()
+
+
 def test_weights_and_scales_that_are_in_no_file_are_refused_with_a_way_out(tmp_path: Path) -> None:
     model = folder(tmp_path / "model", b"model")
     dummy = engine(model, load_config=SimpleNamespace(load_format="dummy"))

@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--tp", type=int, default=1, help="ranks")
     parser.add_argument("--events", default=None, help="a folder for the sockets of vLLM's publisher of KV events")
     parser.add_argument("--then-slow", action="store_true")
+    parser.add_argument("--then-reset", action="store_true", help="all caches are reset before the last turn, as after an update of the weights")
     parser.add_argument("--then-empty", default=None, help="a folder that is empty from the second turn on")
     parser.add_argument("--then-zeroes", action="store_true", help="what the tier loads from the second turn on is zeroed, and its CPU tier is empty")
     parser.add_argument("--then-stored", nargs=2, default=None, metavar=("ADDRESS", "BLOCKS"), help="blocks that the node has before the second turn")
@@ -164,6 +165,8 @@ def main() -> None:
                 os.mkdir(asked.then_empty)
             if asked.then_stored:
                 wait_for_blocks(asked.then_stored[0], int(asked.then_stored[1]))
+        if asked.then_reset and turn == asked.turns - 1:
+            llm.reset_prefix_cache(reset_connector=True)
         outputs = llm.generate([TokensPrompt(prompt_token_ids=tokens) for tokens in prompts(2048)], sampling, use_tqdm=False)
         result["tokens"].append([list(output.outputs[0].token_ids) for output in outputs])
         result["cached"].append([output.num_cached_tokens for output in outputs])
