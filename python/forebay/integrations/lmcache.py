@@ -121,7 +121,7 @@ class LmcacheClient:
         strict: bool = False,
         **unknown: Any,
     ) -> None:
-        given = {"address": address, "token_file": token_file, "namespace": namespace, "quota": quota, "ttl_s": ttl_s, "region_bytes": region_bytes}
+        given: dict[str, Any] = {"address": address, "token_file": token_file, "namespace": namespace, "quota": quota, "ttl_s": ttl_s, "region_bytes": region_bytes}
         given |= {"weights": weights, "weights_digest": weights_digest, "model": model, "deadline_ms": deadline_ms, "l1_keeps": l1_keeps, "strict": strict, **unknown}
         self._link: Link | None = None
         self._report: Report | None = None
