@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import signal
@@ -42,6 +43,7 @@ def key(number: int) -> OffloadKey:
     return make_offload_key(hashlib.sha256(f"block {number}".encode()).digest(), 0)
 
 
+@functools.lru_cache(256)
 def content(of: OffloadKey) -> np.ndarray:
     """What the engine computes for a chunk: the same in every life."""
     seed = int.from_bytes(of[:8], "little")
@@ -626,49 +628,137 @@ def test_other_weights_are_another_namespace(node: Node, scheduler: Scheduler) -
     other.close()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_random_schedules_never_serve_a_byte_that_was_not_computed(node: Node, seed: int) -> None:
-    """Against a model that knows two things: what was never stored cannot be a hit, and what is one has the bytes of its key."""
-    chance = random.Random(seed)
+class Hurt:
+    """What goes wrong in a schedule, and is well again behind it."""
+
+    def __init__(self, node: Node, schedulers: list[Scheduler]) -> None:
+        self._node = node
+        self._tiers = [scheduler.tier for scheduler in schedulers]
+        self._deadlines = [(tier._lookup_deadline_ms, tier._transfer_deadline_ms) for tier in self._tiers]
+        #: Answers that are failures instead, of those that the client has given.
+        self.failed = 0
+        for tier in self._tiers:
+            tier._queue = Failing(tier._queue, self)
+        self.fails: random.Random | None = None
+
+    def begin(self, kind: str, chance: random.Random) -> None:
+        if kind == "killed":
+            self._node.kill()
+        elif kind == "stopped":
+            self._node.stop()
+        elif kind == "failing":
+            self.fails = chance
+        if kind in ("late", "stopped"):
+            # Sooner than any node answers; of one that is stopped, when others have waited too.
+            for tier in self._tiers:
+                tier._lookup_deadline_ms = tier._transfer_deadline_ms = 0.01 if kind == "late" else 20.0
+
+    def end(self, kind: str) -> None:
+        if kind == "killed":
+            self._node.start()
+        elif kind == "stopped":
+            self._node.signal(signal.SIGCONT)
+        self.fails = None
+        for tier, deadlines in zip(self._tiers, self._deadlines, strict=True):
+            tier._lookup_deadline_ms, tier._transfer_deadline_ms = deadlines
+
+
+class Failing:
+    """A queue some of whose calls fail, in whole or in part, while somebody wants it: with an exception, or with nothing for some keys."""
+
+    def __init__(self, queue: forebay.CallQueue, hurt: Hurt) -> None:
+        self._queue, self._hurt = queue, hurt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    def drain(self) -> list[tuple[int, Any]]:
+        answers, chance = self._queue.drain(), self._hurt.fails
+        return answers if chance is None else [(ticket, self._answer(answer, chance)) for ticket, answer in answers]
+
+    def _answer(self, answer: Any, chance: random.Random) -> Any:
+        if not isinstance(answer, bytes) or chance.random() < 0.3:
+            return answer
+        self._hurt.failed += 1
+        if chance.random() < 0.5:
+            return forebay.ForebayError("injected")
+        return bytes(state if chance.random() < 0.5 else 0 for state in answer)
+
+
+#: Schedules, and of a thousand those in which something goes wrong: calls that fail, deadlines that are over, a node that is stopped, or killed.
+SCHEDULES = 10_000
+HURT = {"failing": 60, "late": 40, "stopped": 3, "killed": 3}
+
+
+def test_ten_thousand_random_schedules_never_serve_a_byte_that_was_not_computed(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against a model that knows two things: what was never stored cannot be a hit, and what is one has the bytes of its key. Each schedule is two
+    engines' that just began: no request, nothing in their CPU tiers. What the node has is what schedules before have stored there."""
     # Fewer places than keys, so that chunks come and go all the time.
     schedulers = [Scheduler(node, chunks=16, lookup_deadline_ms=250, transfer_deadline_ms=2000) for _ in range(2)]
-    ever_stored: set[OffloadKey] = set()
-    live: list[tuple[Scheduler, ReqContext]] = []
-    up = True
-    hits = 0
-    for _ in range(2500):
-        action = chance.random()
-        if action < 0.15 or not live:
-            scheduler = chance.choice(schedulers)
-            live.append((scheduler, scheduler.begin()))
-        scheduler, request = chance.choice(live)
-        keys = [key(number) for number in chance.sample(range(40), chance.randint(1, 6))]
-        if action < 0.55:
-            for key_ in keys:
-                # Read at once: what is looked up next may take its place in the CPU tier.
-                (result,) = scheduler.look([key_], request)
-                assert result is not LookupResult.HIT or key_ in ever_stored
-                if result is LookupResult.HIT:
-                    hits += 1
-                    (read,) = scheduler.read([key_], request)
-                    assert np.array_equal(read, content(key_)), "bytes of another chunk"
-        elif action < 0.75:
-            ever_stored.update(scheduler.store(keys, request))
-        elif action < 0.85:
-            live.remove((scheduler, request))
-            scheduler.end(request)
-        elif action < 0.88:
-            clear(scheduler.tier, scheduler.manager.reset_cache)
-        elif action < 0.886:
-            if up:
-                node.kill()
-            else:
-                node.start()
-            up = not up
-        for each in schedulers:
-            each.step()
-    for scheduler, request in live:
+    for scheduler in schedulers:
+        # The first question opens what is hurt here.
+        request = scheduler.begin()
+        scheduler.look_until_known([key(-1)], request)
         scheduler.end(request)
+    hurt = Hurt(node, schedulers)
+    kinds = list(HURT)
+    made, hits, acts = ({kind: 0 for kind in ("well", *kinds)} for _ in range(3))
+    ever_stored: set[OffloadKey] = set()
+    for seed in range(SCHEDULES):
+        chance = random.Random(seed)
+        kind = chance.choices(["well", *kinds], [1000 - sum(HURT.values()), *HURT.values()])[0]
+        made[kind] += 1
+        # All are new now and then: nobody has stored them.
+        keys = [key(24 * (seed // 250) + number) for number in range(24)]
+        live: list[tuple[Scheduler, ReqContext]] = []
+        # What was hurt is looked at for longer.
+        length = chance.randint(12, 40) if chance.random() < 0.03 else chance.randint(*((2, 6) if kind == "well" else (8, 16)))
+        hurt_at = chance.randrange(length // 2)
+        for at in range(length):
+            if at == hurt_at:
+                hurt.begin(kind, chance)
+            hits[kind] += act(chance, schedulers, live, keys, ever_stored)
+            for each in schedulers:
+                if chance.random() < 0.6:
+                    each.step()
+        acts[kind] += length
+        hurt.end(kind)
+        for scheduler, request in live:
+            scheduler.end(request)
+        for scheduler in schedulers:
+            clear(scheduler.tier, scheduler.manager.reset_cache)
+            scheduler.step()
+    loaded = sum(scheduler.tier._report.counts["loaded"] for scheduler in schedulers)
+    failed = sum(scheduler.tier._report.counts["load_failed"] for scheduler in schedulers)
     for scheduler in schedulers:
         scheduler.close()
-    assert hits, "a schedule without a hit proves nothing"
+    with capsys.disabled():
+        print(f"\n{SCHEDULES} schedules of {sum(acts.values())} acts: {made}, hits {hits}, {loaded} chunks loaded, {failed} failed, {hurt.failed} calls made to fail")
+    assert all(made[kind] for kind in kinds) and hits["well"] and loaded and failed and hurt.failed, "schedules in which nothing happens prove nothing"
+
+
+def act(chance: random.Random, schedulers: list[Scheduler], live: list[tuple[Scheduler, ReqContext]], keys: list[OffloadKey], ever_stored: set[OffloadKey]) -> int:
+    """One of the things that an engine does. How many hits it was."""
+    action, hits = chance.random(), 0
+    if action < 0.15 or not live:
+        scheduler = chance.choice(schedulers)
+        live.append((scheduler, scheduler.begin()))
+    scheduler, request = chance.choice(live)
+    some = chance.sample(keys, chance.randint(1, 4))
+    if action < 0.55:
+        for key_ in some:
+            # Read at once: what is looked up next may take its place in the CPU tier.
+            (result,) = scheduler.look([key_], request)
+            assert result is not LookupResult.HIT or key_ in ever_stored
+            if result is LookupResult.HIT:
+                hits += 1
+                (read,) = scheduler.read([key_], request)
+                assert np.array_equal(read, content(key_)), "bytes of another chunk"
+    elif action < 0.8:
+        ever_stored.update(scheduler.store(some, request))
+    elif action < 0.9:
+        live.remove((scheduler, request))
+        scheduler.end(request)
+    elif action < 0.93:
+        clear(scheduler.tier, scheduler.manager.reset_cache)
+    return hits
