@@ -39,6 +39,7 @@ const ENGINES: [Engine; 5] = [
             "test_vllm_signatures.py",
             "test_vllm_tier.py",
             "test_vllm_connector.py",
+            "test_vllm_page.py",
             "test_vllm_scheduler.py",
             "test_vllm_worker.py",
             "test_vllm_identity.py",

@@ -22,6 +22,7 @@ from lmcache.v1.distributed.l2_adapters.config import get_type_name_for_config
 from lmcache.v1.distributed.l2_adapters.native_plugin_l2_adapter import NativePluginL2AdapterConfig, _create_native_plugin_l2_adapter
 from lmcache.v1.distributed.l2_adapters.native_connector_l2_adapter import _object_key_to_string
 from lmcache.v1.memory_allocators.ad_hoc_memory_allocator import AdHocMemoryAllocator
+from pages import Start
 from support import OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, PATIENCE_S, Lines, Node, NodeOfAnotherVersion, wait_for
 
 import forebay
@@ -225,9 +226,12 @@ def test_lmcaches_own_bench_reads_back_what_it_stored(node: Node, capsys: pytest
         print("\n".join(line for line in said.splitlines() if "B/s" in line or "Verify" in line))
 
 
-def test_the_example_loads_the_second_time_it_is_run(node: Node) -> None:
-    example = Path(__file__).parents[3] / "examples/lmcache_plugin.py"
-    said = [ran([sys.executable, str(example), "--connect", node.address]) for _ in range(2)]
+def test_a_newcomer_reaches_a_warm_second_run(place: Path) -> None:
+    """The page's first steps, word for word."""
+    start = Start("lmcache.md", place)
+    start.environment()
+    with start.serving():
+        said = [ran([sys.executable, *program]) for program in start.programs()]
     assert "0 of 8 chunks were there" in said[0] and "8 of 8 chunks were there" in said[1]
     first = [re.search(r"the first chunk begins with (.*)", text) for text in said]
     assert all(first) and first[0].group(1) == first[1].group(1)

@@ -23,6 +23,7 @@ from forebay.integrations.sglang import identity, touches
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo, PoolHitPolicy, PoolName, PoolTransfer
 from sglang.srt.runtime_context import get_context
 from sglang_stage import PAGE, backend, hashes, mha, mla, pages_of
+from pages import Start
 from support import HERE, OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, SGLANG, Lines, Node, NodeOfAnotherVersion, run_script, wait_for, write_over
 
 import forebay
@@ -492,7 +493,10 @@ def test_the_document_says_what_runs(node: Node) -> None:
     store.close()
 
 
-def test_the_example_loads_the_second_time_it_is_run(node: Node) -> None:
-    example = HERE.parents[2] / "examples/sglang_hicache.py"
-    said = [run_script(str(example), "--connect", node.address, modules=SGLANG) for _ in range(2)]
+def test_a_newcomer_reaches_a_warm_second_run(place: Path) -> None:
+    """The page's first steps, word for word."""
+    start = Start("sglang.md", place)
+    start.environment()
+    with start.serving():
+        said = [run_script(*program, modules=SGLANG) for program in start.programs()]
     assert "0 of 8 pages were there" in said[0] and "8 of 8 pages were there" in said[1]

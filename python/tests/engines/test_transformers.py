@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pages import Start
 from support import HERE, OF_A_FULL_QUOTA, OF_ANOTHER_VERSION, TRANSFORMERS, Lines, Node, NodeOfAnotherVersion, run_script
 
 import forebay
@@ -250,7 +251,7 @@ def test_ways_to_generate_that_have_no_single_prefix_are_refused_by_name(model: 
 
 
 def test_the_document_says_what_runs(model_folder: Path, node: Node) -> None:
-    """The snippet of docs/engines/transformers.md, as it stands there, and the example: twice, in processes of their own."""
+    """The snippet of docs/engines/transformers.md, as it stands there: twice, in processes of their own."""
     text = (Path(__file__).parents[3] / "docs/engines/transformers.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     program = snippet.replace("unix:/run/user/1000/forebay.sock", node.address).replace("path/to/model", str(model_folder))
@@ -261,8 +262,14 @@ def test_the_document_says_what_runs(model_folder: Path, node: Node) -> None:
     assert all(loaded), "the snippet says how much was loaded"
     assert loaded[0].group(1) == "0"
     assert int(loaded[1].group(1)) > 0
-    example = str(Path(__file__).parents[3] / "examples/transformers_prefix.py")
-    said = [run_script(example, "--model", str(model_folder), "--connect", node.address, modules=TRANSFORMERS) for _ in range(2)]
+
+
+def test_a_newcomer_reaches_a_warm_second_run(model_folder: Path, place: Path) -> None:
+    """The page's first steps, word for word."""
+    start = Start("transformers.md", place, MODEL=str(model_folder))
+    start.environment()
+    with start.serving():
+        said = [run_script(*program, modules=TRANSFORMERS) for program in start.programs()]
     assert "loaded 0 of" in said[0] and "loaded 0 of" not in said[1]
 
 

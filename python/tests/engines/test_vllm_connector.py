@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from support import BLOCK_TOKENS, HERE, IN_PROCESSES, LENGTHS, OF_ANOTHER_VERSION, PATIENCE_S, VLLM, Node, NodeOfAnotherVersion, documented, puts_on_drive, run_script
+from support import BLOCK_TOKENS, IN_PROCESSES, LENGTHS, OF_ANOTHER_VERSION, PATIENCE_S, Node, NodeOfAnotherVersion, documented, puts_on_drive
 from support import vllm_life as live
 
 import forebay
@@ -147,15 +146,3 @@ def test_beside_another_connector_each_loads_what_it_has(model_folder: Path, nod
     assert all(map(is_all, said["cached"][1:])) and first == 0 and second >= sum(LOADABLE) // BLOCK_TOKENS - 4, said
     assert third == second, said
     assert said["counts"]["load_failed"] == 0
-
-
-def test_the_example_loads_the_second_time_it_is_run(model_folder: Path, node: Node) -> None:
-    """The first time with the engine in processes of its own, as vLLM has it unless it is told otherwise. That costs two imports of vLLM, and the
-    second time is the same of what is shown here; loads across processes are shown above."""
-    example = HERE.parents[2] / "examples/vllm_connector.py"
-    told = ("--model", str(model_folder), "--connect", node.address)
-    said = [run_script(str(example), *told, modules=VLLM, **environment) for environment in (IN_PROCESSES, {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"})]
-    told = [re.search(r"^(\d+) of 900 tokens were loaded, .* then (.*)$", text, re.MULTILINE) for text in said]
-    assert all(told)
-    assert [int(match.group(1)) for match in told] == [0, 899 // BLOCK_TOKENS * BLOCK_TOKENS]
-    assert told[0].group(2) == told[1].group(2)
