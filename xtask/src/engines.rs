@@ -195,10 +195,12 @@ impl Run<'_> {
         let until = self.until.as_ref();
         let (kept, done) = pass_keeping(&format!("the tests with {name}"), within(pytest, until), is_worth_saying);
         let is_over = until.is_some_and(|until| until.left(until.end).is_zero());
-        let (left_out, closing): (Vec<_>, Vec<_>) = kept.into_iter().partition(|line| line.contains(LACKS_TIME));
+        let (left_out, kept): (Vec<_>, Vec<_>) = kept.into_iter().partition(|line| line.contains(LACKS_TIME));
+        let (under_faults, closing): (Vec<_>, Vec<_>) = kept.into_iter().partition(|line| line.contains(UNDER_FAULTS));
         left_out.iter().for_each(|line| self.report.skip(&format!("engine {name}: {line}")));
         self.tests.extend(closing.iter().flat_map(|line| counts(line)));
         self.report.close(format!("{name}: {}", closing.join("; ").trim_matches(['=', ' '])));
+        under_faults.into_iter().for_each(|line| self.report.close(line));
         self.ran.push(name);
         match done {
             // pytest said what had failed until then, and what was not begun.
@@ -285,8 +287,11 @@ impl Asked {
 /// What a line says of tests that were not begun: pytest's plugin in `conftest.py` says so too.
 const LACKS_TIME: &str = "not run for lack of time";
 
+/// What a line says of how long an engine's steps were held while its node was hurt.
+const UNDER_FAULTS: &str = " under faults, of a step ";
+
 fn is_worth_saying(line: &str) -> bool {
-    python::is_closing_line(line) || line.contains(LACKS_TIME)
+    python::is_closing_line(line) || line.contains(LACKS_TIME) || line.contains(UNDER_FAULTS)
 }
 
 /// A test that failed is a failure, whatever became of the others.
@@ -331,6 +336,9 @@ mod tests {
         assert!(line("=== 1 failed, 9 passed in 72.34s (0:01:12) ===") && line("=== 2 errors in 3.1s ==="));
         assert!(!line("=== 9 passed, 4 skipped in 72.34s (0:01:12) ==="));
         assert!(is_worth_saying("not run for lack of time: test_a.py::test_b"));
+        assert!(is_worth_saying(
+            "the tier under faults, of a step at p99 and at most, and the deadline, in ms: full 0.02, 1.30 (3000)"
+        ));
     }
 
     #[test]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Node, vllm_life
+from support import CLOSING, Node, vllm_life
 
 collect_ignore_glob = [] if os.environ.get("FOREBAY_ENGINES") == "1" else ["*"]
 
@@ -34,7 +34,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """`cargo xtask test` repeats this line at its end."""
+    """`cargo xtask test` repeats these lines at its end."""
+    for line in CLOSING:
+        terminalreporter.write_line(line)
     if _left_out:
         terminalreporter.write_line(f"not run for lack of time: {', '.join(_left_out)}")
 

@@ -29,6 +29,8 @@ __all__ = ["NodeOfAnotherVersion"]
 HERE = Path(__file__).parent
 #: A start and a stop of a node on a machine that does ten other things.
 PATIENCE_S = 60.0
+#: What `cargo xtask test` repeats when all is over, a line each.
+CLOSING: list[str] = []
 #: What programs with these engines begin with.
 TRANSFORMERS = ("torch", "transformers:AutoModelForCausalLM")
 VLLM = ("torch", "vllm:LLM")

@@ -30,6 +30,7 @@ from vllm.inputs import TokensPrompt
 from vllm_program import prompts
 
 import forebay
+from forebay.integrations.vllm.scheduler import LOOKUP_DEADLINE_MS as DEFAULT_LOOKUP_DEADLINE_MS
 
 #: Generous, so that nothing but the node's state decides what is found: this machine may do ten other things.
 LOOKUP_DEADLINE_MS = 5000
@@ -83,6 +84,24 @@ class Steps:
                 self._is_inside = False
 
         return call
+
+
+class Sleeper(threading.Thread):
+    """A thread that merely sleeps: how much later than it asked for it goes on is what this machine does to everybody now."""
+
+    EVERY_S = 0.002
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        #: Seconds that it was late, each time.
+        self.late: list[float] = []
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            begun = time.perf_counter()
+            time.sleep(self.EVERY_S)
+            self.late.append(time.perf_counter() - begun - self.EVERY_S)
 
 
 class Complaints(logging.Handler):
@@ -141,7 +160,9 @@ class Life:
         if asked.tcp:
             self.flips = subprocess.Popen([sys.executable, str(HERE / "flips.py"), str(self.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             self.address = f"tcp:127.0.0.1:{self.flips.stdout.readline().strip()}"
-        self.steps, self.complaints = Steps(), Complaints()
+        self.steps, self.complaints, self.sleeper = Steps(), Complaints(), Sleeper()
+        #: The shortest deadline of a turn.
+        self.deadline_ms = min(LOOKUP_DEADLINE_MS, LOAD_DEADLINE_MS)
         for name in ("forebay", "vllm.forebay"):
             logging.getLogger(name).addHandler(self.complaints)
         self.turns: list[dict[str, Any]] = []
@@ -189,15 +210,15 @@ class Life:
         """All prompts once more, or so many of the first."""
         report = self.half._report
         before = dict(report.counts) if report is not None else {}
-        begun, seen = time.perf_counter(), len(self.steps.seen)
+        begun, seen, slept = time.perf_counter(), len(self.steps.seen), len(self.sleeper.late)
         sampling = SamplingParams(temperature=0.0, max_tokens=4, detokenize=False, ignore_eos=True)
         outputs = self.llm.generate([TokensPrompt(prompt_token_ids=tokens) for tokens in prompts(2048)[:first]], sampling, use_tqdm=False)
         seconds = time.perf_counter() - begun
         self.settle()
         counts = {key: count - before.get(key, 0) for key, count in self.half._report.counts.items()}
         tokens = [list(output.outputs[0].token_ids) for output in outputs]
-        steps = self.steps.seen[seen:]
-        self.turns.append({"name": name, "tokens": tokens, "counts": counts, "seconds": seconds, "steps": steps})
+        said = {"name": name, "tokens": tokens, "counts": counts, "seconds": seconds}
+        self.turns.append(said | {"steps": self.steps.seen[seen:], "deadline_ms": self.deadline_ms, "late": self.sleeper.late[slept:]})
         if self.is_tier:
             clear(self.half, lambda: self.llm.reset_prefix_cache(reset_connector=True))
         else:
@@ -210,7 +231,7 @@ class Life:
             manager = self.llm.llm_engine.engine_core.engine_core.scheduler.connector.connector_scheduler.manager
             while (self.half._calls or manager.has_pending_work()) and time.monotonic() < until:
                 self.half._drain()
-                list(manager._process_finished_jobs() if hasattr(manager, "_process_finished_jobs") else ())
+                manager._process_finished_jobs()
                 time.sleep(0.005)
             return
         worker = kv_transfer_state._KV_CONNECTOR_AGENT._worker
@@ -240,6 +261,16 @@ class Life:
         self.during.next_load(lambda: stop_process(self.node.pid))
         self.turn("stopped")
         os.kill(self.node.pid, signal.SIGCONT)
+        self.reachable()
+
+    def is_stopped_before_it_is_asked(self) -> None:
+        """With the deadline of lookups that there is unless somebody sets another: nobody waits for an answer longer, and no step at all."""
+        generous = self.half._lookup_deadline_ms
+        self.half._lookup_deadline_ms = self.deadline_ms = DEFAULT_LOOKUP_DEADLINE_MS
+        stop_process(self.node.pid)
+        self.turn("silent")
+        os.kill(self.node.pid, signal.SIGCONT)
+        self.half._lookup_deadline_ms, self.deadline_ms = generous, min(LOOKUP_DEADLINE_MS, LOAD_DEADLINE_MS)
         self.reachable()
 
     def is_killed_in_mid_load(self) -> None:
@@ -288,6 +319,8 @@ def unix(life: Life) -> None:
     life.turn("warm")
     life.is_stopped_in_mid_load()
     life.turn("after stopped")
+    life.is_stopped_before_it_is_asked()
+    life.turn("after silent")
     life.is_killed_in_mid_load()
     life.turn("after killed")
     life.is_restarted_in_mid_load()
