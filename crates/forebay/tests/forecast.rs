@@ -253,8 +253,8 @@ fn the_sweep_chooses_the_fleet_that_the_first_page_proposes() {
     let chosen = points.iter().find(|point| point["cheapest"] == true).unwrap_or_else(|| panic!("{swept}"));
     assert_eq!(chosen["gpus"].as_u64().unwrap(), servers * 8, "{swept}");
     // 12 sessions of at most 34,816 tokens are 137 GB of KV at 70B, and no larger drive is chosen, whatever the load.
-    let sizes = ["--sweep", "gpus=8..128", "--sweep", "nvme=2GB..2TB"];
-    let swept = json(&place, &[&flags[..], &sizes].concat());
+    let gpus = format!("gpus={0}..{0}", servers * 8);
+    let swept = json(&place, &[&flags[..], &["--sweep", gpus.as_str(), "--sweep", "nvme=16GB..1TB"]].concat());
     for point in swept["sweep"].as_array().unwrap() {
         let fits = point["nvme_bytes"].as_f64().unwrap() <= 137e9 * 2.0 / 0.9;
         assert!(fits || (point["supported"] == false && point["cheapest"] == false), "{point}");
