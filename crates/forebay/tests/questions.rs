@@ -24,7 +24,7 @@ const ANSWERS: [(&str, &[&str]); 13] = [
     ("--as user", &["10 users may be promised", "tokens a minute each"]),
     ("--sweep nvme=1TB..16TB", &["not supported by this trace"]),
     ("--sweep gpus=8..32", &["tokens found", "\n 8 ", "\n 16 ", "of it storage"]),
-    ("--sweep load=6..24", &["sessions/h", " 6  ", " 24  ", "nine of ten draws"]),
+    ("--sweep load=6..24", &["sessions/h", " 6  ", " 24  ", "draws of the trace's sessions"]),
     ("--hours 1", &["GB/s needed: ", "GB/s used, in the mean: "]),
     ("--draws 0", &["DRAM against NVMe: as proposed ", "with twice Forebay's DRAM ", "with twice the drives "]),
     ("stat --money", &["tokens found", "half the capacity", "Reckoned for llama-3.1-8b"]),
