@@ -98,15 +98,31 @@ pub(crate) fn run(
     let scenario = &question.scenario;
     let per_server = f64::from(scenario.server.gpus);
     let base = &forecast.advice.proposed;
-    let servers: Vec<u32> = match axes.gpus {
+    let mut servers: Vec<u32> = match axes.gpus {
         Some(ends) => doubling(ends).iter().map(|gpus| (gpus / per_server).ceil().max(1.0) as u32).collect(),
         None => vec![base.servers],
     };
+    servers.dedup();
+    let points = tried(question, &axes, &servers, draws)?;
+    // Which load there will be is nobody's choice.
+    let best = if axes.load.is_none() { cheapest(&points) } else { None };
+    let sweep = Sweep { points, best };
+    if json {
+        let points = sweep.points.iter().enumerate();
+        let all: Vec<Value> = points.map(|(i, point)| point_json(scenario, point, best == Some(i))).collect();
+        say::line(&json!({"trace": question.source, "sweep": all}).to_string())?;
+    } else {
+        show(scenario, &sweep, draws)?;
+    }
+    Ok(sweep)
+}
+
+/// Runs each fleet with each size of drives at each load, and the fleets between them that the choice hangs on.
+fn tried(question: &Question, axes: &Axes, servers: &[u32], draws: u32) -> Result<Vec<Point>, Stop> {
+    let scenario = &question.scenario;
     let sizes = axes.nvme.map_or(vec![0.0], doubling);
     let loads: Vec<Option<f64>> =
         axes.load.map_or(vec![scenario.load.sessions_per_hour], |ends| doubling(ends).into_iter().map(Some).collect());
-    let mut servers = servers;
-    servers.dedup();
     let count = servers.len() * sizes.len() * loads.len();
     if count > POINTS_MAX {
         return Err(Stop::Misused(format!("the sweep has {count} fleets, and {POINTS_MAX} is the most")));
@@ -120,7 +136,7 @@ pub(crate) fn run(
                 point(question, &sized, servers, draws)
             };
             let mut of_size = servers.iter().map(|servers| try_one(*servers)).collect::<Result<Vec<_>, _>>()?;
-            // Which load there will be is nobody's choice, so there no fleet is looked for.
+            // Where the load is swept nothing is chosen, so no fleet is looked for.
             if axes.load.is_none() {
                 refine(&mut of_size, &try_one)?;
             }
@@ -131,23 +147,13 @@ pub(crate) fn run(
         let load = a.sessions_per_hour.unwrap_or(0.0).total_cmp(&b.sessions_per_hour.unwrap_or(0.0));
         load.then(a.side.servers.cmp(&b.side.servers)).then(a.drive_bytes.total_cmp(&b.drive_bytes))
     });
-    let best = points
-        .iter()
-        .enumerate()
-        .filter(|(_, point)| point.met && point.supported)
-        .min_by(|a, b| a.1.side.dollars().total_cmp(&b.1.side.dollars()))
-        .map(|(i, _)| i)
-        // Which load there will be is nobody's choice.
-        .filter(|_| axes.load.is_none());
-    let sweep = Sweep { points, best };
-    if json {
-        let points = sweep.points.iter().enumerate();
-        let all: Vec<Value> = points.map(|(i, point)| point_json(scenario, point, best == Some(i))).collect();
-        say::line(&json!({"trace": question.source, "sweep": all}).to_string())?;
-    } else {
-        show(scenario, &sweep, draws)?;
-    }
-    Ok(sweep)
+    Ok(points)
+}
+
+/// The cheapest that keeps the promise and that the trace can speak of.
+fn cheapest(points: &[Point]) -> Option<usize> {
+    let sound = points.iter().enumerate().filter(|(_, point)| point.met && point.supported);
+    sound.min_by(|a, b| a.1.side.dollars().total_cmp(&b.1.side.dollars())).map(|(i, _)| i)
 }
 
 /// Between the largest fleet that breaks the promise and the smallest that keeps it, the smallest in whole servers that does.
