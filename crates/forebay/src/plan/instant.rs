@@ -84,7 +84,9 @@ fn answer(args: &PlanArgs, trace: &Path) -> Result<Map<String, Value>, Stop> {
     match result {
         Value::Object(mut result) => {
             drive.into_iter().for_each(|drive| told_of(&drive, args, &mut result));
-            if let Some(found) = other_capacities(policy, &plan, curve, blocks, args.hints) {
+            // The curve is of blocks that leave one by one: beside what segments find it would say something else of the same capacity.
+            let ideal = args.mode == ModeArg::Ideal;
+            if let Some(found) = ideal.then(|| other_capacities(policy, &plan, curve, blocks, args.hints)).flatten() {
                 result.insert("hit_rate_by_capacity".to_owned(), found);
             }
             if args.bound {
