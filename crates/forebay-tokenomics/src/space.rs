@@ -287,25 +287,27 @@ mod tests {
     /// 100 $ a TB over five years: a TB is 1.67 $ a month of 730 hours; written once a day, 0.055 $ a TB. A TB held for five years costs what writing it 1,825 times does.
     #[test]
     fn room_costs_the_drives_price_over_its_life() {
-        let life_s = 5.0 * 365.0 * 86_400.0;
-        assert!((held_byte_second_dollars() * 1e12 * life_s - 100.0).abs() < 1e-9);
-        assert!((held_byte_second_dollars() * life_s / (1825.0 * written_byte_dollars()) - 1.0).abs() < 1e-9);
-        assert_eq!(reckoned_by(), "GPU h100 at 2.50 $/h, writes at 0.055 $/TB, room at 1.67 $/TB a month");
+        let (life_s, by) = (5.0 * 365.0 * 86_400.0, Reckoning::default());
+        assert!((by.held_byte_second_dollars() * 1e12 * life_s - 100.0).abs() < 1e-9);
+        assert!((by.held_byte_second_dollars() * life_s / (1825.0 * by.written_byte_dollars()) - 1.0).abs() < 1e-9);
+        assert_eq!(by.told(), "GPU h100 at 2.50 $/h, writes at 0.055 $/TB, room at 1.67 $/TB a month");
     }
 
     /// A token of the 8B model takes 2 x 8.03e9 operations at half of 989 TFLOP/s: 32.5 us, at 2.50 $ an hour 2.3e-8 $. Its 128 KiB of KV wear 7.2e-9 $ off a
     /// drive: they pay where a block in three comes back. Of larger models one in ten or less: what they compute grows faster than what they keep.
     #[test]
     fn a_write_pays_where_enough_comes_back_and_how_much_that_is_depends_on_the_model() {
-        let pays_from = |model: &str| SpaceCost::new(model, 16).pays_from(gpu_second_dollars(), written_byte_dollars());
+        let by = Reckoning::default();
+        let (gpu, written) = (by.gpu_second_dollars(), by.written_byte_dollars());
+        let pays_from = |model: &str| SpaceCost::new(model, 16).pays_from(gpu, written);
         assert!((0.33..0.40).contains(&pays_from("llama-3.1-8b")), "{}", pays_from("llama-3.1-8b"));
         assert!((0.07..0.13).contains(&pays_from("llama-3.1-70b")), "{}", pays_from("llama-3.1-70b"));
-        for model in models() {
+        for model in &by.book.models {
             println!("{}: pays where {:.3} come back", model.name, pays_from(&model.name));
             assert!(pays_from(&model.name) < 1.0, "{}", model.name);
         }
         let space = SpaceCost::new("llama-3.1-8b", 16);
-        assert!(space.pays_from(gpu_second_dollars(), 100.0 * written_byte_dollars()) > 1.0);
+        assert!(space.pays_from(gpu, 100.0 * written) > 1.0);
         assert!(space.chain_token_s(100_000.0) > 1.5 * space.chain_token_s(0.0));
         assert!(space.knows_model() && !SpaceCost::new("none of ours", 16).knows_model());
     }

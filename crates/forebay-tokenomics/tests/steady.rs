@@ -53,7 +53,6 @@ fn doubling_the_hours_changes_no_fleet() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped test says so aloud")]
 fn the_recorded_sessions_need_the_same_fleet_however_long_they_are_simulated() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/traces/agent-sessions.jsonl.gz");
     let Ok(file) = File::open(&path) else {

@@ -1,7 +1,5 @@
 //! `forebay plan` answers what is asked of it: each question of docs/tokenomics.md by the command under it, and the first page on recorded loads.
 
-#![expect(clippy::unwrap_used, reason = "a test says so by failing")]
-
 mod support;
 
 use support::Place;
