@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
+use super::policy::Part;
 use super::tree::{ExtentId, ROOT, Tree};
 use crate::seeded::Mixed;
 
@@ -81,17 +82,13 @@ impl Leaving {
 
 /// The density at which each of `ids` would leave, into `out`: an end of a chain leaves as a whole while what is above it is worth less, and what chains
 /// share stays as long as the best of them. `ids` come deepest first.
-pub(super) fn chain_densities(
-    tree: &Tree,
-    ids: &[ExtentId],
-    mut of: impl FnMut(ExtentId) -> (f64, f64),
-    out: &mut [f64],
-) {
+pub(super) fn chain_densities(tree: &Tree, parts: &[Part], mut of: impl FnMut(Part) -> (f64, f64), out: &mut [f64]) {
     // Ends that leave as one, as a forest: of each extent the one whose end it joined.
     let mut joined: HashMap<ExtentId, End, BuildHasherDefault<Mixed>> =
-        HashMap::with_capacity_and_hasher(ids.len(), BuildHasherDefault::default());
-    for id in ids {
-        let (value, weight) = of(*id);
+        HashMap::with_capacity_and_hasher(parts.len(), BuildHasherDefault::default());
+    for part in parts {
+        let id = &part.id;
+        let (value, weight) = of(*part);
         // Behind it: the end it would be a part of, unless there are several or none.
         let behind = joined.get(id).copied();
         let own = match behind {
@@ -112,7 +109,7 @@ pub(super) fn chain_densities(
             .or_insert(own);
     }
     // What joined an end above it leaves with it, at its density.
-    for id in ids.iter().rev() {
+    for Part { id, .. } in parts.iter().rev() {
         let parent = tree.extent(*id).parent;
         if parent != ROOT && out[parent as usize] > 0.0 {
             out[*id as usize] = out[*id as usize].min(out[parent as usize]);

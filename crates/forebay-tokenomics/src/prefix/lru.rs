@@ -1,7 +1,7 @@
 //! Least recently used.
 
 use super::leaves::Leaves;
-use super::policy::{Forgets, PrefixPolicy, Use, Valued, Victim};
+use super::policy::{Forgets, Part, PrefixPolicy, Use, Valued, Victim};
 use super::tree::{ExtentId, Splits, Tree};
 
 /// LRU: a prompt's blocks are used from tail to head, so of the extents used last at the same time the deepest leaves first, which is the only
@@ -49,8 +49,8 @@ impl PrefixPolicy for PrefixLru {
 }
 
 impl Valued for PrefixLru {
-    fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]) {
-        for id in ids {
+    fn values(&self, tree: &Tree, parts: &[Part], out: &mut [f64]) {
+        for Part { id, .. } in parts {
             // Of one request the head stays longest.
             out[*id as usize] = self.leaves.key(*id) as f64 + 1.0 / (1.0 + f64::from(tree.extent(*id).depth));
         }

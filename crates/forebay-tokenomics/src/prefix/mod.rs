@@ -27,7 +27,7 @@ pub use future::{Clairvoyant, Future, Min};
 pub use gdsf::Gdsf;
 pub use instant::{InstantCount, replay_instant, replay_on};
 pub use lru::PrefixLru;
-pub use policy::{PrefixPolicy, Use, Valued, Victim};
+pub use policy::{Part, PrefixPolicy, Use, Valued, Victim};
 pub use s3_fifo::PrefixS3Fifo;
 pub use segments::{SEGMENTS_DEFAULT, replay_drive, replay_segments};
 pub use sieve::Sieve;

@@ -2,7 +2,7 @@
 //!
 //! Blocks of one extent are worth the same and stand side by side, the tail first, so an order of extents is one of blocks.
 
-use super::policy::Valued;
+use super::policy::{Part, Valued};
 use super::tree::{Extent, ExtentId, ROOT, Tree};
 
 /// Of what there is room for, so much is cold. Less, and cleaning finds no segment that is cold as a whole; more, and what is warm leaves with what is cold.
@@ -53,10 +53,10 @@ impl Order {
         held: impl Fn(ExtentId, &Extent) -> Held,
     ) {
         self.grow(tree.len());
-        policy.values(tree, ids, &mut self.values);
         self.reach.fill(0);
         self.stretches.clear();
         let mut all = 0;
+        let mut parts = Vec::with_capacity(ids.len());
         // Heads before what hangs on them.
         for id in ids.iter().rev() {
             let extent = tree.extent(*id);
@@ -70,10 +70,22 @@ impl Order {
                 false => end,
             };
             (self.reach[*id as usize], self.end[*id as usize]) = (reach, end);
-            let value = std::mem::take(&mut self.values[*id as usize]);
             let of_use = blocks.min(reach);
-            let parts = [(true, of_use), (false, blocks - of_use)].into_iter().filter(|(_, blocks)| *blocks > 0);
-            self.stretches.extend(parts.map(|(usable, blocks)| Stretch { usable, value, id: *id, blocks }));
+            if of_use > 0 {
+                parts.push(Part { id: *id, blocks: of_use });
+            }
+            let kinds = [(true, of_use), (false, blocks - of_use)].into_iter().filter(|(_, blocks)| *blocks > 0);
+            self.stretches.extend(kinds.map(|(usable, blocks)| Stretch { usable, value: 0.0, id: *id, blocks }));
+        }
+        parts.reverse();
+        policy.values(tree, &parts, &mut self.values);
+        for stretch in &mut self.stretches {
+            if stretch.usable {
+                stretch.value = self.values[stretch.id as usize];
+            }
+        }
+        for part in &parts {
+            self.values[part.id as usize] = 0.0;
         }
         let depth = |stretch: &Stretch| std::cmp::Reverse((tree.extent(stretch.id).depth, stretch.id));
         self.stretches.sort_unstable_by(|a, b| {

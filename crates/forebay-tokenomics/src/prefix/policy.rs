@@ -44,11 +44,21 @@ pub trait PrefixPolicy: Splits {
     }
 }
 
+/// The first blocks of an extent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Which.
+    pub id: ExtentId,
+    /// How many, at least 1.
+    pub blocks: u32,
+}
+
 /// A policy that can say what blocks are worth, for a drive that frees whole segments.
 pub trait Valued: PrefixPolicy {
-    /// What one block of each of `ids` is worth to keep, into `out` at the extent's number. `ids` are the extents of which blocks are held, deepest first.
+    /// What one block of each of `parts` is worth to keep, into `out` at the extent's number. `parts` are all that is held and not behind a gap, where the policy
+    /// heeds gaps, deepest first: what is not held neither adds to what an end saves nor to what it takes.
     /// Values are comparable at one moment only; what hangs on an extent is never worth more than it.
-    fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]);
+    fn values(&self, tree: &Tree, parts: &[Part], out: &mut [f64]);
 
     /// Whether it lets go first of what lies behind a block that is missing. A policy that ranks each block by its own uses cannot know.
     fn heeds_gaps(&self) -> bool {

@@ -7,7 +7,7 @@ mod shadow;
 use crate::cost::CostCurve;
 
 use super::lru::PrefixLru;
-use super::policy::{PrefixPolicy, Use, Valued, Victim};
+use super::policy::{Part, PrefixPolicy, Use, Valued, Victim};
 use super::tree::{ExtentId, Splits, Tree};
 pub use curve::WorthCurve;
 use rank::Rank;
@@ -84,8 +84,8 @@ impl PrefixPolicy for Worth {
 }
 
 impl Valued for Worth {
-    fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]) {
-        if self.lru_decides { self.lru.values(tree, ids, out) } else { self.rank.values(tree, ids, out) }
+    fn values(&self, tree: &Tree, parts: &[Part], out: &mut [f64]) {
+        if self.lru_decides { self.lru.values(tree, parts, out) } else { self.rank.values(tree, parts, out) }
     }
 
     fn heeds_gaps(&self) -> bool {

@@ -3,7 +3,7 @@
 use crate::cost::CostCurve;
 
 use super::super::chains::{Leaving, chain_densities, least_suffix};
-use super::super::policy::{Forgets, PrefixPolicy, Use, Valued, Victim};
+use super::super::policy::{Forgets, Part, PrefixPolicy, Use, Valued, Victim};
 use super::super::tree::{ExtentId, Splits, Tree, room_for};
 use crate::returns::{CLASSES, Past, Returns};
 
@@ -119,7 +119,10 @@ impl PrefixPolicy for Rank {
 
     fn victim(&mut self, tree: &Tree, need: u32) -> Victim {
         let Rank { curve, block_tokens, known, returns, now_s, leaving, .. } = self;
-        let value_and_weight = |id: ExtentId| expected(curve, *block_tokens, known, returns, *now_s, tree, id);
+        let value_and_weight = |id: ExtentId| {
+            let part = Part { id, blocks: tree.extent(id).blocks };
+            expected(curve, *block_tokens, known, returns, *now_s, tree, part)
+        };
         let (leaf, blocks) = leaving.next(tree, need, || match least_suffix(tree, value_and_weight) {
             Some(suffix) => suffix,
             None => unreachable!("a victim is asked for only while something is held"),
@@ -129,9 +132,9 @@ impl PrefixPolicy for Rank {
 }
 
 impl Valued for Rank {
-    fn values(&self, tree: &Tree, ids: &[ExtentId], out: &mut [f64]) {
+    fn values(&self, tree: &Tree, parts: &[Part], out: &mut [f64]) {
         let Rank { curve, block_tokens, known, returns, now_s, .. } = self;
-        chain_densities(tree, ids, |id| expected(curve, *block_tokens, known, returns, *now_s, tree, id), out);
+        chain_densities(tree, parts, |part| expected(curve, *block_tokens, known, returns, *now_s, tree, part), out);
     }
 }
 
@@ -167,11 +170,40 @@ fn expected(
     returns: &Returns,
     now_s: f64,
     tree: &Tree,
-    id: ExtentId,
+    Part { id, blocks }: Part,
 ) -> (f64, f64) {
-    let extent = tree.extent(id);
+    let depth = tree.extent(id).depth;
     let known = &known[id as usize];
     let tokens = |blocks: u32| u64::from(blocks) * u64::from(block_tokens);
     let rate = returns.index(known.class as usize, now_s - known.last_s);
-    (rate * curve.prefill_s(tokens(extent.depth), tokens(extent.end())), f64::from(extent.blocks))
+    (rate * curve.prefill_s(tokens(depth), tokens(depth + blocks)), f64::from(blocks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::{Assumptions, model_by_name};
+    use crate::trace::Span;
+
+    /// A prompt of a thousand blocks came back again and again, and its first ten are all that is left: what the others cost to compute is no reason to
+    /// keep these.
+    #[test]
+    fn an_extent_is_worth_what_is_left_of_it() {
+        let curve = CostCurve::new(model_by_name("llama-3.1-70b").unwrap(), &Assumptions::default());
+        let mut rank = Rank::new(curve, 512, false);
+        let (mut tree, mut path) = (Tree::new(1000), Vec::new());
+        for index in 0..2 * REFIT_REQUESTS {
+            tree.walk(&[Span { first: 0, count: 1000 }], &mut path, &mut rank);
+            let used = Use { index, at_s: f64::from(index), hint: forebay_types::Reuse::Unknown };
+            rank.touch(&tree, &path, &used);
+        }
+        let value = |blocks: u32| {
+            let mut out = vec![0.0; tree.len()];
+            rank.values(&tree, &[Part { id: path[0], blocks }], &mut out);
+            out[path[0] as usize]
+        };
+        let (whole, head) = (value(1000), value(10));
+        let by_cost = curve.prefill_s(0, 1000 * 512) / 1000.0 / (curve.prefill_s(0, 10 * 512) / 10.0);
+        assert!(head > 0.0 && by_cost > 1.5 && (whole / head / by_cost - 1.0).abs() < 1e-9, "{whole} {head} {by_cost}");
+    }
 }
