@@ -14,6 +14,7 @@ use forebay_format::{
     EntryKind, FooterCheck, FooterEntry, SegmentKind, Tombstone, decode_trailer, footer_bytes, restamp,
 };
 use forebay_io::{Buf, Disk, DiskError, ReadInto, Shared};
+use forebay_tokenomics::cleaning::free_in_advance;
 use forebay_types::{Key, Millis};
 
 use crate::flush::Action;
@@ -108,7 +109,7 @@ impl<D: Disk> Store<D> {
     /// Free segments at which cleaning rests: the spares, and some in advance, so that puts need not wait and there is time to write again what is
     /// warm.
     pub(crate) fn free_target(&self) -> usize {
-        SPARE_SEGMENTS + 2 + self.segments.len() / 64
+        SPARE_SEGMENTS + free_in_advance(self.segments.len(), self.geometry.layout.segment_bytes)
     }
 
     /// True when waiting will make room for a put.

@@ -280,7 +280,12 @@ fn params(node: &Node) -> Outcome<DriveParams> {
         return Err(Failed("the node's statistics have lost segments or dram_blocks".into()));
     }
     let segment_blocks = (SEGMENT - AROUND) / RECORD;
-    Ok(DriveParams { capacity: (segments * segment_blocks) as u32, segments: segments as u32, memory: memory as u32 })
+    Ok(DriveParams {
+        capacity: (segments * segment_blocks) as u32,
+        segments: segments as u32,
+        segment_bytes: SEGMENT,
+        memory: memory as u32,
+    })
 }
 
 /// Every request of the trace on one node, and between them, on the other, what stands for each: what the machine and its drive do besides is the same for

@@ -48,6 +48,8 @@ pub struct DriveParams {
     pub capacity: u32,
     /// Segments it is cut into; fewer where one would have less than four blocks.
     pub segments: u32,
+    /// Bytes of a segment, by which some are kept free in advance.
+    pub segment_bytes: u64,
     /// Blocks that DRAM has room for beside; they are on the drive too.
     pub memory: u32,
 }

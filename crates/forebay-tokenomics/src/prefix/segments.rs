@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use crate::cleaning::{MOVED_OF_VICTIM, MOVED_PER_PUT, SAVED_SHARE};
+use crate::cleaning::{MOVED_OF_VICTIM, MOVED_PER_PUT, SAVED_SHARE, free_in_advance};
 use crate::cost::CostCurve;
 use crate::replay::LruList;
 use crate::trace::Plan;
@@ -20,6 +20,8 @@ use super::tree::{ExtentId, Tree};
 
 /// Segments of a drive unless told otherwise: what a drive is cut into when it is formatted.
 pub const SEGMENTS_DEFAULT: u32 = 256;
+/// Bytes of a segment unless told otherwise: a shard of 64 GiB has such ones, and larger ones have no larger.
+const SEGMENT_BYTES: u64 = 256 << 20;
 /// When so much of the segments has been freed for one request, what is cold is found anew.
 const FREED_SHARE: usize = 16;
 /// Free segments that only moved blocks may open.
@@ -38,7 +40,8 @@ pub fn replay_segments(
     segments: u32,
     policy: &mut dyn Valued,
 ) -> Result<SegmentsCount, DriveTooSmall> {
-    replay_drive(plan, curve, DriveParams { capacity, segments, memory: 0 }, policy, &mut |_| ())
+    let params = DriveParams { capacity, segments, segment_bytes: SEGMENT_BYTES, memory: 0 };
+    replay_drive(plan, curve, params, policy, &mut |_| ())
 }
 
 /// The same with DRAM in front of the drive, and tells what each request found. What is put is in DRAM as well; what is read from the drive comes back to DRAM
@@ -53,12 +56,12 @@ pub fn replay_drive(
     policy: &mut dyn Valued,
     each: &mut dyn FnMut(Found),
 ) -> Result<SegmentsCount, DriveTooSmall> {
-    let DriveParams { capacity, segments, memory } = params;
+    let DriveParams { capacity, segments, segment_bytes, memory } = params;
     let segments = segments.max(SEGMENTS_MIN).min(capacity / SEGMENT_BLOCKS_MIN);
     if segments < SEGMENTS_MIN {
         return Err(DriveTooSmall { capacity });
     }
-    let mut drive = Drive::new(plan.distinct(), segments, capacity / segments, memory);
+    let mut drive = Drive::new(plan.distinct(), segments, capacity / segments, memory, segment_bytes);
     let mut tree = Tree::new(plan.distinct());
     let mut path = Vec::new();
     for (index, request) in plan.requests.iter().enumerate() {
@@ -121,10 +124,12 @@ struct Drive {
     seals: u64,
     /// What may be written again, in thirds of a block.
     saved: u64,
+    /// Segments that should be free in advance, so that puts need not wait.
+    advance: usize,
 }
 
 impl Drive {
-    fn new(distinct: u32, segments: u32, segment_blocks: u32, memory: u32) -> Self {
+    fn new(distinct: u32, segments: u32, segment_blocks: u32, memory: u32, segment_bytes: u64) -> Self {
         Drive {
             count: SegmentsCount { segments, segment_blocks, ..SegmentsCount::default() },
             places: vec![NOWHERE; distinct as usize],
@@ -148,6 +153,7 @@ impl Drive {
             sealed_at: vec![0; segments as usize],
             seals: 0,
             saved: u64::from(segment_blocks / 4) * MOVED_PER_PUT.1,
+            advance: free_in_advance(segments as usize, segment_bytes),
         }
     }
 
@@ -248,9 +254,9 @@ impl Drive {
         self.order.count(extent, number - tree.extent(extent).first)
     }
 
-    /// Free segments that there should be: the spares, and some in advance so that puts need not wait.
+    /// Free segments that there should be.
     fn free_target(&self) -> usize {
-        SPARE + 2 + self.written.len() / 64
+        SPARE + self.advance
     }
 
     /// Whether what is cold must be found before the next put: room is short, and values are those of another moment or many segments have been freed.
