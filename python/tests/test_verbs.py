@@ -288,33 +288,86 @@ def test_answers_of_a_queue_may_be_packed(space: forebay.Namespace, client: fore
         queue.submit_get(space, hashes, packed=True)
 
 
-def test_hashes_may_be_objects_and_a_call_may_be_made_as_several(space: forebay.Namespace, client: forebay.Client) -> None:
+def answers(queue: forebay.CallQueue, tickets: list[int]) -> list[object]:
+    found: dict[int, object] = {}
+    while len(found) < len(tickets):
+        assert queue.wait(60_000)
+        found.update(queue.drain())
+    return [found.pop(ticket) for ticket in tickets]
+
+
+def test_jobs_are_handed_over_some_at_a_time_and_each_is_answered_once(space: forebay.Namespace, client: forebay.Client) -> None:
     queue = client.queue()
     hashes = [os.urandom(36) for _ in range(9)]
-    region = forebay.Region.borrow(np.arange(16 * 64, dtype=np.int64).astype(np.uint8).reshape(16, 64))
-    numbers = np.arange(15, -1, -1, dtype=np.int32)
-
-    def answers(tickets: list[int]) -> list[object]:
-        found: dict[int, object] = {}
-        while len(found) < len(tickets):
-            assert queue.wait(60_000)
-            found.update(queue.drain())
-        return [found.pop(ticket) for ticket in tickets]
-
-    some = forebay.Hashes(hashes, 36, first=1, count=7)
-    assert len(some) == 7
-    tickets = queue.submit_puts(space, some, 3, region.rows(numbers, 64, first=2, count=7), tokens=16, chain=1, position=1, parent=space.key(hashes[0]))
-    assert answers(tickets) == [bytes([1] * 3), bytes([1] * 3), bytes([1])]
+    content = np.arange(16 * 64, dtype=np.int64).astype(np.uint8).reshape(16, 64)
+    numbers = np.arange(15, 6, -1, dtype=np.int32)
+    puts = forebay.Jobs(queue, forebay.Region.borrow(content), 64, call_blocks=2)
+    ends = {hash: 16 * (at + 1) for at, hash in enumerate(hashes)}
+    stored = puts.put(space, hashes[1:8], numbers[1:8], tokens=16, chain=1, parent=hashes[0], ends=ends)
+    assert len(puts) == 7 and queue.pending == 1 and not queue.wait(10), "nothing is handed over by itself"
+    assert [puts.hand_over(5), puts.hand_over(5), puts.hand_over(5)] == [5, 2, 0] and len(puts) == 0
+    assert answers(queue, [stored]) == [bytes([1] * 7)]
     into = np.zeros((16, 64), dtype=np.uint8)
-    rows = forebay.Region.borrow(into).rows(numbers.astype(np.int64), 64, first=1, count=9)
-    tickets = queue.submit_gets(space, forebay.Hashes(tuple(hashes), 36), 4, into=rows)
-    assert answers(tickets) == [bytes([0, 1, 1, 1]), bytes([1] * 4), bytes([0])]
-    # Hash 1 came from row 13 of the one, the third from its end, and went to row 13 of the other.
-    assert (into[7:14] == np.frombuffer(region, dtype=np.uint8).reshape(16, 64)[7:14]).all() and not into[:7].any() and not into[14:].any()
-    keys = space.keys(hashes)
-    assert [bool(one) for one in space.contains(keys)] == [False] + [True] * 7 + [False]
-    with pytest.raises(forebay.InvalidArgument, match="at least 1 key"):
-        queue.submit_gets(space, some, 0, into=region.rows(numbers, 64, count=7))
+    gets = forebay.Jobs(queue, forebay.Region.borrow(into), 64)
+    tickets = [gets.get(space, tuple(hashes), numbers.astype(np.int64)), gets.get(space, hashes[:0], numbers[:0]), gets.get(space, hashes[1:3], numbers[:2])]
+    assert gets.hand_over(10) == 10 and gets.drop_rest() == 1, "of the last one the second block is not even asked for"
+    assert answers(queue, tickets) == [bytes([0] + [1] * 7 + [0]), b"", bytes([1, 0])]
+    # Hash 1 came from row 14, and went there and then to row 15.
+    assert (into[8:15] == content[8:15]).all() and (into[15] == content[14]).all() and not into[:8].any()
+    assert [bool(one) for one in space.contains(space.keys(hashes))] == [False] + [True] * 7 + [False]
+
+
+def test_what_of_a_job_cannot_be_moved_is_missed_or_refused(space: forebay.Namespace, client: forebay.Client) -> None:
+    queue = client.queue()
+    hashes = [os.urandom(36) for _ in range(4)]
+    region = forebay.Region.borrow(np.ones((4, 64), dtype=np.uint8))
+    jobs = forebay.Jobs(queue, region, 64)
+    assert space.put(space.keys(hashes), [b"1" * 64] * 4)
+
+    def get(hashes: list[bytes], rows: list[int]) -> object:
+        ticket = jobs.get(space, hashes, np.array(rows, dtype=np.int64))
+        assert jobs.hand_over(100) == len(hashes)
+        return answers(queue, [ticket])[0]
+
+    assert get(hashes, [0, 1, 2, 4]) == bytes(4), "a row outside of the region"
+    assert get(hashes, [0, 1, 2, -1]) == bytes(4)
+    assert get(hashes, [0, 1, 2, 2]) == bytes(4), "two blocks in one row"
+    assert get([*hashes[:3], b"short"], [0, 1, 2, 3]) == bytes(4)
+    assert (np.frombuffer(region, dtype=np.uint8) == 1).all(), "nothing was written"
+    changed = list(hashes)
+    tickets = [jobs.get(space, changed, np.arange(4)), jobs.get(space, hashes, np.arange(4)), jobs.get(space, hashes, np.arange(4))]
+    del changed[2:]
+    assert queue.cancel(tickets[1]) and jobs.hand_over(100) == 12
+    assert answers(queue, tickets) == [bytes(4), bytes(4), bytes([1] * 4)], "a list that was changed, one that was cancelled"
+    with pytest.raises(forebay.InvalidArgument, match="4 hashes, and not as many"):
+        jobs.get(space, hashes, np.arange(5))
+    with pytest.raises(forebay.InvalidArgument, match="list or a tuple"):
+        jobs.get(space, set(hashes), np.arange(4))  # type: ignore[arg-type]
+    with pytest.raises(forebay.InvalidArgument, match="read-only"):
+        forebay.Jobs(queue, forebay.Region.borrow(bytes(64)), 64).get(space, hashes[:1], np.arange(1))
+    with pytest.raises(forebay.InvalidArgument, match="at least 1 block"):
+        forebay.Jobs(queue, region, 64, call_blocks=0)
+    # More than the queue has room for.
+    small = client.queue(calls_max=1)
+    jobs = forebay.Jobs(small, region, 64)
+    tickets = [jobs.get(space, hashes, np.arange(4)) for _ in range(50)]
+    assert jobs.hand_over(1000) == 200
+    assert set(answers(small, tickets)) <= {bytes(4), bytes([1, 1, 0, 0]), bytes([1] * 4)}
+
+
+def test_a_touch_needs_no_ticket(space: forebay.Namespace, client: forebay.Client) -> None:
+    queue = client.queue()
+    assert queue.touch(space, forebay.Hashes(b"0" * 64, 32)) and queue.pending == 0
+    until = time.monotonic() + 60
+    while client.stats()["touch"]["asked"] != 2:
+        assert time.monotonic() < until
+
+
+def test_hashes_may_be_objects() -> None:
+    hashes = [os.urandom(36) for _ in range(9)]
+    region = forebay.Region.borrow(np.zeros((16, 64), dtype=np.uint8))
+    numbers = np.arange(15, -1, -1, dtype=np.int32)
+    assert len(forebay.Hashes(hashes, 36, first=1, count=7)) == 7 and len(forebay.Hashes(tuple(hashes), 36)) == 9
     with pytest.raises(forebay.InvalidArgument, match="9 hashes, and not 9 from 1 on"):
         forebay.Hashes(hashes, 36, first=1, count=9)
     with pytest.raises(forebay.InvalidArgument, match="has 36 bytes, and should have 32"):

@@ -15,7 +15,7 @@ use crate::region::{Region, Spans};
 
 /// What keeps memory in place. Dropping it needs the GIL, which it takes by itself.
 #[expect(dead_code, reason = "held, not read")]
-enum Keep {
+pub(crate) enum Keep {
     Buffer(PyUntypedBuffer),
     Region(Py<Region>),
     /// That of the memory that this was split from.
@@ -109,14 +109,27 @@ impl Memory {
         if self.readonly {
             return Err(invalid(py, "this memory is read-only, and blocks are to be written there"));
         }
+        if !self.is_disjoint() {
+            return Err(invalid(py, "two of the buffers overlap: each block needs memory of its own"));
+        }
+        Ok(self)
+    }
+
+    /// Whether each block has memory of its own.
+    pub(crate) fn is_disjoint(&self) -> bool {
         let mut starts: Vec<(usize, usize)> = self.spans.iter().map(|span| (span.at.addr(), span.len)).collect();
         if !starts.is_sorted() {
             starts.sort_unstable();
         }
-        if starts.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0 && pair[1].1 > 0) {
-            return Err(invalid(py, "two of the buffers overlap: each block needs memory of its own"));
-        }
-        Ok(self)
+        !starts.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0 && pair[1].1 > 0)
+    }
+
+    /// Rows of a region that `keep` keeps, of so many bytes each; nothing where one lies outside. To be written only if [`Self::is_disjoint`].
+    pub(crate) fn rows(region: &Region, keep: &Arc<Vec<Keep>>, numbers: &[u64], nbytes: usize) -> Option<Memory> {
+        let span = |number: &u64| region.row(*number, nbytes).map(Span::from);
+        let spans = numbers.iter().map(span).collect::<Option<Vec<_>>>()?;
+        let keep = vec![Keep::Shared(keep.clone())];
+        Some(Memory { spans, per_block: 1, readonly: region.is_readonly(), keep })
     }
 
     /// The same as several, of at most so many blocks each, which keep it together.

@@ -159,11 +159,13 @@ impl Client {
     /// Calls to be submitted and drained.
     ///
     /// calls_max: most that are unfinished at a time; one more is answered ``busy``.
+    /// patient: for loops to which submitting must cost little. For 30 ms after a call no thread is woken for another, which takes 8 to 30
+    /// microseconds; it begins within 0.2 ms, when the thread that made the last one looks again.
     ///
     /// Raises InvalidArgument, ForkedClient.
-    #[pyo3(signature = (*, calls_max=256))]
-    fn queue(&self, py: Python<'_>, calls_max: usize) -> PyResult<CallQueue> {
-        CallQueue::new(py, self.rust(py)?, calls_max)
+    #[pyo3(signature = (*, calls_max=256, patient=false))]
+    fn queue(&self, py: Python<'_>, calls_max: usize, patient: bool) -> PyResult<CallQueue> {
+        CallQueue::new(py, self.rust(py)?, calls_max, patient)
     }
 
     /// Waits until no node is taken for dead, at most ``timeout_ms`` (60,000 at most); true when so.

@@ -13,6 +13,7 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::buffers::{Source, range_of};
 use crate::errors::invalid;
+use crate::names::Names;
 
 const KEY_BYTES: usize = 16;
 
@@ -72,10 +73,10 @@ impl Hashes {
                 invalid(py, format!("there are {all} hashes, and not {} from {first} on", count.unwrap_or(0)))
             })
         };
-        let run = if let Ok(list) = rows.cast::<PyList>() {
-            gathered(py, width, some(list.len())?.map(|at| list.get_item(at)))?
-        } else if let Ok(tuple) = rows.cast::<PyTuple>() {
-            gathered(py, width, some(tuple.len())?.map(|at| tuple.get_item(at)))?
+        let run = if let Some(names) = Names::of(rows) {
+            let bytes = names.read(some(names.len())?, width)?;
+            let range = 0..bytes.len();
+            Run { bytes: Bytes::Own(Arc::new(bytes)), range }
         } else {
             let bytes = match rows.cast_exact::<PyBytes>() {
                 Ok(bytes) => Bytes::Python(Arc::new(bytes.clone().into())),
@@ -117,25 +118,6 @@ impl Hashes {
     }
 }
 
-/// Hashes that are an object each, copied behind one another.
-fn gathered<'py>(
-    py: Python<'py>,
-    width: usize,
-    hashes: impl ExactSizeIterator<Item = PyResult<Bound<'py, PyAny>>>,
-) -> PyResult<Run> {
-    let mut bytes = Vec::with_capacity(hashes.len() * width);
-    for hash in hashes {
-        let hash = hash?;
-        let hash = hash.cast::<PyBytes>()?.as_bytes();
-        if hash.len() != width || width == 0 {
-            return Err(invalid(py, format!("a hash has {} bytes, and should have {width}", hash.len())));
-        }
-        bytes.extend_from_slice(hash);
-    }
-    let range = 0..bytes.len();
-    Ok(Run { bytes: Bytes::Own(Arc::new(bytes)), range })
-}
-
 impl Hashes {
     /// Hashes that the package has gathered itself.
     pub(crate) fn own(bytes: Arc<Vec<u8>>, width: usize) -> Hashes {
@@ -159,7 +141,7 @@ impl Rows {
         self.runs.iter().map(|run| run.range.len()).sum::<usize>() / self.width * self.suffixes.len()
     }
 
-    fn keys(&self, some: Range<usize>, handle: &NamespaceHandle) -> Vec<Key> {
+    fn keys(&self, handle: &NamespaceHandle) -> Vec<Key> {
         let mut hash = Vec::new();
         let rows = self.runs.iter().flat_map(|run| run.bytes.as_slice()[run.range.clone()].chunks_exact(self.width));
         let parts = rows.flat_map(|row| self.suffixes.iter().map(move |suffix| (row, suffix)));
@@ -169,7 +151,7 @@ impl Rows {
             hash.extend_from_slice(suffix);
             handle.derive_key(&hash)
         };
-        parts.skip(some.start).take(some.len()).map(key).collect()
+        parts.map(key).collect()
     }
 }
 
@@ -177,8 +159,8 @@ impl Rows {
 #[derive(Debug)]
 pub(crate) enum Asked {
     Keys(Vec<Key>),
-    /// These of the keys that they make.
-    Hashes(Arc<Rows>, Range<usize>),
+    /// All that these make.
+    Hashes(Arc<Rows>),
 }
 
 impl Asked {
@@ -186,7 +168,7 @@ impl Asked {
     pub(crate) fn len(&self) -> usize {
         match self {
             Asked::Keys(keys) => keys.len(),
-            Asked::Hashes(_, some) => some.len(),
+            Asked::Hashes(rows) => rows.len(),
         }
     }
 
@@ -194,15 +176,7 @@ impl Asked {
     pub(crate) fn of(self, handle: &NamespaceHandle) -> Vec<Key> {
         match self {
             Asked::Keys(keys) => keys,
-            Asked::Hashes(rows, some) => rows.keys(some, handle),
-        }
-    }
-
-    /// Some of them.
-    pub(crate) fn some(&self, some: Range<usize>) -> Asked {
-        match self {
-            Asked::Keys(keys) => Asked::Keys(keys[some].to_vec()),
-            Asked::Hashes(rows, all) => Asked::Hashes(rows.clone(), all.start + some.start..all.start + some.end),
+            Asked::Hashes(rows) => rows.keys(handle),
         }
     }
 }
@@ -210,11 +184,7 @@ impl Asked {
 /// The keys of a call.
 pub(crate) fn asked(given: &Bound<'_, PyAny>) -> PyResult<Asked> {
     match given.cast::<Hashes>() {
-        Ok(hashes) => {
-            let rows = hashes.get().rows.clone();
-            let all = 0..rows.len();
-            Ok(Asked::Hashes(rows, all))
-        }
+        Ok(hashes) => Ok(Asked::Hashes(hashes.get().rows.clone())),
         Err(_) => keys(given).map(Asked::Keys),
     }
 }

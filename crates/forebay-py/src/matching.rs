@@ -19,11 +19,16 @@ const HOLD_MS_MAX: f64 = 30_000.0;
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Matched {
     matched: forebay_client::Matched,
+    /// A byte for each, and how many are on NVMe: made where the call was made, for callers whose step waits.
+    packed: Vec<u8>,
+    nvme: usize,
 }
 
 impl From<forebay_client::Matched> for Matched {
     fn from(matched: forebay_client::Matched) -> Self {
-        Matched { matched }
+        let packed: Vec<u8> = matched.tiers.iter().map(|tier| tier.index() as u8).collect();
+        let nvme = matched.tiers.iter().filter(|tier| **tier == Tier::Nvme).count();
+        Matched { matched, packed, nvme }
     }
 }
 
@@ -45,8 +50,13 @@ impl Matched {
     /// The same, one byte for each key: 0 DRAM, 1 NVMe.
     #[getter]
     fn packed_tiers<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        let packed: Vec<u8> = self.matched.tiers.iter().map(|tier| tier.index() as u8).collect();
-        PyBytes::new(py, &packed)
+        PyBytes::new(py, &self.packed)
+    }
+
+    /// How many of them were on NVMe.
+    #[getter]
+    fn nvme(&self) -> usize {
+        self.nvme
     }
 
     /// How many of them are held. Fewer than ``n`` when a shard has no room for more leases.

@@ -129,9 +129,9 @@ impl Presence {
         Some(Hashes::own(rows, inner.width))
     }
 
-    /// What is known now of the hashes from number ``first`` on, in the order in which they were seen. Raises InvalidArgument.
+    /// What is known now of the hashes from number ``first`` on, in the order in which they were seen; how many are there. Raises InvalidArgument.
     #[pyo3(signature = (first, states, /))]
-    fn answer(&self, py: Python<'_>, first: usize, states: &Bound<'_, PyBytes>) -> PyResult<()> {
+    fn answer(&self, py: Python<'_>, first: usize, states: &Bound<'_, PyBytes>) -> PyResult<usize> {
         let mut inner = self.lock();
         let states = states.as_bytes();
         let Some(to) = inner.states.get_mut(first..).and_then(|rest| rest.get_mut(..states.len())) else {
@@ -139,7 +139,7 @@ impl Presence {
             return Err(invalid(py, text));
         };
         to.copy_from_slice(states);
-        Ok(())
+        Ok(states.iter().filter(|state| **state != MISSING).count())
     }
 
     /// It is missing after all, unless it is being asked for.

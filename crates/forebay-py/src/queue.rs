@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use forebay_client::{
-    AsyncClient, Call, ClientError, Completions, GetResult, IntoError, NamespaceHandle, Reported, Reuse,
+    AsyncClient, AsyncNamespace, Call, ClientError, Completions, GetResult, IntoError, NamespaceHandle, Reported, Reuse,
 };
 use forebay_types::{MissReason, PutOutcome, Tier};
 use pyo3::prelude::*;
@@ -18,6 +18,7 @@ use crate::call::{Rooted, cancellable, deadline};
 use crate::errors::{invalid, raised};
 use crate::keys::asked;
 use crate::matching::{Matched, hold};
+use crate::moving::{Moving, Token};
 use crate::namespace::{Namespace, Terms};
 use crate::plan::Plan;
 use crate::words::words;
@@ -44,9 +45,9 @@ struct Tickets {
     pending: HashMap<u64, Pending>,
 }
 
-struct Pending {
-    call: Call<Done>,
-    cancelled: Arc<AtomicBool>,
+enum Pending {
+    Call { call: Call<Done>, cancelled: Arc<AtomicBool> },
+    Job(Arc<Moving>),
 }
 
 /// An answer, and the memory that was the call's until now.
@@ -65,7 +66,7 @@ pub(crate) enum Answer {
     Seen(Vec<Result<Tier, MissReason>>),
     /// Any of these as one byte for each key, 0 where there is nothing.
     Packed(Vec<u8>),
-    Matched(forebay_client::Matched),
+    Matched(Matched),
     Planned(forebay_client::Plan),
     Forgotten(Result<Vec<bool>, ClientError>),
     /// Of hints, which nobody answers.
@@ -75,12 +76,20 @@ pub(crate) enum Answer {
 }
 
 impl CallQueue {
-    pub(crate) fn new(py: Python<'_>, client: &forebay_client::Client, calls_max: usize) -> PyResult<CallQueue> {
+    pub(crate) fn new(
+        py: Python<'_>,
+        client: &forebay_client::Client,
+        calls_max: usize,
+        is_patient: bool,
+    ) -> PyResult<CallQueue> {
         if calls_max == 0 {
             return Err(invalid(py, "a queue holds at least 1 call"));
         }
         let inner = Inner {
-            client: client.asynchronous(calls_max),
+            client: match is_patient {
+                true => client.asynchronous_patient(calls_max),
+                false => client.asynchronous(calls_max),
+            },
             completions: Completions::new()?,
             tickets: Mutex::default(),
         };
@@ -110,8 +119,28 @@ impl CallQueue {
         let ticket = tickets.last;
         // Under the lock: whoever drains finds the call that belongs to the token.
         inner.completions.watch(ticket, &call);
-        tickets.pending.insert(ticket, Pending { call, cancelled });
+        tickets.pending.insert(ticket, Pending::Call { call, cancelled });
         Ok(ticket)
+    }
+
+    /// Takes in a job, which tells its ticket when nothing of it is left.
+    pub(crate) fn take_in(
+        &self,
+        py: Python<'_>,
+        begin: impl FnOnce(Token) -> Arc<Moving>,
+    ) -> PyResult<(u64, Arc<Moving>)> {
+        let inner = self.inner.get(py)?;
+        let mut tickets = inner.tickets();
+        tickets.last += 1;
+        let ticket = tickets.last;
+        let job = begin(Token::new(inner.completions.clone(), ticket));
+        tickets.pending.insert(ticket, Pending::Job(job.clone()));
+        Ok((ticket, job))
+    }
+
+    /// The namespace, for calls that nobody waits for.
+    pub(crate) fn of(&self, py: Python<'_>, handle: &NamespaceHandle) -> PyResult<AsyncNamespace> {
+        Ok(self.inner.get(py)?.client.of(handle))
     }
 
     /// Hands over what is only said, and has no answer of its own.
@@ -154,8 +183,14 @@ impl CallQueue {
         let list = PyList::empty(py);
         for ticket in inner.completions.drain() {
             let pending = inner.tickets().pending.remove(&ticket);
-            if let Some(done) = pending.and_then(|mut pending| pending.call.try_take()) {
-                list.append((ticket, answered(py, done.answer)?))?;
+            match pending {
+                Some(Pending::Call { mut call, .. }) => {
+                    if let Some(done) = call.try_take() {
+                        list.append((ticket, answered(py, done.answer)?))?;
+                    }
+                }
+                Some(Pending::Job(job)) => list.append((ticket, PyBytes::new(py, &job.done())))?,
+                None => {}
             }
         }
         Ok(list)
@@ -190,8 +225,12 @@ impl CallQueue {
     fn cancel(&self, py: Python<'_>, ticket: u64) -> PyResult<bool> {
         let tickets = self.inner.get(py)?.tickets();
         let pending = tickets.pending.get(&ticket);
-        pending.inspect(|pending| pending.cancelled.store(true, Ordering::Relaxed));
-        Ok(pending.is_some())
+        let cancelled = pending.map(|pending| match pending {
+            Pending::Call { cancelled, .. } => cancelled,
+            Pending::Job(job) => job.cancelled(),
+        });
+        cancelled.inspect(|cancelled| cancelled.store(true, Ordering::Relaxed));
+        Ok(cancelled.is_some())
     }
 
     /// ``Namespace.contains``. packed: the answer is ``bytes``, one for each key: 0 where it is missed, 1 in DRAM, 2 on NVMe.
@@ -231,9 +270,10 @@ impl CallQueue {
         let hold = hold(py, hold_ms)?;
         let handle = namespace.get().under(py, &Terms { deadline_ms, ..Terms::default() })?;
         let gap = (keys.len() > 0).then_some(MissReason::Busy);
-        let busy = move || Answer::Matched(forebay_client::Matched { gap, ..forebay_client::Matched::default() });
+        let busy =
+            move || Answer::Matched(forebay_client::Matched { gap, ..forebay_client::Matched::default() }.into());
         self.submit(py, &handle, None, busy, move |handle, _| {
-            Answer::Matched(handle.match_prefix(&keys.of(handle), hold))
+            Answer::Matched(handle.match_prefix(&keys.of(handle), hold).into())
         })
     }
 
@@ -266,6 +306,21 @@ impl CallQueue {
         let hint = reuse.map_or(Ok(Reuse::Unknown), crate::namespace::reuse)?;
         let handle = namespace.get().handle(py)?;
         self.submit_saying(py, handle, move |handle| handle.touch(&keys.of(handle), hint))
+    }
+
+    /// The same without a ticket, for whoever has no use for the end of it. False when it was dropped.
+    #[pyo3(signature = (namespace, keys, /, *, reuse=None))]
+    fn touch(
+        &self,
+        py: Python<'_>,
+        namespace: &Bound<'_, Namespace>,
+        keys: &Bound<'_, PyAny>,
+        reuse: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let keys = asked(keys)?;
+        let hint = reuse.map_or(Ok(Reuse::Unknown), crate::namespace::reuse)?;
+        let space = self.of(py, namespace.get().handle(py)?)?;
+        Ok(space.unanswered(move |handle| handle.touch(&keys.of(handle), hint)))
     }
 
     /// ``Namespace.prefetch``; its answer is None. Dropped when the queue is full.
@@ -326,7 +381,7 @@ fn answered(py: Python<'_>, answer: Answer) -> PyResult<Py<PyAny>> {
         Answer::Seen(seen) => crate::matching::seen(py, &seen)?.into_any().unbind(),
         Answer::Packed(seen) => PyBytes::new(py, &seen).into_any().unbind(),
         Answer::Planned(plan) => Plan::from(plan).into_pyobject(py)?.into_any().unbind(),
-        Answer::Matched(matched) => Matched::from(matched).into_pyobject(py)?.into_any().unbind(),
+        Answer::Matched(matched) => matched.into_pyobject(py)?.into_any().unbind(),
         Answer::Forgotten(Ok(forgotten)) => PyList::new(py, forgotten)?.into_any().unbind(),
         Answer::Said => py.None(),
         Answer::Reported(said) => said.into_pyobject(py)?.to_owned().into_any().unbind(),

@@ -60,6 +60,13 @@ impl Region {
         (self.base.wrapping_add(start), range.end.min(self.len).saturating_sub(start))
     }
 
+    /// The row of that number, where rows are of so many bytes; nothing where it is not all inside.
+    pub(crate) fn row(&self, number: u64, nbytes: usize) -> Option<(*mut u8, usize)> {
+        let start = usize::try_from(number).ok()?.checked_mul(nbytes)?;
+        let is_inside = start.checked_add(nbytes).is_some_and(|end| end <= self.len);
+        is_inside.then(|| (self.base.wrapping_add(start), nbytes))
+    }
+
     fn inside(&self, py: Python<'_>, offset: usize, nbytes: usize) -> PyResult<Range<usize>> {
         match offset.checked_add(nbytes) {
             Some(end) if end <= self.len => Ok(offset..end),
@@ -145,19 +152,14 @@ impl Region {
         count: Option<usize>,
     ) -> PyResult<Spans> {
         let py = slf.py();
-        let (numbers, item_bytes) = Source::with_items(numbers)?;
-        let all = numbers.bytes().len() / item_bytes.max(1);
-        let some = range_of(all, first, count);
-        let some = some.and_then(|some| numbers.bytes().get(some.start * item_bytes..some.end * item_bytes));
-        let Some(some) = some else {
+        let (given, item_bytes) = Source::with_items(numbers)?;
+        let all = given.bytes().len() / item_bytes.max(1);
+        let Some(some) = range_of(all, first, count) else {
             let count = count.unwrap_or(0);
             return Err(invalid(py, format!("there are {all} numbers of rows, and not {count} from {first} on")));
         };
-        // As unsigned numbers negative ones are the largest: they are outside.
-        let numbers: Vec<u64> = match item_bytes {
-            4 => some.as_chunks().0.iter().map(|number| u64::from(u32::from_ne_bytes(*number))).collect(),
-            8 => some.as_chunks().0.iter().map(|number| u64::from_ne_bytes(*number)).collect(),
-            _ => return Err(invalid(py, "numbers of rows are a contiguous buffer of 32-bit or 64-bit integers")),
+        let Some(numbers) = self::numbers(&given, item_bytes, some) else {
+            return Err(invalid(py, "numbers of rows are a contiguous buffer of 32-bit or 64-bit integers"));
         };
         // If the largest is inside, all are.
         let largest = numbers.iter().max().copied().unwrap_or(0);
@@ -194,6 +196,17 @@ impl Region {
 
     fn __dlpack_device__(&self) -> (i32, i32) {
         dlpack::CPU
+    }
+}
+
+/// Some of the numbers of rows in a buffer of 32-bit or 64-bit integers; nothing where it is no such buffer, or has fewer. As unsigned numbers
+/// negative ones are the largest: they are outside of every region.
+pub(crate) fn numbers(given: &Source, item_bytes: usize, some: Range<usize>) -> Option<Vec<u64>> {
+    let some = given.bytes().get(some.start * item_bytes..some.end * item_bytes)?;
+    match item_bytes {
+        4 => Some(some.as_chunks().0.iter().map(|number| u64::from(u32::from_ne_bytes(*number))).collect()),
+        8 => Some(some.as_chunks().0.iter().map(|number| u64::from_ne_bytes(*number)).collect()),
+        _ => None,
     }
 }
 

@@ -8,10 +8,10 @@ in crates/forebay-tokenomics/src/cost.rs.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 #: What was seen before counts this much less with each step or load that is seen.
 FADE = 0.95
@@ -164,7 +164,11 @@ class LoadSpeed:
 
     def seconds(self, blocks: tuple[int, int]) -> float | None:
         """None: nothing is known of such a load."""
-        return self.several([blocks])[0]
+        if self.planned is not None:
+            ((seconds, confidence),) = self.planned((blocks,))
+            if confidence >= CONFIDENCE_MIN:
+                return max(seconds * self.hope, 1e-9)
+        return self._learned(blocks)
 
     def several(self, loads: Sequence[tuple[int, int]]) -> list[float | None]:
         """The same of several loads, for one question to the client."""
@@ -187,8 +191,7 @@ class LoadSpeed:
         self.block_s = [each and each * HOPE for each in self.block_s]
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(NamedTuple):
     """What the engine is at."""
 
     #: Seconds until it would begin with this request.
@@ -199,18 +202,18 @@ class Now:
     deadline_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """How many blocks are loaded, and why."""
 
     blocks: int
     reason: Reason
 
 
-def decide(prefill: Prefill | None, load: LoadSpeed, tiers: bytes, own: int, block_tokens: int, tokens: int, now: Now) -> Decision:
+def decide(prefill: Prefill | None, load: LoadSpeed, tiers: bytes, own: int, block_tokens: int, tokens: int, now: Now, nvme: int | None = None) -> Decision:
     """How many of the stored blocks to load.
 
     tiers: a byte for each of the stored blocks behind the engine's own, in order: 0 DRAM, 1 NVMe.
+    nvme: how many of them are on NVMe, where that is known.
     own: blocks that the engine has itself.
     tokens: of the whole prompt.
 
@@ -222,16 +225,17 @@ def decide(prefill: Prefill | None, load: LoadSpeed, tiers: bytes, own: int, blo
         return Decision(0, Reason.NOTHING)
     if prefill is None or load.seen < SEEN_MIN:
         return Decision(stored, Reason.UNKNOWN)
-    stride = max(1, math.ceil(stored / LENGTHS_MAX))
-    wait_s, is_busy, deadline_s, stall_s = now.wait_s, now.is_busy, now.deadline_s, load.stall_block_s
-    nvme = tiers.count(1)
+    stride = -(-stored // LENGTHS_MAX)
+    wait_s, is_busy, deadline_s = now
+    if nvme is None:
+        nvme = tiers.count(1)
     all_s = load.seconds((stored - nvme, nvme))
     if all_s is None:
         return Decision(stored, Reason.UNKNOWN)
     # The most there is to load, and the next shorter length. Where all is loaded the last token is computed all the same.
     begins = [min((own + blocks) * block_tokens, tokens - 1) for blocks in (stored, (stored - 1) // stride * stride)]
     rest_s, next_rest_s = prefill.several(begins, tokens)
-    if all_s <= deadline_s and (stall_s * stored if is_busy else max(0.0, all_s - wait_s)) + rest_s <= next_rest_s:
+    if all_s <= deadline_s and (load.stall_block_s * stored if is_busy else max(0.0, all_s - wait_s)) + rest_s <= next_rest_s:
         # Shorter ones leave at least that to be computed, which takes as long as all of it: none of them has to be weighed.
         return Decision(stored, Reason.FREES if is_busy else Reason.FASTER)
     return _weighed(prefill, load, tiers, own, block_tokens, tokens, now, stride)

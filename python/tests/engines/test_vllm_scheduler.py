@@ -306,7 +306,7 @@ def test_touches_are_told_in_parts_ends_first_and_not_all_the_time(half: Half, m
     told: list[int] = []
     line = touches.Touches()
     space = half.link.namespace
-    queue = SimpleNamespace(submit_touch=lambda _, hashes: told.append(len(hashes)))
+    queue = SimpleNamespace(touch=lambda _, hashes: told.append(len(hashes)))
     hashes = request("a", 5 * TOKENS).block_hashes
     line.add(hashes, 5, hashes[-1], (b"",), now=10.0)
     line.add(hashes, 5, hashes[-1], (b"",), now=10.05)

@@ -229,7 +229,7 @@ class Life:
         until = time.monotonic() + 60
         if self.is_tier:
             manager = self.llm.llm_engine.engine_core.engine_core.scheduler.connector.connector_scheduler.manager
-            while (self.half._calls or manager.has_pending_work()) and time.monotonic() < until:
+            while (self.half._transfers or manager.has_pending_work()) and time.monotonic() < until:
                 self.half._drain()
                 manager._process_finished_jobs()
                 time.sleep(0.005)

@@ -15,9 +15,16 @@ pub struct Completions(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Tokens of finished calls. The descriptor is readable if and only if there are any; both change under this lock.
-    finished: Mutex<Vec<u64>>,
+    finished: Mutex<Finished>,
     event: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct Finished {
+    /// Of calls. Once somebody has asked for it, the descriptor is readable if and only if there are any; both change under this lock.
+    tokens: Vec<u64>,
+    /// Somebody has: whoever only drains now and then pays for no calls to the kernel.
+    is_watched: bool,
 }
 
 /// Puts one token there.
@@ -38,32 +45,46 @@ impl Completions {
         call.watch(Waker::from(Arc::new(Token { completions: self.clone(), token })));
     }
 
+    /// Tells `token` now.
+    pub fn tell(&self, token: u64) {
+        let mut finished = self.lock();
+        if finished.is_watched && finished.tokens.is_empty() {
+            self.mark();
+        }
+        finished.tokens.push(token);
+    }
+
     /// The tokens of all calls that have finished since the last time. Never blocks.
     pub fn drain(&self) -> Vec<u64> {
         let mut finished = self.lock();
-        if !finished.is_empty() {
+        if finished.is_watched && !finished.tokens.is_empty() {
             let _ = rustix::io::read(&self.0.event, &mut [0u8; 8]);
         }
-        std::mem::take(&mut finished)
+        std::mem::take(&mut finished.tokens)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<u64>> {
+    fn mark(&self) {
+        let _ = rustix::io::write(&self.0.event, &1u64.to_ne_bytes());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Finished> {
         self.0.finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl AsFd for Completions {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        let mut finished = self.lock();
+        if !std::mem::replace(&mut finished.is_watched, true) && !finished.tokens.is_empty() {
+            self.mark();
+        }
+        drop(finished);
         self.0.event.as_fd()
     }
 }
 
 impl Wake for Token {
     fn wake(self: Arc<Self>) {
-        let mut finished = self.completions.lock();
-        if finished.is_empty() {
-            let _ = rustix::io::write(&self.completions.0.event, &1u64.to_ne_bytes());
-        }
-        finished.push(self.token);
+        self.completions.tell(self.token);
     }
 }

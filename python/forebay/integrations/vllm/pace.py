@@ -53,7 +53,9 @@ class Pace:
 
     def now(self, name: str, deadline_s: float) -> Now:
         """What the engine is at, for a request that waits."""
-        known = self.speed.known()
         others = [parts for other, parts in self._running.items() if other != name]
+        if not others:
+            return Now(0.0, False, deadline_s)
+        known = self.speed.known()
         wait_s = sum(known.seconds(*parts) for parts in others) if known is not None else 0.0
-        return Now(wait_s, bool(others), deadline_s)
+        return Now(wait_s, True, deadline_s)

@@ -56,6 +56,8 @@ class _Match:
     #: What is stored: for each block, 1 if part of it is on NVMe. Of these, so many are to be loaded; None until that is decided.
     tiers: bytes = b""
     blocks: int | None = None
+    #: How many of all that are stored are on NVMe.
+    nvme: int = 0
 
 
 @dataclass(slots=True)
@@ -144,7 +146,7 @@ class SchedulerHalf:
     def _space(self) -> forebay.Namespace | None:
         space, client = self._link.namespace, self._link.client
         if space is not None and client is not None and self._queue is None:
-            self._queue = client.queue(calls_max=LOOKUPS_MAX)
+            self._queue = client.queue(calls_max=LOOKUPS_MAX, patient=True)
         return space if self._queue is not None else None
 
     def _salt(self, request: Any) -> bytes | None:
@@ -244,7 +246,7 @@ class SchedulerHalf:
             ticket = queue.submit_match(space, hashes, hold_ms=HOLD_MS, deadline_ms=self._lookup_deadline_ms)
             self._matches[request.request_id] = _Match(first, now, ticket)
             self._tickets[ticket] = request.request_id
-            self._report.add(asked=last - first)
+            self._report.counts["asked"] += last - first
             return None, False
         if match.ticket is not None:
             if now - match.asked_at <= 2 * self._lookup_deadline_ms / 1000:
@@ -265,7 +267,7 @@ class SchedulerHalf:
         deadline_s = (wish.deadline_ms or self._load_deadline_ms) / 1000
         now = self._pace.now(request.request_id, deadline_s)
         known = self._pace.speed.known()
-        decision = decide(known, self._load_speed, match.tiers, match.first, self._block_tokens, request.num_tokens, now)
+        decision = decide(known, self._load_speed, match.tiers, match.first, self._block_tokens, request.num_tokens, now, match.nvme)
         self._report.decided(decision.reason)
         return decision.blocks
 
@@ -301,12 +303,13 @@ class SchedulerHalf:
                 # A block is there when all ranks' parts are.
                 stored = answer.n // self._world
                 packed = answer.packed_tiers
-                self._report.add(hits=stored)
+                self._report.counts["hits"] += stored
                 if self._world == 1:
-                    match.tiers = packed
+                    match.tiers, match.nvme = packed, answer.nvme
                     continue
                 ranks = [int.from_bytes(packed[rank : stored * self._world : self._world], "big") for rank in range(self._world)]
                 match.tiers = functools.reduce(operator.or_, ranks).to_bytes(stored, "big")
+                match.nvme = match.tiers.count(1)
 
     # Allocation.
 
@@ -329,7 +332,7 @@ class SchedulerHalf:
         # In line before anything can go wrong: the request waits for this load, and one without hashes fails and is computed.
         load = self._move(tracked, block_ids, first, begin=first, count=min(blocks, len(block_ids) - first))
         if match is not None:
-            nvme = match.tiers.count(1, 0, blocks)
+            nvme = match.nvme if blocks == len(match.tiers) else match.tiers.count(1, 0, blocks)
             self._loading[request_id] = (blocks - nvme, nvme)
             load.rows = self._rows_of(request)
         self._loads.append(load)

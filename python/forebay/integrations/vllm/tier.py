@@ -7,11 +7,11 @@ it is borrowed as it is, chunks are copied and verified straight into it, and Py
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -45,13 +45,14 @@ from forebay.integrations.vllm.touches import Touches
 LOOKUP_DEADLINE_MS = 250.0
 #: How long a load or a store may take.
 TRANSFER_DEADLINE_MS = 5000.0
-#: Calls that are not drained yet. One more is a miss or a store that is not made: a tier that is so far behind should not be given more.
+#: Jobs and questions that are not over, and calls that they became. One more is a miss or a store that is not made: a tier that is so far behind should
+#: not be given more.
 CALLS_MAX = 256
 #: Bytes of stores on their way. Behind that they are not made: the chunks stay in the CPU tier, which is where they are used first.
 STORE_BYTES_MAX = 1 << 30
 #: Bytes of one call: several are under way at once, so that copies overlap with reads.
 CALL_BYTES = 32 << 20
-#: Calls that what is handed over in one step becomes, at most: each costs the step about ten microseconds, and more of them are no faster.
+#: Calls that what is handed over in one step becomes, at most: more of them are no faster.
 STEP_CALLS = 3
 #: Chunks that are handed to the client in one step, so that no step takes long for them. The rest of a large job follows in the next ones.
 STEP_KEYS = 128
@@ -114,20 +115,12 @@ class _Lookup:
 
 @dataclass(slots=True)
 class _Transfer:
-    """A job, handed over call by call."""
+    """A job that is not over."""
 
     job: TransferJob
     keys: list[OffloadKey] | tuple[OffloadKey, ...]
     is_load: bool
     begun: float
-    done: bytearray
-    hint: Any
-    #: Chunks that were handed over, and calls that are not answered yet.
-    given: int = 0
-    waiting: int = 0
-    #: Of a store: 64 bits that name the sequence, and the chunk before the first, where that is known.
-    chain: int = 0
-    parent: OffloadKey | None = None
 
 
 class ForebayTier(SecondaryTierManager):
@@ -182,6 +175,8 @@ class ForebayTier(SecondaryTierManager):
         self._ended: Link | None = None
         self._report: Report | None = None
         self._queue: forebay.CallQueue | None = None
+        #: The namespace, once the node was reached.
+        self._reached: forebay.Namespace | None = None
         self._touches = Touches()
         #: Behind every hash since the engine's weights may have changed, so that nothing older is found, and nothing of it by others.
         self._generation = b""
@@ -192,11 +187,9 @@ class ForebayTier(SecondaryTierManager):
         #: Those that may have chunks to be asked for at the end of this step.
         self._to_ask: dict[str, _Request] = {}
         self._lookups: dict[int, _Lookup] = {}
-        #: Tickets: the transfer, its first chunk, and how many.
-        self._calls: dict[int, tuple[_Transfer, int, int]] = {}
-        #: Those that are not handed over whole.
-        self._line: deque[_Transfer] = deque()
-        self._room = STEP_KEYS
+        #: Jobs that are not over, by their tickets. What is still to be handed over is in `_line`.
+        self._transfers: dict[int, _Transfer] = {}
+        self._line: forebay.Jobs | None = None
         self._chunks_per_call = max(1, min(STEP_KEYS, CALL_BYTES // self._stride))
         self._store_bytes = 0
         self._finished: list[JobResult] = []
@@ -236,8 +229,11 @@ class ForebayTier(SecondaryTierManager):
         logger.exception("forebay: %s failed in the tier; from here on all is computed, until the engine starts again", hook)
         queue, self._queue = self._queue, None
         self._ended, self._link = self._link, _Unlinked()
-        self._requests, self._to_ask, self._lookups, self._calls = {}, {}, {}, {}
-        self._line.clear()
+        line, self._line, self._reached = self._line, None, None
+        self._requests, self._to_ask, self._lookups, self._transfers = {}, {}, {}, {}
+        if line is not None:
+            with contextlib.suppress(Exception):
+                line.drop_rest()
         self._touches = Touches()
         self._jobs.give_up(queue, self._transfer_deadline_ms / 1000 + 1)
 
@@ -251,12 +247,11 @@ class ForebayTier(SecondaryTierManager):
     def _space(self) -> forebay.Namespace | None:
         """The namespace, if the node is there."""
         link = self._link
-        if link is None:
-            return None
-        space = link.namespace
-        if space is not None and self._queue is None and link.client is not None:
-            self._queue = link.client.queue(calls_max=CALLS_MAX)
-        return space if self._queue is not None else None
+        if self._reached is None and link is not None and link.namespace is not None and link.client is not None and self._region is not None:
+            self._reached = link.namespace
+            self._queue = link.client.queue(calls_max=CALLS_MAX, patient=True)
+            self._line = forebay.Jobs(self._queue, self._region, self._stride, call_blocks=self._chunks_per_call, calls_max=STEP_CALLS)
+        return self._reached
 
     # Lookups.
 
@@ -293,7 +288,6 @@ class ForebayTier(SecondaryTierManager):
 
     @guarded(nothing)
     def on_schedule_end(self, context: ScheduleEndContext) -> None:
-        self._room = STEP_KEYS
         for request_id in context.preempted_req_ids:
             # It comes again, and much may have been stored until then.
             request = self._requests.get(request_id)
@@ -301,14 +295,15 @@ class ForebayTier(SecondaryTierManager):
                 self._requests[request_id] = _Request(request.context, request.wishes)
         if self._to_ask:
             self._ask()
-        if self._line:
+        if self._transfers:
             self._pump()
-        space, queue = self._space(), self._queue
-        if space is not None and queue is not None:
-            for request_id in context.new_req_ids:
-                self._touch_own(request_id)
-            if self._touches:
-                self._touches.tell(queue, space)
+        if context.new_req_ids or self._touches:
+            space, queue = self._reached or self._space(), self._queue
+            if space is not None and queue is not None:
+                for request_id in context.new_req_ids:
+                    self._touch_own(request_id)
+                if self._touches:
+                    self._touches.tell(queue, space)
         if self._report is not None:
             self._report.tick()
 
@@ -332,8 +327,8 @@ class ForebayTier(SecondaryTierManager):
             self._ask_for(_Lookup(parts, len(hashes), until), hashes)
 
     def _ask_for(self, lookup: _Lookup, hashes: forebay.Hashes) -> None:
-        space, queue = self._space(), self._queue
-        if space is None or queue is None or queue.pending >= CALLS_MAX:
+        space, queue = self._reached or self._space(), self._queue
+        if space is None or queue is None or self._is_behind():
             self._answer(lookup, b"")
             return
         ticket = queue.submit_contains(space, hashes, deadline_ms=self._lookup_deadline_ms, packed=True)
@@ -343,11 +338,14 @@ class ForebayTier(SecondaryTierManager):
         """Writes down what was found; keys without an answer are missing."""
         if len(found) < lookup.count:
             found = found.ljust(lookup.count, b"\0")
-        at = 0
+        at = hits = 0
         for presence, first, count in lookup.asked:
-            presence.answer(first, found if count == lookup.count else found[at : at + count])
+            hits += presence.answer(first, found if count == lookup.count else found[at : at + count])
             at += count
-        self._count(asked=lookup.count, hits=lookup.count - found.count(0))
+        if self._report is not None:
+            counts = self._report.counts
+            counts["asked"] += lookup.count
+            counts["hits"] += hits
 
     def _touch_own(self, request_id: str) -> None:
         """What the engine and the CPU tier have of a request is never asked for: it lies before the first chunk that was."""
@@ -373,117 +371,77 @@ class ForebayTier(SecondaryTierManager):
     def submit_store(self, job_metadata: TransferJob) -> None:
         keys = _listed(job_metadata.keys)
         nbytes = len(keys) * self._stride
-        space, queue = self._space(), self._queue
-        wish = wishes(job_metadata.req_context.kv_transfer_params)
+        space = self._reached or self._space()
+        params = job_metadata.req_context.kv_transfer_params
+        wish = wishes(params) if params else NONE
         if wish.skip_write or job_metadata.req_context.req_id in self._outlived:
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
-        if space is None or queue is None or queue.pending >= CALLS_MAX or self._store_bytes + nbytes > STORE_BYTES_MAX:
-            self._count(dropped=len(keys))
+        if space is None or self._line is None or self._is_behind() or self._store_bytes + nbytes > STORE_BYTES_MAX:
+            if self._report is not None:
+                self._report.add(dropped=len(keys))
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
+        chain, parent = self._place_in_chain(job_metadata, keys)
+        hint: Any = wish.hint
+        # No name of its own: what a flaw leaves in a traceback would keep vLLM's mapping exported.
+        ticket = self._line.put(
+            space,
+            keys,
+            job_metadata.chunk_ids,
+            suffix=self._generation,
+            tokens=self._chunk_tokens(),
+            chain=chain,
+            parent=parent,
+            ends=_positions(job_metadata.req_context) if chain else None,
+            reuse=hint,
+            deadline_ms=self._transfer_deadline_ms,
+            caller_keeps=True,
+        )
         self._store_bytes += nbytes
-        transfer = _Transfer(job_metadata, keys, False, time.monotonic(), bytearray(len(keys)), wish.hint)
-        self._place_in_chain(transfer)
-        self._line.append(transfer)
+        self._transfers[ticket] = _Transfer(job_metadata, keys, False, time.monotonic())
 
-    def _place_in_chain(self, transfer: _Transfer) -> None:
-        """Whose chunks these are and which one is before them. Groups of several kinds have no one order, and so no chain."""
-        context, keys = transfer.job.req_context, transfer.keys
+    def _place_in_chain(self, job: TransferJob, keys: Sequence[OffloadKey]) -> tuple[int, OffloadKey | None]:
+        """Whose chunks these are, as 64 bits that name the sequence, and which one is before them, where that is known. Groups of several kinds have no
+        one order, and so no chain."""
+        context = job.req_context
         positions = _positions(context)
         if not keys or not positions or len(self._config.groups) > 1:
-            return
+            return 0, None
         tokens = self._chunk_tokens()
         root = next(iter(positions))
         if positions[root] != tokens:
-            return
-        transfer.chain = int.from_bytes(root[:8], "big")
+            return 0, None
         before = positions.get(keys[0], 0) // tokens - 1
         request = self._requests.get(context.req_id)
         last = request.stored_until if request is not None else None
+        parent = None
         if before > 0:
             if last is None or positions.get(last) != before * tokens:
                 last = _number(positions, before - 1)
             if last is not None and positions[last] == before * tokens:
-                transfer.parent = last
+                parent = last
         if request is not None:
             request.stored_until = keys[-1]
-
-    def _place(self, transfer: _Transfer, first: int, count: int, space: forebay.Namespace) -> dict[str, Any]:
-        """What a put says of where its chunks are in their sequence: nothing, where they do not follow one another."""
-        positions, keys = _positions(transfer.job.req_context), transfer.keys
-        if not transfer.chain or not positions:
-            return {}
-        tokens = self._chunk_tokens()
-        begin, end = positions.get(keys[first], 0), positions.get(keys[first + count - 1], 0)
-        if begin < tokens or end - begin != (count - 1) * tokens:
-            return {"chain": transfer.chain}
-        parent = transfer.parent if first == 0 else keys[first - 1]
-        if parent is not None and positions.get(parent) != begin - tokens:
-            parent = None
-        return {"chain": transfer.chain, "position": begin // tokens - 1, "parent": space.key(parent + self._generation) if parent is not None else None}
+        return int.from_bytes(root[:8], "big"), parent
 
     @submits
     def submit_load(self, job_metadata: TransferJob) -> None:
         keys = _listed(job_metadata.keys)
-        space, queue = self._space(), self._queue
-        if space is None or queue is None or queue.pending >= CALLS_MAX:
+        space = self._reached or self._space()
+        if space is None or self._line is None or self._is_behind():
             self._load_failed(keys)
             self._finished.append(JobResult(job_metadata.job_id, success=False))
             return
-        hint = wishes(job_metadata.req_context.kv_transfer_params).hint
-        self._line.append(_Transfer(job_metadata, keys, True, time.monotonic(), bytearray(len(keys)), hint))
+        params = job_metadata.req_context.kv_transfer_params
+        hint: Any = wishes(params).hint if params else None
+        ticket = self._line.get(space, keys, job_metadata.chunk_ids, suffix=self._generation, deadline_ms=self._transfer_deadline_ms, reuse=hint)
+        self._transfers[ticket] = _Transfer(job_metadata, keys, True, time.monotonic())
 
     def _pump(self) -> None:
         """Hands over as much as a step may. At the step's end, and at once: each time costs the step, however much it is."""
-        while self._line and self._room > 0:
-            transfer = self._line[0]
-            count = min(self._room, len(transfer.keys) - transfer.given)
-            each = max(self._chunks_per_call, -(-count // STEP_CALLS))
-            space, queue = self._space(), self._queue
-            if space is None or queue is None or queue.pending >= CALLS_MAX:
-                # The rest fails as if it had been asked for.
-                transfer.given = len(transfer.keys)
-            else:
-                self._give(transfer, count, each, space, queue)
-            if transfer.given == len(transfer.keys):
-                self._line.popleft()
-                if transfer.waiting == 0:
-                    self._finish(transfer)
-
-    def _give(self, transfer: _Transfer, count: int, each: int, space: forebay.Namespace, queue: forebay.CallQueue) -> None:
-        """Hands over some chunks, in calls of so many each. One that the queue has no room for fails."""
-        assert self._region is not None, "a transfer after the shutdown"
-        first, keys = transfer.given, transfer.keys
-        place = {} if transfer.is_load else self._place(transfer, first, count, space)
-        if count > each and transfer.chain and "position" not in place:
-            # They do not all follow one another; those of one call still may.
-            for at in range(0, count, each):
-                self._give(transfer, min(each, count - at), each, space, queue)
-            return
-        hashes = forebay.Hashes(keys, len(keys[first]), suffixes=(self._generation,), first=first, count=count)
-        spans = self._region.rows(transfer.job.chunk_ids, self._stride, first=first, count=count)
-        deadline_ms = self._transfer_deadline_ms
-        if transfer.is_load:
-            tickets = queue.submit_gets(space, hashes, each, into=spans, deadline_ms=deadline_ms, reuse=transfer.hint)
-        else:
-            tickets = queue.submit_puts(
-                space,
-                hashes,
-                each,
-                spans,
-                tokens=self._chunk_tokens(),
-                deadline_ms=deadline_ms,
-                reuse=transfer.hint,
-                caller_keeps=True,
-                **place,
-            )
-        transfer.given = until = first + count
-        transfer.waiting += len(tickets)
-        self._room -= count
-        for ticket in tickets:
-            self._calls[ticket] = (transfer, first, min(each, until - first))
-            first += each
+        if self._line is not None:
+            self._line.hand_over(STEP_KEYS)
 
     def _chunk_tokens(self) -> int:
         return int(self._config.cache.tokens_per_hash * self._config.cache.blocks_per_chunk)
@@ -505,20 +463,14 @@ class ForebayTier(SecondaryTierManager):
         queue = self._queue
         if queue is None:
             return
-        for ticket, answer in queue.drain():
-            packed = b"" if answer is None or isinstance(answer, Exception) else answer
+        for ticket, packed in queue.drain():
             lookup = self._lookups.pop(ticket, None)
             if lookup is not None:
                 self._answer(lookup, packed)
                 continue
-            call = self._calls.pop(ticket, None)
-            if call is None:
-                continue
-            transfer, first, count = call
-            transfer.done[first : first + count] = packed.ljust(count, b"\0")
-            transfer.waiting -= 1
-            if transfer.waiting == 0 and transfer.given == len(transfer.keys):
-                self._finish(transfer)
+            transfer = self._transfers.pop(ticket, None)
+            if transfer is not None:
+                self._finish(transfer, packed)
         if self._lookups:
             self._give_up_lookups()
 
@@ -532,24 +484,33 @@ class ForebayTier(SecondaryTierManager):
                     self._queue.cancel(ticket)
                 self._answer(lookup, b"")
 
-    def _finish(self, transfer: _Transfer) -> None:
+    def _finish(self, transfer: _Transfer, done: bytes) -> None:
+        """done: a byte for each chunk, 0 where it was not moved."""
         seconds = time.monotonic() - transfer.begun
-        keys, done = transfer.keys, transfer.done
+        keys = transfer.keys
         count, bad = len(keys), done.count(0)
-        # Whole chunks only: what is shorter was put by somebody with another layout.
-        good = keys if not bad else [key for key, outcome in zip(keys, done, strict=True) if outcome]
-        result = JobResult(transfer.job.job_id, success=not bad, transfer_time=seconds, transfer_bytes=(count - bad) * self._stride)
+        result = JobResult(transfer.job.job_id, not bad, None, seconds, (count - bad) * self._stride)
+        good = keys
+        if bad:
+            # Whole chunks only: what is shorter was put by somebody with another layout.
+            good = [key for key, outcome in zip(keys, done, strict=True) if outcome]
+        report = self._report
+        assert report is not None, "a transfer without a link"
+        counts = report.counts
         if transfer.is_load:
             if bad:
                 self._load_failed([key for key, outcome in zip(keys, done, strict=True) if not outcome])
                 result.successful_keys = tuple(good) if good else None
-            self._count(loaded=count - bad, load_failed=bad)
+                counts["load_failed"] += bad
+            counts["loaded"] += count - bad
         else:
             self._store_bytes -= count * self._stride
             present = done.count(_EXISTS)
-            self._count(refused=bad, present=present, stored=count - bad - present)
-            if bad and self._report is not None:
-                self._report.refusals.look()
+            counts["present"] += present
+            counts["stored"] += count - bad - present
+            if bad:
+                counts["refused"] += bad
+                report.refusals.look()
             if self._events is not None and good:
                 self._events.append(OffloadingEvent(keys=good, medium=self.medium, removed=False, locality=self.locality))
         self._finished.append(result)
@@ -561,9 +522,8 @@ class ForebayTier(SecondaryTierManager):
                 for key in keys:
                     request.presence.lost(key + self._generation)
 
-    def _count(self, **counts: int) -> None:
-        if self._report is not None:
-            self._report.add(**counts)
+    def _is_behind(self) -> bool:
+        return len(self._transfers) + len(self._lookups) >= CALLS_MAX
 
     # Requests.
 
@@ -641,15 +601,11 @@ class ForebayTier(SecondaryTierManager):
 
     def _end_transfers(self) -> None:
         """Waits until nothing touches the CPU tier any more: each call ends by its deadline, and writes nothing after it."""
-        self._room = STEP_KEYS
         self._pump()
-        while self._line and self._queue is not None:
+        if self._line is not None:
             # What is more than a step may hand over is over.
-            transfer = self._line.popleft()
-            transfer.given = len(transfer.keys)
-            if transfer.waiting == 0:
-                self._finish(transfer)
-        while self._calls and self._queue is not None:
+            self._line.drop_rest()
+        while self._transfers and self._queue is not None:
             self._queue.wait(timeout_ms=1000.0)
             self._drain()
 
@@ -658,7 +614,7 @@ class ForebayTier(SecondaryTierManager):
             self._wait_until_failed()
         # vLLM closes the mapping next, which it cannot while somebody has it exported.
         self._region = None
-        self._queue = None
+        self._line = self._queue = self._reached = None
         for link in (self._link, self._ended):
             if link is not None:
                 link.close()
@@ -667,13 +623,10 @@ class ForebayTier(SecondaryTierManager):
     def shutdown(self) -> None:
         queue = self._queue
         if queue is not None:
-            for ticket, (transfer, _, _) in self._calls.items():
+            for ticket, transfer in self._transfers.items():
                 # A load is for nobody now. A store is still worth its deadline.
                 if transfer.is_load:
                     queue.cancel(ticket)
-            for transfer in self._line:
-                if transfer.is_load:
-                    transfer.given = len(transfer.keys)
             self._end_transfers()
             while queue.pending:
                 queue.wait(timeout_ms=1000.0)

@@ -96,7 +96,7 @@ class Touches:
                 return
             room -= len(some)
             self._length -= len(some)
-            queue.submit_touch(space, forebay.Hashes(b"".join(some), len(some[0]), suffixes=prefix.suffixes))
+            queue.touch(space, forebay.Hashes(b"".join(some), len(some[0]), suffixes=prefix.suffixes))
 
     def __len__(self) -> int:
         return self._length
