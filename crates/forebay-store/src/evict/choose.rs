@@ -13,7 +13,7 @@ use crate::segments::SPARE_SEGMENTS;
 use crate::store::Store;
 
 /// Of a victim of the cache, so much of what is leased may be written again: 15/64 and the footers stay under a third of what is freed. In a hurry so much of all.
-const REAPPEND_SHARE: (u64, u64) = (15, 64);
+pub(super) const REAPPEND_SHARE: (u64, u64) = (15, 64);
 /// Of victims that puts wait for, on average. One may have the larger share when those before it left so much over: blocks that are used together were
 /// written together, and a prefix that is used all the time must not lose its end because it lies in one segment.
 const HURRIED_SHARE: (u64, u64) = (1, 16);

@@ -7,6 +7,7 @@ use forebay_format::SegmentKind;
 use forebay_io::Disk;
 use forebay_tokenomics::cleaning::{MOVED_PER_PUT, SAVED_SHARE};
 
+use super::choose::REAPPEND_SHARE;
 use crate::store::Store;
 use crate::write::OpenSegment;
 
@@ -26,7 +27,8 @@ impl Moves {
         Moves {
             left: segment / 4,
             most: (u64::from(segments) * segment / SAVED_SHARE).max(segment),
-            left_over_units: 0,
+            // What is hot in the first victim may lie there with all that is used together, and puts may wait for that one already.
+            left_over_units: u64::from(segment_units) * REAPPEND_SHARE.0 / REAPPEND_SHARE.1,
         }
     }
 
