@@ -141,6 +141,11 @@ class Tier:
             ["submit_store", "submit_load", "get_finished_jobs", "on_new_request", "on_request_finished", "on_schedule_end", "touch", "take_events", "has_pending_work", "get_stats"],
         )
         self._requests = 0
+        # The first request has the namespace opened beside the steps; what is stored before that is not.
+        context = self.begin()
+        _wait(lambda: self.tier._space() is not None)
+        self.manager.on_request_finished(context)
+        self.step()
 
     def keys(self, of: int) -> list[Any]:
         """Names of chunks."""
