@@ -100,6 +100,7 @@ impl Jobs {
     /// A job: blocks, one for each hash, into the rows of these numbers (32-bit or 64-bit integers); its ticket. suffix: stands behind every hash. The
     /// deadline is that of each call, and begins when it is handed over. Raises InvalidArgument, ForkedClient.
     #[pyo3(signature = (namespace, hashes, rows, /, *, suffix=None, deadline_ms=None, reuse=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of a Python method")]
     fn get(
         &self,
         py: Python<'_>,
