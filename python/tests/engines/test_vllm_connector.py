@@ -63,9 +63,9 @@ def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Pat
     assert cold["events"]["unknown"] == 0, "blocks have the names that vLLM's own events give them"
     assert cold["events"]["stored"] >= stored and len(cold["events"]["numbers"]) > 1, cold["events"]
     assert cold["events"]["numbers"] == list(range(len(cold["events"]["numbers"]))), cold["events"]
-    # vLLM's own count of cached tokens is what the adapter reported, to the token: here what prompts found of each other in the engine.
-    (cached,) = map(sum, cold["cached"])
-    assert reconciled(node, cached) == {"api_cached_tokens": cached, "engine_tokens": cached, "used_tokens": 0, "difference_tokens": 0}
+    # vLLM's own count of cached tokens is what the adapter reported, to the token: what was loaded is used, the rest the engine had.
+    cached, used = sum(map(sum, cold["cached"])), cold["counts"]["loaded"] * BLOCK_TOKENS
+    assert reconciled(node, cached) == {"api_cached_tokens": cached, "engine_tokens": cached - used, "used_tokens": used, "difference_tokens": 0}
     node.restart()
     warm = live(model_folder, transfer=transfer(node, record=str(place / "record")))
     assert warm["tokens"] == [plain]
@@ -75,10 +75,9 @@ def test_a_new_engine_loads_all_whole_blocks_and_says_the_same(model_folder: Pat
     assert [len(line["hash_ids"]) for line in recorded] == [-(-(length // BLOCK_TOKENS * BLOCK_TOKENS) // 512) for length in LENGTHS]
     assert all(map(is_all, warm["cached"])), warm["cached"]
     assert warm["counts"]["load_failed"] == 0 and warm["counts"]["loaded"] >= sum(LOADABLE) // BLOCK_TOKENS - 4, warm["line"]
-    # And over two engines and a node that was killed between them: what was loaded is used, the rest the engine had, and nothing is left to explain.
-    cached += sum(warm["cached"][0])
-    told, used = reconciled(node, cached), warm["counts"]["loaded"] * BLOCK_TOKENS
-    assert told == {"api_cached_tokens": cached, "engine_tokens": cached - used, "used_tokens": used, "difference_tokens": 0}
+    # And over two engines and a node that was killed between them nothing is left to explain.
+    cached, used = cached + sum(warm["cached"][0]), used + warm["counts"]["loaded"] * BLOCK_TOKENS
+    assert reconciled(node, cached) == {"api_cached_tokens": cached, "engine_tokens": cached - used, "used_tokens": used, "difference_tokens": 0}
     # As much as is worth it and as fits a request's deadline: of what takes 0.1 s a block, two in 250 ms, or one where the lookup stood in line.
     decided = live(model_folder, "--turns", "2", "--then-slow", transfer=transfer(node, load_or_recompute=True, lookup_deadline_ms=250, prefill_s=[0, 10, 0]))
     assert decided["tokens"] == [plain, plain]

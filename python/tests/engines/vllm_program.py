@@ -78,13 +78,13 @@ def zero_loads(tier: Any) -> None:
     """What the tier loads from now on is zeroed behind its verification."""
     finish = tier._finish
 
-    def zeroed(transfer: Any) -> None:
+    def zeroed(transfer: Any, done: bytes) -> None:
         if transfer.is_load:
             with memoryview(tier._region) as memory:
                 for chunk in transfer.job.chunk_ids:
                     at = int(chunk) * tier._stride
                     memory[at : at + tier._stride] = bytes(tier._stride)
-        finish(transfer)
+        finish(transfer, done)
 
     tier._finish = zeroed
 

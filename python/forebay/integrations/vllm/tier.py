@@ -463,7 +463,9 @@ class ForebayTier(SecondaryTierManager):
         queue = self._queue
         if queue is None:
             return
-        for ticket, packed in queue.drain():
+        for ticket, answer in queue.drain():
+            # A call that failed is one that did nothing.
+            packed = answer if isinstance(answer, bytes) else b""
             lookup = self._lookups.pop(ticket, None)
             if lookup is not None:
                 self._answer(lookup, packed)
@@ -488,7 +490,10 @@ class ForebayTier(SecondaryTierManager):
         """done: a byte for each chunk, 0 where it was not moved."""
         seconds = time.monotonic() - transfer.begun
         keys = transfer.keys
-        count, bad = len(keys), done.count(0)
+        count = len(keys)
+        if len(done) < count:
+            done = done.ljust(count, b"\0")
+        bad = done.count(0)
         result = JobResult(transfer.job.job_id, not bad, None, seconds, (count - bad) * self._stride)
         good = keys
         if bad:
