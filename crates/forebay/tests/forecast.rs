@@ -244,11 +244,22 @@ fn sweeps_choose_the_cheapest_fleet_that_holds_and_none_the_trace_cannot_speak_o
 fn the_sweep_chooses_the_fleet_that_the_first_page_proposes() {
     let place = place();
     place.file("small.toml", b"[drives.nvme]\ncapacity = \"500MB\"\ncapacity_source = \"a guess\"\n");
-    let flags = ["--draws", "0", "--model", "llama-3.1-70b", "--sessions-per-hour", "6000", "--book", "small.toml"];
+    let flags = [
+        "--draws",
+        "0",
+        "--model",
+        "llama-3.1-70b",
+        "--sessions-per-hour",
+        "3000",
+        "--hours",
+        "0.5",
+        "--book",
+        "small.toml",
+    ];
     let page = json(&place, &flags);
     let servers = page["proposed"]["servers"].as_u64().unwrap();
     assert!(servers > 2 && !servers.is_power_of_two(), "a fleet between doubled ones, not {servers}");
-    let swept = json(&place, &[&flags[..], &["--sweep", "gpus=8..128"]].concat());
+    let swept = json(&place, &[&flags[..], &["--sweep", "gpus=8..64"]].concat());
     let points = swept["sweep"].as_array().unwrap();
     let chosen = points.iter().find(|point| point["cheapest"] == true).unwrap_or_else(|| panic!("{swept}"));
     assert_eq!(chosen["gpus"].as_u64().unwrap(), servers * 8, "{swept}");
