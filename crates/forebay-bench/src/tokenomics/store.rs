@@ -18,9 +18,10 @@ use crate::{Common, Failed, Outcome};
 
 /// Worth may take so much of what LRU moves, in per cent.
 const COST_MAX: f64 = 3.0;
-/// Of each node's drive, and some two laps of it are put before anything counts: from then on each put has another block evicted.
-const CAPACITY_MIB: usize = 1024;
-const FILL_MIB: usize = 2048;
+/// Of each node's drive: some hundred thousand blocks of 64 KiB, since worth follows two thousand of however many there are. It is written one and a half
+/// times over before anything counts: from then on each put has another block evicted.
+const CAPACITY_MIB: usize = 6144;
+const FILL_MIB: usize = 9216;
 /// Blocks of one call are one chain.
 const CHAIN: usize = 64;
 /// Pairs of turns at `--rounds 3`.
@@ -98,7 +99,7 @@ pub(crate) fn run(args: &TokenomicsArgs, _: &Traces) -> Outcome<Vec<Value>> {
     let pairs = usize::from(args.rounds) * PAIRS_A_ROUND;
     let mut sides =
         [Side::start(&args.common, dir.join("worth"), "worth")?, Side::start(&args.common, dir.join("lru"), "lru")?];
-    say("tokenomics: both drives are filled twice over");
+    say("tokenomics: both drives are filled, and written over by half");
     for side in &mut sides {
         Content::new(CHAIN, 64 << 10).put(&side.space, "fill", 0..FILL_MIB * MIB / (64 << 10))?;
     }
