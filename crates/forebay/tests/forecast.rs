@@ -244,18 +244,8 @@ fn sweeps_choose_the_cheapest_fleet_that_holds_and_none_the_trace_cannot_speak_o
 fn the_sweep_chooses_the_fleet_that_the_first_page_proposes() {
     let place = place();
     place.file("small.toml", b"[drives.nvme]\ncapacity = \"500MB\"\ncapacity_source = \"a guess\"\n");
-    let flags = [
-        "--draws",
-        "0",
-        "--model",
-        "llama-3.1-70b",
-        "--sessions-per-hour",
-        "3000",
-        "--hours",
-        "0.5",
-        "--book",
-        "small.toml",
-    ];
+    let flags = "--draws 0 --model llama-3.1-70b --sessions-per-hour 3000 --hours 0.5 --book small.toml";
+    let flags: Vec<&str> = flags.split(' ').collect();
     let page = json(&place, &flags);
     let servers = page["proposed"]["servers"].as_u64().unwrap();
     assert!(servers > 2 && !servers.is_power_of_two(), "a fleet between doubled ones, not {servers}");
