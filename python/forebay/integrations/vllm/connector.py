@@ -246,11 +246,11 @@ class ForebayConnector(KVConnectorBase_V1, SupportsHMA):
 
     @_never_raises(lambda: None)
     def on_new_request(self, request: Request) -> None:
-        if self._scheduler is not None:
-            self._scheduler.arrived(request)
+        if self._scheduler is None:
+            return
+        rows = self._scheduler.arrived(request)
         if self._record is not None:
-            hashes = request.block_hashes
-            self._record.arrived(request.request_id, request.num_prompt_tokens, b"".join(hashes), len(hashes[0]) if hashes else 0)
+            self._record.arrived(request.request_id, request.num_prompt_tokens, rows, len(request.block_hashes[0]) if rows else 0)
 
     @_never_raises(lambda: (0, False))
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:

@@ -190,10 +190,10 @@ class SchedulerHalf:
 
     # Waiting.
 
-    def arrived(self, request: Any) -> None:
-        """A request came; the engine looks at it when it has a place for it."""
+    def arrived(self, request: Any) -> bytes:
+        """A request came; the engine looks at it when it has a place for it. The hashes of its whole blocks, one behind the other."""
         self._waiting[request.request_id] = _Waiting(request)
-        self._rows_of(request)
+        return self._rows_of(request)
 
     def _prefetch(self, space: forebay.Namespace, queue: forebay.CallQueue) -> None:
         """What stands in line has time: its blocks are brought from NVMe to DRAM until its turn comes."""
