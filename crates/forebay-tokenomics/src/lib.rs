@@ -22,5 +22,5 @@ pub use policy::{
     Expected, Lru, POLICY_NAMES, Policy, Put, Rank, Reuse, S3Fifo, Turn, Worth, policy_by_name, policy_bytes_max,
 };
 pub use replay::{ReplayCount, replay, replay_lru};
-pub use space::{Reckoning, SpaceCost, gpu_second_dollars, written_byte_dollars};
+pub use space::{Reckoning, SpaceCost};
 pub use usage::{Reconciled, coarsen, reconcile};

@@ -234,16 +234,6 @@ impl SpaceCost {
     }
 }
 
-/// Dollars of a GPU second, by the default book's [`GPU_DEFAULT`].
-pub fn gpu_second_dollars() -> f64 {
-    Reckoning::default().gpu_second_dollars()
-}
-
-/// Dollars that a byte written wears off a drive of the default book.
-pub fn written_byte_dollars() -> f64 {
-    Reckoning::default().written_byte_dollars()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use super::{Mark, TokenomicsArgs, row};
 use crate::node::{Node, Setup};
 use crate::report::{percentile, round, say, shown};
 use crate::watch::{CpuMeter, Metered};
-use crate::work::{Content, MIB, attach, expect_all};
+use crate::work::{Content, MIB, attach, expect_all, fill_with};
 use crate::{Common, Failed, Outcome};
 
 /// Worth may take so much of what LRU moves, in per cent.
@@ -85,8 +85,7 @@ impl Side {
     /// Puts blocks that are read until they are in DRAM.
     fn make_resident(&mut self, load: &Load) -> Outcome<()> {
         let count = RESIDENT_MIB * MIB / load.bytes;
-        self.resident =
-            Content::new(CHAIN, load.bytes).put(&self.space, &format!("resident/{}", load.bytes), 0..count)?;
+        self.resident = fill_with(&self.space, &format!("resident/{}", load.bytes), 0..count, load.bytes, CHAIN)?;
         for _ in 0..3 {
             self.resident.chunks(CHAIN).for_each(|chain| self.space.get_each(chain, |_, _| ()));
         }
@@ -101,7 +100,7 @@ pub(crate) fn run(args: &TokenomicsArgs, _: &Traces) -> Outcome<Vec<Value>> {
         [Side::start(&args.common, dir.join("worth"), "worth")?, Side::start(&args.common, dir.join("lru"), "lru")?];
     say("tokenomics: both drives are filled, and written over by half");
     for side in &mut sides {
-        Content::new(CHAIN, 64 << 10).put(&side.space, "fill", 0..FILL_MIB * MIB / (64 << 10))?;
+        fill_with(&side.space, "fill", 0..FILL_MIB * MIB / (64 << 10), 64 << 10, CHAIN)?;
     }
     let mut rows = Vec::new();
     for load in &PUTS {

@@ -1,8 +1,8 @@
 //! What a run found, for people and for programs.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use forebay_tokenomics::Reckoning;
 use forebay_tokenomics::cost::{Assumptions, GPU_DEFAULT, Model, source_of};
-use forebay_tokenomics::written_byte_dollars;
 use forebay_types::format_size;
 use serde_json::{Value, json};
 
@@ -190,7 +190,7 @@ impl Summary<'_> {
     /// What writing the blocks would have worn off a drive of the default book, had they been of the model's own size.
     fn worn_dollars(&self) -> f64 {
         let tokens = self.tally.put_blocks as f64 * self.block_tokens as f64;
-        tokens * self.model.kv_bytes_per_token() as f64 * written_byte_dollars()
+        tokens * self.model.kv_bytes_per_token() as f64 * Reckoning::default().written_byte_dollars()
     }
 
     /// What it was worth, in a sentence.
@@ -208,7 +208,7 @@ impl Summary<'_> {
             self.policy,
             dollars(self.worn_dollars()),
             self.model.name,
-            written_byte_dollars() * 1e12,
+            Reckoning::default().written_byte_dollars() * 1e12,
         )
     }
 
